@@ -1,0 +1,190 @@
+"""The gated delta rule and its mixer against transformers' Qwen3-Next and the carry law."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from streamzoo.layers.contract import Subject, verify_contract
+from streamzoo.layers.gated_delta import GatedDelta, l2norm
+from streamzoo.layers.kernels.gated_delta import gated_delta, gated_delta_recurrent
+
+KEY = jax.random.key
+QWEN = "transformers.models.qwen3_next.modeling_qwen3_next"
+
+
+def inputs(seed, steps, batch=2, heads=3, dk=16, dv=24, decay=1.0, key_heads=None):
+    rng = np.random.default_rng(seed)
+    draw = lambda *s: rng.normal(size=s).astype(np.float32)  # noqa: E731
+    q, k = (np.asarray(l2norm(draw(batch, steps, key_heads or heads, dk))) for _ in range(2))
+    g = -decay * rng.gamma(1.0, 0.3, (batch, steps, heads)).astype(np.float32)
+    beta = rng.uniform(0, 1, (batch, steps, heads)).astype(np.float32)
+    return q, k, 2 * draw(batch, steps, heads, dv), g, beta, draw(batch, heads, dk, dv)
+
+
+def close(name, got, want, atol):
+    error = float(np.abs(np.asarray(got) - np.asarray(want)).max())
+    print(f"{name}: max abs difference {error:.1e} (std {float(np.std(want)):.2f})")
+    assert error <= atol, name
+
+
+@pytest.mark.parametrize("steps,key_heads", [(1, 3), (7, 3), (64, 3), (130, 3), (70, 1)])
+def test_op_equals_transformers(steps, key_heads):
+    torch = pytest.importorskip("torch")
+    qwen = pytest.importorskip(QWEN)
+    args = inputs(steps, steps, key_heads=key_heads)
+    *x, state = (torch.tensor(a) for a in args)
+    for name in ("torch_recurrent_gated_delta_rule", "torch_chunk_gated_delta_rule"):
+        want, last = getattr(qwen, name)(*x, initial_state=state, output_final_state=True)
+        o, s = gated_delta(*args)
+        close(f"chunked T={steps} vs {name}", o, want.numpy(), 5e-6)
+        close(f"chunked state T={steps} vs {name}", s, last.numpy(), 5e-6)
+        o, s = gated_delta_recurrent(*args)
+        close(f"recurrent T={steps} vs {name}", o, want.numpy(), 5e-6)
+        close(f"recurrent state T={steps} vs {name}", s, last.numpy(), 5e-6)
+
+
+def test_every_length_equals_the_definition():
+    whole = inputs(0, 130, batch=1, heads=2, dk=8, dv=8)
+    o, _ = gated_delta_recurrent(*whole)
+    for steps in [*range(1, 20), 31, 32, 33, 63, 64, 65, 127, 128, 129, 130]:
+        part = [a[:, :steps] for a in whole[:5]]
+        got, state = gated_delta(*part, whole[5], chunk=16)
+        close(f"T={steps}", got, o[:, :steps], 5e-6)
+        close(f"T={steps} state", state, gated_delta_recurrent(*part, whole[5])[1], 5e-6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 30.0, 1e4])
+def test_extreme_decays_stay_finite_and_equal(decay):
+    args = inputs(1, 130, decay=decay)
+    args = (*args[:4], 2 * args[4], args[5])  # beta up to 2: negative eigenvalues
+    o, s = jax.jit(gated_delta)(*args)
+    want, last = gated_delta_recurrent(*args)
+    close(f"decay {decay}", o, want, 1e-5)
+    close(f"decay {decay} state", s, last, 1e-5)
+
+
+def test_repeated_keys_with_full_writes_do_not_overflow():
+    q, k, v, g, beta, s = inputs(2, 128)
+    k = np.broadcast_to(k[:, :1], k.shape)  # every frame corrects the same slot
+    args = (q, k, v, 0 * g, np.ones_like(beta), s)
+    close("same key", gated_delta(*args)[0], gated_delta_recurrent(*args)[0], 5e-5)
+
+
+def test_gradients_of_the_chunked_form_equal_those_of_the_definition():
+    args = inputs(3, 70, batch=1)
+    weight = np.random.default_rng(9).normal(size=args[2].shape).astype(np.float32)
+
+    def loss(op):
+        def f(*a):
+            o, s = op(*a)
+            return (o * weight).sum() + (s * s).sum()
+
+        return jax.grad(f, argnums=range(6))(*args)
+
+    for name, got, want in zip(
+        ("q", "k", "v", "g", "beta", "state"), loss(gated_delta), loss(gated_delta_recurrent)
+    ):
+        scale = max(1.0, float(np.abs(want).max()))
+        close(f"gradient of {name}", np.asarray(got) / scale, np.asarray(want) / scale, 1e-5)
+
+
+def test_wrong_arguments_name_the_remedy():
+    args = inputs(0, 4)
+    with pytest.raises(ValueError, match="chunk 0"):
+        gated_delta(*args, chunk=0)
+    with pytest.raises(ValueError, match="3 value heads"):
+        gated_delta(args[0][:, :, :2], args[1][:, :, :2], *args[2:])
+
+
+def frames(seed, batch, steps, tokens=3, dim=16):
+    return jax.random.normal(KEY(seed), (batch, steps, tokens, dim))
+
+
+def mixer(**options):
+    module = GatedDelta(16, heads=2, head_dim_k=8, head_dim_v=12, **options)
+    params = module.init(KEY(1), module.init_carry(1, 3), frames(0, 1, 2))
+    return module, params
+
+
+@pytest.mark.parametrize("steps", [1, 6, 70])
+def test_mixer_equals_qwen3_next(steps):
+    torch = pytest.importorskip("torch")
+    qwen = pytest.importorskip(QWEN)
+    from transformers import DynamicCache, Qwen3NextConfig
+
+    heads, dk, dv, dim, tokens = 2, 8, 12, 16, 3
+    config = Qwen3NextConfig(
+        hidden_size=dim, num_hidden_layers=2, linear_num_key_heads=heads,
+        linear_num_value_heads=heads, linear_key_head_dim=dk, linear_value_head_dim=dv,
+        linear_conv_kernel_dim=4, layer_types=["linear_attention", "full_attention"],
+        vocab_size=8, num_attention_heads=2, num_key_value_heads=1, num_experts=2,
+    )  # fmt: skip
+    reference = qwen.Qwen3NextGatedDeltaNet(config, 0).eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, p in reference.named_parameters():
+            p.normal_(std=0.4)
+    w = {k: v.detach().numpy() for k, v in reference.named_parameters()}
+    # The fused projection is laid out head by head (q, k, v, z of head 0, then of head 1).
+    fused = w["in_proj_qkvz.weight"].reshape(heads, 2 * dk + 2 * dv, dim)
+    parts = np.split(fused, [dk, 2 * dk, 2 * dk + dv], axis=1)
+    q, k, v, z = (p.reshape(-1, dim).T for p in parts)
+    ba = w["in_proj_ba.weight"].reshape(heads, 2, dim)
+    params = {
+        "params": {
+            "qkv": {"kernel": np.concatenate([q, k, v], axis=1)},
+            "gate": {"kernel": z},
+            "beta": {"kernel": ba[:, 0].T},
+            "step": {"kernel": ba[:, 1].T},
+            "conv_kernel": w["conv1d.weight"][:, 0].T,
+            "log_rate": w["A_log"],
+            "step_bias": w["dt_bias"],
+            "norm_scale": w["norm.weight"],
+            "out": {"kernel": w["out_proj.weight"].T},
+        }
+    }
+    x = np.random.default_rng(0).normal(size=(2, steps, tokens, dim)).astype(np.float32)
+    rows = torch.tensor(x.transpose(0, 2, 1, 3).reshape(-1, steps, dim))
+    back = lambda y: y.numpy().reshape(2, tokens, -1, dim).transpose(0, 2, 1, 3)  # noqa: E731
+    with torch.no_grad():
+        clip = back(reference(rows))
+        cache = DynamicCache(config=config)
+        live = [reference(rows[:, t : t + 1], cache_params=cache) for t in range(steps)]
+        live = back(torch.cat(live, 1))
+    module = GatedDelta(dim, heads, dk, dv, eps=config.rms_norm_eps)
+    with jax.default_matmul_precision("highest"):
+        _, got = module.apply(params, module.init_carry(2, tokens), x)
+        step = jax.jit(module.apply)
+        carry, outputs = module.init_carry(2, tokens), []
+        for t in range(steps):
+            carry, y = step(params, carry, x[:, t : t + 1])
+            outputs.append(y)
+    close(f"GatedDelta clip T={steps}", got, clip, 1e-5)
+    close(f"GatedDelta steps T={steps}", np.concatenate(outputs, 1), live, 1e-5)
+
+
+@pytest.mark.parametrize("chunk", [64, 4])
+def test_contract(chunk):
+    module, params = mixer(chunk=chunk)
+    verify_contract(
+        Subject.of(module, params, frames, init_carry=lambda b: module.init_carry(b, 3))
+    )
+
+
+def test_initial_rates_and_steps_lie_in_their_ranges():
+    module = GatedDelta(512, heads=512, head_dim_k=1, head_dim_v=1)
+    p = module.init(KEY(0), module.init_carry(1, 1), jnp.zeros((1, 1, 1, 512)))["params"]
+    rate, step = np.exp(p["log_rate"]), np.logaddexp(0, np.asarray(p["step_bias"]))
+    assert 0 < rate.min() < 0.5 and 15.5 < rate.max() <= 16
+    assert 0.99e-3 < step.min() < 1.2e-3 and 0.08 < step.max() < 0.101
+
+
+def test_bf16_computes_with_an_fp32_state():
+    module, params = mixer(dtype=jnp.bfloat16)
+    plain, _ = mixer()
+    x = frames(4, 2, 6)
+    carry, y = module.apply(params, module.init_carry(2, 3), x)
+    _, want = plain.apply(params, plain.init_carry(2, 3), x)
+    assert carry.s.dtype == jnp.float32 and y.dtype == jnp.bfloat16
+    close("bf16", y.astype(jnp.float32), want, 0.05 * float(jnp.abs(want).max()))

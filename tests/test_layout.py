@@ -1,0 +1,64 @@
+"""The house: packages on disk are the packages that are shipped, and imports stay in their room."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {
+    "layers": set(),
+    "zoo": {"layers"},
+    "train": {"zoo", "layers"},
+    "streaming": {"zoo", "layers"},
+    "configs": {"layers", "zoo", "train", "streaming"},
+}
+
+
+def test_packages_are_the_folders_on_disk():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = set(config["tool"]["setuptools"]["packages"])
+    found = {"streamzoo"}
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("__init__.py"):
+            found.add(".".join(["streamzoo", *path.parent.relative_to(ROOT).parts]))
+    assert listed == found
+
+
+def test_the_root_is_re_exports_only():
+    assert {p.name for p in ROOT.glob("*.py")} == {"__init__.py"}
+    assert len((ROOT / "__init__.py").read_text().splitlines()) < 40
+
+
+def imports(path):
+    """(level, module) of every import in a file; level 0 is absolute."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room):
+    for path in (ROOT / room).rglob("*.py"):
+        depth = len(path.relative_to(ROOT).parts) - 1
+        for level, module in imports(path):
+            top = module.split(".")[0]
+            if level > depth:
+                assert top == room or top in ROOMS[room], f"{path}: {module}"
+            assert level or top not in ("streamzoo", "torch", "tensorflow"), f"{path}: {module}"
+
+
+@pytest.mark.parametrize("room", ["train", "streaming"])
+def test_only_layers_and_zoo_import_flax(room):
+    for path in (ROOT / room).rglob("*.py"):
+        assert not any(m.split(".")[0] == "flax" for _, m in imports(path)), path
+
+
+def test_files_stay_small():
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            lines = len(path.read_text().splitlines())
+            assert lines <= 550, f"{path} has {lines} lines"

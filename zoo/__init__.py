@@ -1,0 +1,31 @@
+"""Models by name: the registry, cards, weights, and the model families."""
+
+from . import action
+from .preprocess import preprocess
+from .registry import (
+    Card,
+    UnknownModelError,
+    create_model,
+    list_models,
+    model_card,
+    model_config,
+    register,
+)
+from .weights import WeightsError, init_params, load, load_weights, save
+
+__all__ = [
+    "Card",
+    "UnknownModelError",
+    "WeightsError",
+    "action",
+    "create_model",
+    "init_params",
+    "list_models",
+    "load",
+    "load_weights",
+    "model_card",
+    "model_config",
+    "preprocess",
+    "register",
+    "save",
+]

@@ -1,0 +1,285 @@
+"""The offline teacher: VideoMAE's ViT over the tubelets of a clip, and the heads it is tuned with.
+
+Sources: Tong et al., "VideoMAE" (arXiv 2203.12602); Feichtenhofer et al., "SlowFast Networks"
+(arXiv 1812.03982), section 5, for action detection with boxes from a person detector. The RoI
+head follows the published AVA fine-tunes: mean over time, adaptive RoIAlign, maximum over the
+cells, one linear layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...layers.positions import sincos_1d
+from ...layers.roi_align import roi_align
+from ...layers.vit import BlockStack, Taps, layer_norm
+from ..checks import check_frames, check_taps
+from .outputs import ActionOutput
+from .sizes import SIZES
+
+Array = jax.Array
+
+HEADS = ("none", "frame", "roi")
+TAPS = ("attention", "hidden", "embedding", "features", "roi")
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoMAEConfig:
+    """Shapes of an offline teacher. ``VideoMAEConfig.of("s", head="frame")`` fills in a size.
+
+    Attributes:
+      image_size: (height, width) whose grid the position table numbers; frames of another size
+        get that table resized (bicubic).
+      frames: of a clip; any other multiple of ``tubelet`` runs too.
+      tubelet: frames per token.
+      eps: of the blocks' norms and of the final norm.
+      final_norm: a norm after the last block. The published classifiers have none, and a norm
+        after the mean over tokens instead.
+      head: ``none``, ``frame`` (classes of the clip) or ``roi`` (classes of each box).
+      head_eps: of the norm after the mean, head ``frame``.
+      roi_size, roi_sampling, roi_aligned: as in :func:`~streamzoo.layers.roi_align.roi_align`;
+        the published fine-tunes use 7, 0 (adaptive) and False.
+      roi_grow: part of its width and height by which a box grows before pooling, half of it on
+        either side, clipped to the frame; published test setting (0.1, 0.05).
+      dtype: compute type; parameters are fp32.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    patch: int = 16
+    tubelet: int = 2
+    frames: int = 16
+    dim: int = 384
+    depth: int = 12
+    heads: int = 6
+    mlp_ratio: float = 4.0
+    activation: str = "gelu"
+    eps: float = 1e-6
+    final_norm: bool = True
+    head: str = "roi"
+    head_eps: float = 1e-5
+    num_classes: int = 80
+    roi_size: int = 7
+    roi_sampling: int = 0
+    roi_aligned: bool = False
+    roi_grow: tuple[float, float] = (0.0, 0.0)
+    dtype: Any = "float32"
+
+    def __post_init__(self):
+        if self.head not in HEADS:
+            raise ValueError(f"head {self.head!r}: choose from {HEADS}")
+        for side in self.image_size:
+            if side % self.patch:
+                raise ValueError(f"image size {self.image_size}: not a multiple of {self.patch}")
+        if self.frames % self.tubelet or self.frames < self.tubelet:
+            raise ValueError(f"{self.frames} frames are not tubelets of {self.tubelet}")
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
+
+    @classmethod
+    def of(cls, size: str, **fields: Any):
+        """The config of a size, ``ti``, ``s``, ``b``, ``l`` or ``h``, with other fields as given.
+
+        Raises:
+          ValueError: unknown size.
+        """
+        if size not in SIZES:
+            raise ValueError(f"unknown size {size!r}; choose from {', '.join(SIZES)}")
+        shape = SIZES[size]
+        preset = dict(dim=shape.dim, depth=shape.depth, heads=shape.heads)
+        return cls(**{**preset, **fields})
+
+    def grid(self, frame_shape: tuple[int, int] | None = None) -> tuple[int, int]:
+        height, width = frame_shape or self.image_size
+        return height // self.patch, width // self.patch
+
+
+class VideoMAE(nn.Module):
+    """A clip in, one answer out; sees the whole clip at once and keeps no state.
+
+    Joint space-time attention: every tubelet attends to every other.
+    """
+
+    config: VideoMAEConfig
+
+    def setup(self):
+        cfg = self.config
+        dtype = jnp.dtype(cfg.dtype)
+        self.patch_embed = nn.Dense(cfg.dim, dtype=dtype)
+        self.blocks = BlockStack(
+            dim=cfg.dim,
+            depth=cfg.depth,
+            heads=cfg.heads,
+            mlp_ratio=cfg.mlp_ratio,
+            activation=cfg.activation,
+            eps=cfg.eps,
+            dtype=dtype,
+        )
+        if cfg.final_norm:
+            self.norm = layer_norm(cfg.eps, dtype)
+        if cfg.head == "frame":
+            self.fc_norm = layer_norm(cfg.head_eps, dtype)
+        if cfg.head != "none":
+            self.head = nn.Dense(cfg.num_classes, dtype=dtype)
+
+    def __call__(
+        self,
+        frames: Array,
+        boxes: Array | None = None,
+        box_valid: Array | None = None,
+        taps: Taps = (),
+    ) -> ActionOutput:
+        """Answers for clips.
+
+        Args:
+          frames: [B, T, H, W, 3] floats, normalised as the model's card says; T a multiple of
+            the tubelet, H and W of the patch.
+          boxes: [B, K, 4] x1 y1 x2 y2 as fractions of width and height, of the frame the clip is
+            centred on. None: the RoI head takes the whole frame as the only box.
+          box_valid: [B, K] bool, which of ``boxes`` exist; None means all.
+          taps: names of intermediates to return (N = T / tubelet * h * w tokens, in the order
+            time, row, column): ``embedding`` [B, N, D] before the first block, ``hidden``
+            [L, B, N, D] after each block, ``attention`` [L, B, H, N, N], ``features``
+            [B, T / tubelet, h, w, D] after the final norm, ``roi`` [B, K, D] pooled.
+
+        Returns:
+          ActionOutput without a T axis; ``boxes`` are the given ones, not the grown ones.
+
+        Raises:
+          ValueError: frames or boxes of the wrong shape or type, unknown taps, or the tap
+            ``roi`` of a model without that head.
+        """
+        cfg = self.config
+        check_frames(frames, cfg.patch, type(self).__name__)
+        if frames.shape[1] % cfg.tubelet:
+            raise ValueError(
+                f"{type(self).__name__} takes clips of a multiple of {cfg.tubelet} frames, "
+                f"got {frames.shape[1]}"
+            )
+        check_taps(taps, TAPS if cfg.head == "roi" else TAPS[:-1])
+        batch, steps, height, width, _ = frames.shape
+        boxes, box_valid = self._given(boxes, box_valid, batch)
+        rows, cols = cfg.grid((height, width))
+        x = self._embed(frames, steps // cfg.tubelet, rows, cols)
+        found: dict[str, Array] = {"embedding": x} if "embedding" in taps else {}
+        # All tokens of the clip are one "frame" of the stack.
+        deep = tuple(t for t in taps if t in ("attention", "hidden"))
+        _, x, stacked = self.blocks(self.blocks.init_carry(batch, 0), x[:, None], taps=deep)
+        x = x[:, 0]
+        found.update({name: value[:, :, 0] for name, value in stacked.items()})
+        if cfg.final_norm:
+            x = self.norm(x)
+        grid = x.reshape(batch, steps // cfg.tubelet, rows, cols, cfg.dim)
+        if "features" in taps:
+            found["features"] = grid
+        logits = box_logits = None
+        if cfg.head == "frame":
+            logits = self.head(self.fc_norm(x.mean(axis=1))).astype(jnp.float32)
+        if cfg.head == "roi" and boxes is not None and box_valid is not None:
+            pooled = self._pool(grid.mean(axis=1), boxes, box_valid, (height, width))
+            box_logits = self.head(pooled).astype(jnp.float32)
+            box_logits = jnp.where(box_valid[..., None], box_logits, 0.0)
+            if "roi" in taps:
+                found["roi"] = pooled
+        return ActionOutput(
+            logits=logits,
+            boxes=boxes,
+            box_valid=box_valid,
+            box_scores=None if box_valid is None else box_valid.astype(jnp.float32),
+            box_logits=box_logits,
+            taps=found or None,
+        )
+
+    def _given(
+        self, boxes: Array | None, box_valid: Array | None, batch: int
+    ) -> tuple[Array | None, Array | None]:
+        """The boxes to answer for, checked, and which of them exist."""
+        if boxes is None:
+            if self.config.head != "roi":
+                return None, None
+            boxes, box_valid = jnp.asarray([[[0.0, 0.0, 1.0, 1.0]]] * batch), None
+        if boxes.ndim != 3 or boxes.shape[0] != batch or boxes.shape[-1] != 4:
+            raise ValueError(f"boxes {list(boxes.shape)} are not [{batch}, K, 4]")
+        if box_valid is None:
+            box_valid = jnp.ones(boxes.shape[:2], bool)
+        if box_valid.shape != boxes.shape[:2]:
+            raise ValueError(f"box_valid {list(box_valid.shape)} is not {list(boxes.shape[:2])}")
+        return boxes, box_valid
+
+    def _embed(self, frames: Array, times: int, rows: int, cols: int) -> Array:
+        """frames [B, T, H, W, 3] -> tokens [B, N, D] with their positions."""
+        cfg = self.config
+        t, p = cfg.tubelet, cfg.patch
+        x = frames.reshape(frames.shape[0], times, t, rows, p, cols, p, 3)
+        x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+        x = self.patch_embed(x.reshape(frames.shape[0], times * rows * cols, t * p * p * 3))
+        table = position_table(times, cfg.grid(), (rows, cols), cfg.dim)
+        return x + jnp.asarray(table, x.dtype)
+
+    def _pool(self, features: Array, boxes: Array, valid: Array, frame: tuple[int, int]) -> Array:
+        """features [B, h, w, D], boxes [B, K, 4] -> one vector per box [B, K, D]."""
+        cfg = self.config
+        cells = roi_align(
+            features,
+            grow_boxes(boxes, cfg.roi_grow, frame),
+            size=cfg.roi_size,
+            sampling_ratio=cfg.roi_sampling,
+            aligned=cfg.roi_aligned,
+            mask=valid,
+        )
+        return cells.max(axis=(2, 3))
+
+
+def grow_boxes(boxes: Array, grow: tuple[float, float], frame: tuple[int, int]) -> Array:
+    """Boxes [..., 4] (fractions) grown about their centre and clipped to the frame (h, w).
+
+    As the published evaluation does: pixels are counted inclusively, so a box is one pixel wider
+    than x2 - x1 and the last coordinate is w - 1. ``(0, 0)`` returns the boxes untouched.
+    """
+    if not any(grow):
+        return boxes
+    height, width = frame
+    side = jnp.asarray([width, height], jnp.float32)
+    low, high = boxes[..., :2] * side, boxes[..., 2:] * side
+    pad = (high - low + 1.0) * jnp.asarray(grow, jnp.float32) / 2
+    corners = [jnp.clip(low - pad, 0, side - 1) / side, jnp.clip(high + pad, 0, side - 1) / side]
+    return jnp.concatenate(corners, axis=-1)
+
+
+@functools.lru_cache(maxsize=8)
+def position_table(
+    times: int, native: tuple[int, int], grid: tuple[int, int], dim: int
+) -> np.ndarray:
+    """The fixed positions of a clip's tokens: [times * rows * cols, D].
+
+    One sinusoid row numbers all tokens of the native grid; for another grid every instant's part
+    is resized (bicubic with a = -0.75, no antialiasing: the kernel of torch's interpolate, which
+    the published checkpoints were tuned with; ``jax.image`` has a = -0.5).
+    """
+    table = sincos_1d(times * native[0] * native[1], dim)
+    if grid == native:
+        return table
+    table = table.reshape(times, *native, dim).astype(np.float64)
+    table = np.einsum("ry,tyxd->trxd", _cubic(native[0], grid[0]), table)
+    table = np.einsum("cx,trxd->trcd", _cubic(native[1], grid[1]), table)
+    return table.reshape(-1, dim).astype(np.float32)
+
+
+def _cubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
+    """Cubic convolution along one axis, edges repeated: the matrix [new, old]."""
+    at = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(at).astype(int)
+    weights = np.zeros((new, old))
+    for tap in range(-1, 3):
+        d = np.abs(at - (first + tap))
+        near = ((a + 2) * d - (a + 3)) * d * d + 1
+        far = ((d - 5) * d + 8) * d * a - 4 * a
+        value = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+        np.add.at(weights, (np.arange(new), np.clip(first + tap, 0, old - 1)), value)
+    return weights

@@ -1,0 +1,390 @@
+"""Converter tables: another project's checkpoint keys -> our parameter tree.
+
+A table is a list of :class:`Rule`. Each rule is a regular expression that must match a whole
+source key, a template for our '/'-joined parameter path, and a transform of the array. The four
+things checkpoints need beyond renaming are fields of the rule:
+
+- ``stack=L``: the regex group ``layer`` is a depth index; the arrays of all layers are stacked
+  on a new axis 0, so ``encoder.layer.7.fc.weight`` fills row 7 of ``blocks/layer0/fc/kernel``
+  [L, in, out]. ``period=p`` serves a depth that repeats every p blocks: layer i goes to row
+  i // p of the path with ``{slot}`` = i % p (``stack`` is then the depth divided by p);
+- ``part=(i, n)``: this array is part i of n that are concatenated along ``axis`` of the
+  transformed array, before stacking (q, k, v -> one kernel [D, 3D]: axis -1, n = 3);
+- ``merge="sum"``: the n parts are added instead (torch.nn.LSTM keeps two biases);
+- ``optional=True``: it is no error when no key matches.
+
+    D, L = 768, 12
+    layer = r"videomae\\.encoder\\.layer\\.(?P<layer>\\d+)\\."
+    rules = [
+        Rule(layer + r"attention\\.attention\\.query\\.weight",
+             "blocks/layer0/attn/qkv/kernel", linear, stack=L, part=(0, 3)),
+        Rule(layer + r"attention\\.attention\\.key\\.weight",
+             "blocks/layer0/attn/qkv/kernel", linear, stack=L, part=(1, 3)),
+        Rule(layer + r"attention\\.attention\\.value\\.weight",
+             "blocks/layer0/attn/qkv/kernel", linear, stack=L, part=(2, 3)),
+        # a model without a key bias: [q, 0] and [v] are the two parts of the fused bias
+        Rule(layer + r"attention\\.attention\\.q_bias",
+             "blocks/layer0/attn/qkv/bias", then_zeros, stack=L, part=(0, 2)),
+        Rule(layer + r"attention\\.attention\\.v_bias",
+             "blocks/layer0/attn/qkv/bias", stack=L, part=(1, 2)),
+        Rule(r"videomae\\.embeddings\\.patch_embeddings\\.projection\\.weight",
+             "patch_embed/kernel", conv3d),
+    ]
+    variables = convert(tensors, rules, ignore=(r"decoder\\..*",), template=shapes)
+
+Every rule that matches a key applies, so one source can fill several targets. A source that no
+rule uses and no ``ignore`` pattern covers, and a target that is not completely filled, are
+errors; all of them are listed at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .weights import WeightsError, as_float, check_tree, listing, nest, read_tensors
+
+Transform = Callable[[np.ndarray], np.ndarray]
+
+
+class ConvertError(WeightsError):
+    """A checkpoint and a converter table do not fit together."""
+
+
+# --- transforms ------------------------------------------------------------------------------
+
+
+def identity(x: np.ndarray) -> np.ndarray:
+    """The array as it is (biases, norms, embeddings)."""
+    return x
+
+
+def linear(x: np.ndarray) -> np.ndarray:
+    """torch.nn.Linear weight [O, I] -> Dense kernel [I, O]."""
+    return x.transpose(1, 0)
+
+
+def conv1d(x: np.ndarray) -> np.ndarray:
+    """torch.nn.Conv1d weight [O, I, W] -> kernel [W, I, O]."""
+    return x.transpose(2, 1, 0)
+
+
+def conv2d(x: np.ndarray) -> np.ndarray:
+    """torch.nn.Conv2d weight [O, I, H, W] -> kernel [H, W, I, O]."""
+    return x.transpose(2, 3, 1, 0)
+
+
+def conv3d(x: np.ndarray) -> np.ndarray:
+    """torch.nn.Conv3d weight [O, I, D, H, W] -> kernel [D, H, W, I, O]."""
+    return x.transpose(2, 3, 4, 1, 0)
+
+
+def then_zeros(x: np.ndarray) -> np.ndarray:
+    """[..., D] -> [..., 2D]: followed by as many zeros, for a neighbour the source lacks."""
+    return np.concatenate([x, np.zeros_like(x)], axis=-1)
+
+
+def squeeze0(x: np.ndarray) -> np.ndarray:
+    """[1, ...] -> [...] (class tokens and position tables are often kept with a batch axis)."""
+    return x.squeeze(0)
+
+
+# --- rules -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a converter table; see the module docstring.
+
+    pattern:   regex that must match the whole source key; named groups are free to use in
+               ``target``; the group ``layer`` (digits) is the depth index
+    target:    our path without "params/", '/'-joined; ``{group}`` is replaced by the regex
+               group, ``{slot}`` by layer % period
+    transform: applied to each source array by itself
+    stack:     number of rows of the new leading depth axis, or None for no such axis
+    period:    layer i fills row i // period
+    part:      (index, count) of this array among those merged into the target
+    axis:      axis of the concatenation, counted in the transformed array without depth
+    merge:     "concat" or "sum"
+    optional:  True if the key may be absent
+    """
+
+    pattern: str
+    target: str
+    transform: Transform = identity
+    stack: int | None = None
+    period: int = 1
+    part: tuple[int, int] = (0, 1)
+    axis: int = -1
+    merge: Literal["concat", "sum"] = "concat"
+    optional: bool = False
+
+    def __post_init__(self) -> None:
+        groups = re.compile(self.pattern).groupindex
+        if self.stack is not None and "layer" not in groups:
+            raise ConvertError(f"rule {self.pattern!r}: stack needs a regex group named 'layer'")
+        if not 0 <= self.part[0] < self.part[1]:
+            raise ConvertError(f"rule {self.pattern!r}: part {self.part} is not (index, count)")
+
+
+@dataclass
+class _Target:
+    """What has arrived for one of our parameters: arrays by (row, part)."""
+
+    rule: Rule
+    rows: dict[int, dict[int, tuple[str, np.ndarray]]] = field(default_factory=dict)
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray],
+    rules: Sequence[Rule],
+    *,
+    ignore: Iterable[str] = (),
+    template: Any = None,
+    dtype: Any = np.float32,
+) -> dict[str, Any]:
+    """Applies a table to a checkpoint.
+
+    tensors:  source key -> array (bfloat16 welcome)
+    rules:    the table
+    ignore:   regexes of source keys (whole key) that are left out on purpose
+    template: variables ``{"params": tree}`` of arrays or ``jax.ShapeDtypeStruct``; when given,
+              missing, unexpected and mis-shaped parameters are errors too
+    dtype:    floating arrays are cast to it (None: as they come)
+
+    Returns ``{"params": tree}`` of numpy arrays, the linen variables dict.
+    Raises ConvertError with every unused key, unfilled target and clash in one message.
+    """
+    targets: dict[str, _Target] = {}
+    problems: dict[str, list[str]] = {
+        "unused source keys": [],
+        "unfilled targets": [],
+        "clashes": [],
+        "failed transforms": [],
+    }
+    compiled = [(re.compile(rule.pattern), rule) for rule in rules]
+    skip = [re.compile(pattern) for pattern in ignore]
+    hits = [0] * len(compiled)
+    for key, value in tensors.items():
+        used = False
+        for number, (regex, rule) in enumerate(compiled):
+            match = regex.fullmatch(key)
+            if match is None:
+                continue
+            used = True
+            hits[number] += 1
+            _place(targets, key, value, match, rule, problems)
+        if not used and not any(regex.fullmatch(key) for regex in skip):
+            problems["unused source keys"].append(key)
+
+    for count, rule in zip(hits, rules):
+        if count == 0 and not rule.optional:
+            problems["unfilled targets"].append(f"{rule.target} (no key matches {rule.pattern!r})")
+    flat: dict[str, np.ndarray] = {}
+    for path, target in targets.items():
+        merged = _assemble(path, target, problems)
+        if merged is not None:
+            flat[path] = merged if dtype is None else as_float(merged, dtype)
+    _raise(problems)
+    if template is not None:
+        check_tree(flat, template, "the converted checkpoint", error=ConvertError)
+    return nest(flat)
+
+
+def _place(targets, key, value, match, rule: Rule, problems) -> None:
+    fields = match.groupdict()
+    row = 0
+    if "layer" in fields:
+        layer = int(fields["layer"])
+        fields["slot"] = str(layer % rule.period)
+        row = layer // rule.period if rule.stack is not None else 0
+    path = rule.target.format(**fields)
+    target = targets.setdefault(path, _Target(rule))
+    same = (rule.stack, rule.part[1], rule.axis, rule.merge)
+    first = target.rule
+    if same != (first.stack, first.part[1], first.axis, first.merge):
+        problems["clashes"].append(
+            f"{path}: the rules {first.pattern!r} and {rule.pattern!r} "
+            "disagree on stack, part count, axis or merge"
+        )
+        return
+    if rule.stack is not None and row >= rule.stack:
+        problems["clashes"].append(f"{path}: {key} is row {row} of {rule.stack}")
+        return
+    parts = target.rows.setdefault(row, {})
+    if rule.part[0] in parts:
+        problems["clashes"].append(f"{path}: filled by {parts[rule.part[0]][0]} and by {key}")
+        return
+    try:
+        parts[rule.part[0]] = (key, rule.transform(np.asarray(value)))
+    except ValueError as error:
+        name = getattr(rule.transform, "__name__", "transform")
+        problems["failed transforms"].append(f"{name}({key} {list(value.shape)}): {error}")
+
+
+def _assemble(path: str, target: _Target, problems) -> np.ndarray | None:
+    rule = target.rule
+    count = rule.part[1]
+    wanted = range(rule.stack) if rule.stack is not None else range(1)
+    lacking = [
+        (f"row {row} " if rule.stack is not None else "") + f"part {part} of {count}"
+        for row in wanted
+        for part in range(count)
+        if part not in target.rows.get(row, {})
+    ]
+    if lacking:
+        problems["unfilled targets"].append(f"{path} ({listing(lacking, limit=4)})")
+        return None
+    try:
+        rows = []
+        for row in wanted:
+            parts = [target.rows[row][part][1] for part in range(count)]
+            if rule.merge == "sum":
+                # a Python sum would broadcast unequal shapes in silence
+                rows.append(np.stack(parts).sum(axis=0, dtype=parts[0].dtype))
+            else:
+                rows.append(parts[0] if count == 1 else np.concatenate(parts, axis=rule.axis))
+        return np.stack(rows) if rule.stack is not None else rows[0]
+    except ValueError as error:
+        arrived = [item for parts in target.rows.values() for item in parts.values()]
+        shapes = [f"{key} {list(array.shape)}" for key, array in arrived]
+        problems["failed transforms"].append(f"{path}: {error} ({listing(shapes, limit=6)})")
+        return None
+
+
+def _raise(problems: Mapping[str, list[str]]) -> None:
+    found = [f"{len(v)} {kind}: {listing(v)}" for kind, v in problems.items() if v]
+    if found:
+        raise ConvertError("the checkpoint does not fit this converter table: " + "; ".join(found))
+
+
+# --- converters ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a converter decided about one checkpoint.
+
+    model and overrides are for ``create_model``; ignore as in :func:`convert`.
+    """
+
+    model: str
+    rules: Sequence[Rule]
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    ignore: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Converter:
+    """One family of source checkpoints.
+
+    detect: (keys, config) -> True if this converter reads such a checkpoint; config is the
+            parsed ``config.json`` beside it, or None
+    plan:   (tensors, config) -> :class:`Plan`; sizes that are not in a config are read from
+            the shapes of ``tensors``
+    """
+
+    name: str
+    detect: Callable[[frozenset[str], Mapping[str, Any] | None], bool]
+    plan: Callable[[Mapping[str, np.ndarray], Mapping[str, Any] | None], Plan]
+    about: str = ""
+
+
+CONVERTERS: dict[str, Converter] = {}
+
+
+def register_converter(converter: Converter) -> Converter:
+    """Adds a converter to ``CONVERTERS``; a name may be taken only once."""
+    if converter.name in CONVERTERS:
+        raise ConvertError(f"converter {converter.name!r} is registered already")
+    CONVERTERS[converter.name] = converter
+    return converter
+
+
+def detect_converter(keys: Iterable[str], config: Mapping[str, Any] | None = None) -> Converter:
+    """The one converter that recognises these source keys.
+
+    Raises ConvertError if none does, or if several do (both list the names to choose from).
+    """
+    names = frozenset(keys)
+    found = [c for c in CONVERTERS.values() if c.detect(names, config)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(sorted(CONVERTERS)) or "none registered"
+    if not found:
+        raise ConvertError(
+            "no converter recognises this checkpoint"
+            f" (keys like {listing(sorted(names), limit=3)}); converters: {known}"
+        )
+    clash = ", ".join(c.name for c in found)
+    raise ConvertError(f"several converters recognise this checkpoint: {clash}; name one of them")
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
+    """A checkpoint file or folder -> (key -> array, parsed config.json or None).
+
+    A folder holds ``model.safetensors``, or shards with ``model.safetensors.index.json``, or a
+    single other safetensors file. Pickle formats are refused. Raises WeightsError.
+    """
+    path = Path(path)
+    if path.is_dir():
+        index = path / "model.safetensors.index.json"
+        if index.is_file():
+            shards = sorted(set(_json(index).get("weight_map", {}).values()))
+            files = [path / shard for shard in shards]
+        else:
+            files = sorted(path.glob("*.safetensors"))
+            if len(files) != 1:
+                raise WeightsError(
+                    f"{path}: {len(files)} safetensors files and no model.safetensors.index.json;"
+                    " name the file to convert"
+                )
+        folder = path
+    else:
+        files, folder = [path], path.parent
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
+        tensors.update(read_tensors(file)[0])
+    config = folder / "config.json"
+    return tensors, _json(config) if config.is_file() else None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path}: not a JSON object")
+    return value
+
+
+def convert_checkpoint(
+    path: str | Path, converter: str | None = None, *, template: Callable[[Plan], Any] | None = None
+) -> tuple[Plan, dict[str, Any]]:
+    """Reads, recognises and converts one checkpoint: (plan, variables ``{"params": tree}``).
+
+    converter: a name from ``CONVERTERS``; None recognises it by its keys
+    template:  plan -> variables to check against; by default the shapes of
+               ``create_model(plan.model, **plan.overrides)``
+    """
+    if converter is not None and converter not in CONVERTERS:
+        raise ConvertError(
+            f"unknown converter {converter!r}; converters: {', '.join(sorted(CONVERTERS))}"
+        )
+    tensors, config = read_checkpoint(path)
+    chosen = CONVERTERS[converter] if converter else detect_converter(tensors, config)
+    plan = chosen.plan(tensors, config)
+    if template is None:
+        from .weights import shapes_of
+
+        expected = shapes_of(plan.model, **plan.overrides)
+    else:
+        expected = template(plan)
+    return plan, convert(tensors, plan.rules, ignore=plan.ignore, template=expected)

@@ -1,0 +1,41 @@
+# Each target makes its own virtual environment and needs only Python 3.11+ and a package registry.
+PYTHON ?= python3
+DEMO = .venv-demo
+TEST = .venv-test
+
+.PHONY: demo test test-fast test-slow lint notebook bench clean
+
+demo: $(DEMO)/ready  ## watch a real street video with a bundled student; results in out/
+	$(DEMO)/bin/streamzoo demo --out out
+
+test: $(TEST)/ready  ## the whole suite but what is marked slow
+	$(TEST)/bin/python -m pytest -q -m "not slow"
+
+test-fast: $(TEST)/ready  ## the laws and parities of the layers only
+	$(TEST)/bin/python -m pytest -q -m "not slow" tests/layers
+
+test-slow: $(TEST)/ready
+	$(TEST)/bin/python -m pytest -q -m slow
+
+lint: $(TEST)/ready
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/pyright --pythonpath $(TEST)/bin/python
+
+notebook: $(TEST)/ready  ## run the notebooks from top to bottom
+	$(TEST)/bin/python -m pytest -q tests/test_notebooks.py
+
+bench: $(TEST)/ready  ## the figures of the README; wants an idle machine
+	$(TEST)/bin/python tests/bench/spine.py
+
+$(DEMO)/ready: pyproject.toml
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	touch $@
+
+$(TEST)/ready: pyproject.toml
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[demo,train,notebooks,test]'
+	touch $@
+
+clean:
+	rm -rf $(DEMO) $(TEST) out build *.egg-info

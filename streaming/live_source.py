@@ -1,0 +1,259 @@
+"""Live sources: a background thread that decodes, keeps the latest frames, and reconnects.
+
+To FFmpeg a killed RTSP server looks like a normal end of stream, and a silent one like a long
+wait. Here both are faults: the connection is made again, with growing pauses, and the timestamps
+go on. Only `close()`, or too many failed attempts in a row, ends a live source.
+"""
+
+import threading
+from collections import deque
+from time import monotonic, time
+from typing import Any
+
+import av
+from av.error import FFmpegError, InvalidDataError
+
+from .source_base import (
+    Clock,
+    Frame,
+    FrameSource,
+    Resizer,
+    Size,
+    SourceError,
+    displayed_size,
+    reason,
+    redact,
+)
+
+BACKOFF_FIRST, BACKOFF_CAP = 0.1, 2.0  # seconds: 0.1, 0.2, 0.4, ... 2, 2, ...
+
+
+def connect(
+    address: str,
+    format: str | None,
+    options: dict[str, str] | None,
+    timeout: tuple[float, float],
+) -> Any:
+    """Open an address with the options that suit live video; timeout = (open, read) seconds."""
+    defaults: dict[str, str] = {}
+    if address.lower().startswith(("rtsp://", "rtsps://")):
+        # TCP: over UDP lost packets damage pictures without any sign of it. The rest starts a
+        # stream sooner: no demuxer buffer, and no more probing than H.264/H.265 need.
+        defaults = {
+            "rtsp_transport": "tcp",
+            "timeout": str(int(sum(timeout) * 1e6)),  # a safety net: the limits above come first
+            "fflags": "nobuffer",
+            "flags": "low_delay",
+            "probesize": "200000",
+            "analyzeduration": "500000",
+        }
+    merged = {**defaults, **(options or {})}
+    started = monotonic()
+    try:
+        return av.open(address, format=format, options=merged, timeout=timeout)
+    except (FFmpegError, OSError) as error:
+        if monotonic() - started < 0.95 * timeout[0]:
+            raise
+        # Interrupted in mid-handshake FFmpeg speaks of invalid data; the truth is silence.
+        raise TimeoutError(f"no answer in {timeout[0]:g} s") from error
+
+
+class _Fault(Exception):
+    """Why a connection is given up; `stall` if it was silence."""
+
+    def __init__(self, text: str, stall: bool = False):
+        super().__init__(text)
+        self.stall = stall
+
+
+class LiveSource(FrameSource):
+    """A camera or stream that never ends by itself; see `open_source` for the arguments.
+
+    A bounded queue, latest wins: when it is full the oldest frame is dropped and counted.
+    Counters: `dropped` frames, `reconnects` (connections after the first that gave a frame),
+    `stalls` (connections given up because no picture came for the read timeout), `corrupt` frames.
+    `epoch` is the wall-clock time (Unix seconds) of `Frame.time` 0. `last_fault` says why the last
+    connection was given up.
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        size: Size | None = None,
+        keep_original: bool = False,
+        queue: int = 2,
+        open_timeout: float = 5.0,
+        read_timeout: float = 2.0,
+        connect_retries: int = 3,
+        max_retries: int | None = None,
+        options: dict[str, str] | None = None,
+        format: str | None = None,
+        paced: bool = False,
+        container: Any = None,
+    ):
+        """paced: give frames at the speed of their timestamps (HLS delivers whole segments at
+        once); container: an already opened one to start with."""
+        self.name = redact(address.removeprefix("file:"))
+        self.epoch = 0.0
+        self.last_fault: str | None = None
+        self._address, self._format, self._options = address, format, options
+        self._timeout = (open_timeout, read_timeout)
+        self._retries, self._max_retries = connect_retries, max_retries
+        self._requested, self._keep, self._paced = size, keep_original, paced
+        self._resize, self._clock = Resizer(), Clock(0.04)
+        self._queue: deque[Frame] = deque()
+        self._room = queue
+        self._decoded = 0
+        self._last_packet = monotonic()
+        self._error: SourceError | None = None
+        self._stop = threading.Event()
+        self._news = threading.Condition()
+        self._thread = threading.Thread(
+            target=self._run, args=(container,), name=f"streamzoo {self.name}", daemon=True
+        )
+        self._thread.start()
+        try:
+            with self._news:
+                self._news.wait_for(lambda: self._decoded or self._error)
+            if self._error is not None and not self._decoded:
+                raise self._error
+        except BaseException:  # Ctrl-C while connecting included
+            self.close()
+            raise
+
+    @property
+    def state(self) -> str:
+        """ "live", "stalled" (no picture for the read timeout, or reconnecting) or "closed"."""
+        if self._stop.is_set() or self._error is not None:
+            return "closed"
+        return "stalled" if monotonic() - self._last_packet > self._timeout[1] else "live"
+
+    def read(self, timeout: float | None = None) -> Frame | None:
+        with self._news:
+            self._news.wait_for(
+                lambda: self._queue or self._error or self._stop.is_set(), timeout=timeout
+            )
+            if self._queue and not self._stop.is_set():
+                return self._queue.popleft()
+            if self._error is not None and not self._stop.is_set():
+                raise self._error
+        return None
+
+    def close(self) -> None:
+        self._stop.set()
+        with self._news:
+            self._queue.clear()
+            self._news.notify_all()
+        if self._thread is not threading.current_thread():
+            # A blocked FFmpeg call cannot be interrupted from here, but ends by its own time limit.
+            self._thread.join(2 * sum(self._timeout) + 1)
+
+    # The rest runs in the background thread.
+
+    def _run(self, container: Any) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            decoded_before = self._decoded
+            try:
+                if container is None:
+                    container = connect(self._address, self._format, self._options, self._timeout)
+                self._receive(container)
+            except (_Fault, FFmpegError, OSError, ValueError) as error:
+                stall = getattr(error, "stall", type(error).__name__ == "ExitError")
+                # Silence after connecting is a stall; silence instead of an answer is not.
+                self.stalls += bool(stall and container is not None)
+                self.last_fault = str(error) if isinstance(error, _Fault) else reason(error)
+            except BaseException as error:  # a defect here must not leave the reader waiting
+                self._give_up(SourceError(f"{self.name}: reading failed: {error!r}"))
+                raise
+            finally:
+                if container is not None:
+                    container.close()
+                container = None
+            failures = 1 if self._decoded > decoded_before else failures + 1
+            allowed = self._max_retries if self._decoded else self._retries
+            if allowed is not None and failures > allowed:
+                attempts = f"{failures} attempt{'s' if failures > 1 else ''}"
+                self._give_up(
+                    SourceError(
+                        f"{self.name}: no video after {attempts} ({self.last_fault}); "
+                        "check the address and that the sender is running"
+                    )
+                )
+                return
+            self._stop.wait(min(BACKOFF_CAP, BACKOFF_FIRST * 2 ** min(failures - 1, 10)))
+
+    def _give_up(self, error: SourceError) -> None:
+        with self._news:
+            self._error = error
+            self._news.notify_all()
+
+    def _receive(self, container: Any) -> None:
+        """Decode until close(), or until the connection fails: that raises, at its end too."""
+        if not container.streams.video:
+            raise _Fault("it has no video track")
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1  # frame threads would hold pictures back
+        rate = stream.average_rate or stream.guessed_rate
+        if rate:
+            self.fps = float(rate)
+            self._clock.interval = 1.0 / self.fps
+        self._clock.restart()
+        first, anchor, base = True, 0.0, 0.0
+        opened = self._last_packet = monotonic()
+        # All tracks, not only the video: else a stream whose sound goes on would hide a picture
+        # that has stopped, because the wait for a packet would never time out.
+        for packet in container.demux():
+            if self._stop.is_set():
+                return
+            pictures: list[Any] = []
+            if packet.stream is stream or packet.stream.index == stream.index:
+                try:
+                    pictures = packet.decode()
+                except InvalidDataError:
+                    self.corrupt += 1
+                if packet.size:
+                    self._last_packet = monotonic()
+            for picture in pictures:
+                now = monotonic()
+                if picture.is_corrupt:
+                    self.corrupt += 1
+                    if first and now - opened < self._timeout[1]:  # joined between key frames
+                        continue
+                stamp = self._clock(picture.time, now)
+                if self._paced:
+                    if first or now - anchor > stamp - base:  # late: never hurry to catch up
+                        anchor, base = now, stamp
+                    if self._stop.wait(anchor + stamp - base - now):
+                        return
+                    self._last_packet = monotonic()
+                self._deliver(picture, stamp, reconnected=first and self._decoded > 0)
+                first = False
+            now = monotonic()
+            if now - self._last_packet > self._timeout[1]:
+                raise _Fault(f"no picture came for {self._timeout[1]:g} s", stall=True)
+            if first and now - opened > 2 * sum(self._timeout):  # cameras send few key frames
+                raise _Fault(f"data comes, but no picture in {now - opened:.0f} s")
+        raise _Fault("the stream ended")
+
+    def _deliver(self, picture: Any, stamp: float, reconnected: bool) -> None:
+        received = monotonic()
+        original_size = displayed_size(picture)
+        original = self._resize(picture) if self._keep else None
+        image = self._resize(picture, self._requested)
+        frame = Frame(image, stamp, self._decoded, original_size, received, original)
+        with self._news:
+            if self._decoded == 0:
+                self.epoch = time() - stamp
+            self.original_size = original_size
+            self.size = self._requested or original_size
+            self._decoded += 1
+            self.reconnects += reconnected
+            if len(self._queue) >= self._room:
+                self._queue.popleft()
+                self.dropped += 1
+            self._queue.append(frame)
+            self._news.notify_all()

@@ -1,0 +1,119 @@
+"""Many streams in one batch: each has a slot, and none notices the others."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from .step import Step
+
+
+def _take(carry, index):
+    return jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, index, 1, axis=0), carry)
+
+
+def _put(carry, index, one):
+    return jax.tree.map(
+        lambda a, b: jax.lax.dynamic_update_slice_in_dim(a, b, index, axis=0), carry, one
+    )
+
+
+class SlotError(ValueError):
+    """A stream that is unknown, is there already, or finds no free slot."""
+
+
+class Slots:
+    """One carry for ``size`` streams at different times; streams come and go without compiling.
+
+    ``step({name: frame})`` runs every stream that has a frame; the others hold still.
+    """
+
+    def __init__(self, step: Step, size: int, frame_shape: tuple[int, int] | None = None):
+        if size < 1:
+            raise SlotError(f"{size} slots: at least one is needed")
+        self._step, self.size = step, size
+        self.frame_shape = frame_shape or step.card.input_size
+        self._names: dict[Hashable, int] = {}
+        self.carry = step.init_carry(size, self.frame_shape)
+        self._fresh = step.init_carry(1, self.frame_shape)
+        self._take, self._put = jax.jit(_take), jax.jit(_put, donate_argnums=0)
+
+    @property
+    def streams(self) -> list[Hashable]:
+        """Names of the streams that hold a slot."""
+        return list(self._names)
+
+    def _index(self, name: Hashable) -> int:
+        if name not in self._names:
+            raise SlotError(f"no stream {name!r}; admitted are {self.streams}")
+        return self._names[name]
+
+    def admit(self, name: Hashable, carry: Any = None) -> int:
+        """Gives a stream a slot, new or going on from ``carry`` (leaves [1, ...]).
+
+        Raises:
+          SlotError: the name is taken, no slot is free, or the carry is of another model.
+        """
+        if name in self._names:
+            raise SlotError(f"stream {name!r} is admitted already; evict it first")
+        free = set(range(self.size)) - set(self._names.values())
+        if not free:
+            raise SlotError(f"all {self.size} slots are taken; evict a stream or make more slots")
+        index = min(free)
+        self._write(index, self._fresh if carry is None else carry)
+        self._names[name] = index
+        return index
+
+    def evict(self, name: Hashable) -> Any:
+        """Takes a stream out and returns its carry, leaves [1, ...]."""
+        one = self.extract(name)
+        del self._names[name]
+        return one
+
+    def extract(self, name: Hashable) -> Any:
+        """A copy of one stream's carry, leaves [1, ...]."""
+        return self._take(self.carry, np.int32(self._index(name)))
+
+    def insert(self, name: Hashable, carry: Any) -> None:
+        """Replaces one stream's carry by ``carry``, leaves [1, ...]."""
+        self._write(self._index(name), carry)
+
+    def reset(self, name: Hashable) -> None:
+        """Starts one stream anew."""
+        self._write(self._index(name), self._fresh)
+
+    def _write(self, index: int, one: Any) -> None:
+        want = [(a.shape, a.dtype) for a in jax.tree.leaves(self._fresh)]
+        got = [(a.shape, a.dtype) for a in jax.tree.leaves(one)]
+        if jax.tree.structure(one) != jax.tree.structure(self._fresh) or got != want:
+            raise SlotError(
+                "this carry is not one stream of this model and frame size; "
+                "take it from extract() or init_carry(1)"
+            )
+        self.carry = self._put(self.carry, np.int32(index), one)
+
+    def step(self, frames: Mapping[Hashable, np.ndarray]) -> dict[Hashable, Any]:
+        """One tick: {name: uint8 frame [h, w, 3]} -> {name: output, leaves [1, ...] numpy}.
+
+        Raises:
+          SlotError: an unknown stream, or a frame of another size.
+        """
+        height, width = self.frame_shape
+        batch = np.zeros((self.size, 1, height, width, 3), np.uint8)
+        valid = np.zeros((self.size, 1), bool)
+        for name, frame in frames.items():
+            if np.shape(frame) != (height, width, 3):
+                raise SlotError(
+                    f"stream {name!r}: frame {np.shape(frame)} should be {(height, width, 3)}"
+                )
+            index = self._index(name)
+            batch[index, 0], valid[index, 0] = frame, True
+        self.carry, out = self._step(self.carry, batch, valid)
+        out = jax.device_get(out)
+        return {
+            name: jax.tree.map(lambda a: a[self._names[name], 0], out)  # noqa: B023
+            for name in frames
+        }

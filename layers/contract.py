@@ -129,7 +129,7 @@ def _bitwise(law: str, got: Tree, want: Tree) -> None:
         assert equal, f"{law}: {jax.tree_util.keystr(path) or 'leaf'} is not equal bit for bit"
 
 
-CHUNKS = (1, 2, 3, 5)  # few lengths, so that few shapes are compiled
+CHUNKS = (1, 2, 4)  # few lengths, so that few shapes are compiled
 
 
 def random_splits(steps: int, seed: int) -> list[int]:
@@ -329,9 +329,11 @@ def check_latency(s: Subject, *, steps: int = 11, batch: int = 2) -> None:
         return
     assert s.flush is not None, f"latency: {s.latency} frames are declared but there is no flush"
 
+    flush = s.flush
+
     def whole(lengths):
         carry, y = s.run(s.init_carry(batch), x, lengths)
-        carry, tail = s.flush(carry)
+        carry, tail = flush(carry)
         assert _steps(tail) == s.latency, f"latency: flush gave {_steps(tail)} outputs"
         return _join([_cut(y, s.latency, steps), tail])
 
@@ -340,7 +342,7 @@ def check_latency(s: Subject, *, steps: int = 11, batch: int = 2) -> None:
     _same("latency, flush", whole([1] * steps), want, s.atol)
 
 
-def check_gradients(s: Subject, *, steps: int = 4, batch: int = 2) -> None:
+def check_gradients(s: Subject, *, steps: int = 3, batch: int = 2) -> None:
     """The gradient of a loss is the same through the clip and through the stream."""
     floats, rebuild = _differentiable(s.make_input(11, batch, steps))
 

@@ -61,7 +61,7 @@ def causal_conv(
     if valid is None:
         return dense_conv(x, tail, kernel, bias)
     dense = compact(x, valid)
-    y, tail = dense_conv(dense.x, tail, kernel, bias, dense.count)
+    y, tail = dense_conv(dense.x, tail, kernel, bias, dense.fresh)
     return scatter(y, dense, valid), tail
 
 

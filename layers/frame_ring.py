@@ -15,7 +15,7 @@ Array = jax.Array
 
 class RingState(NamedTuple):
     frames: Array  # [B, span - 1, ...] the past, oldest first
-    count: Array  # [B] int32 frames seen
+    seen: Array  # [B] int32 frames
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +52,14 @@ class FrameRing:
         history = jnp.concatenate([carry.frames, dense.x.astype(carry.frames.dtype)], axis=1)
         past = self.span - 1
         frames = history[:, x.shape[1] :] if valid is None else window_at(
-            history, dense.count, past
+            history, dense.fresh, past
         )
-        return RingState(frames, carry.count + dense.count), history, dense
+        return RingState(frames, carry.seen + dense.fresh), history, dense
 
     def window(self, history: Array, before: RingState, step: Array | int) -> Array:
         """The window of dense frame ``step``: [B, size, ...]."""
         index = step + self.stride * jnp.arange(self.size)
-        first = self.span - 1 - jnp.minimum(before.count, self.span - 1)
+        first = self.span - 1 - jnp.minimum(before.seen, self.span - 1)
         index = jnp.maximum(index[None], first[:, None])
         index = index.reshape(index.shape + (1,) * (history.ndim - 2))
         return jnp.take_along_axis(history, index, axis=1)

@@ -16,10 +16,10 @@ Array = jax.Array
 
 
 class Dense(NamedTuple):
-    """Valid frames first; ``count`` of them matter. Axis legend as in ``layers``."""
+    """Valid frames first; ``fresh`` of them exist. Axis legend as in ``layers``."""
 
     x: Array  # [B, T, ...] invalid frames at the end, zeroed
-    count: Array  # [B] int32, number of valid frames
+    fresh: Array  # [B] int32, number of valid frames
     order: Array  # [B, T] int32, where each dense frame came from
 
 

@@ -86,9 +86,7 @@ class GatedDelta(nn.Module):
         )
         self.log_rate = self.param("log_rate", rate_init, (heads,), self.param_dtype)
         self.step_bias = self.param("step_bias", step_init, (heads,), self.param_dtype)
-        self.norm_scale = self.param(
-            "norm_scale", nn.initializers.ones, (dv,), self.param_dtype
-        )
+        self.norm_scale = self.param("norm_scale", nn.initializers.ones, (dv,), self.param_dtype)
 
     @nn.nowrap
     def init_carry(self, batch: int, tokens: int) -> DeltaState:
@@ -107,7 +105,7 @@ class GatedDelta(nn.Module):
         heads, dk, dv = self.sizes
         batch, steps, tokens = x.shape[:3]
         dense = compact(x, valid)
-        count = None if valid is None else dense.count
+        count = None if valid is None else dense.fresh
         mixed, tail = dense_conv(self.qkv(dense.x), carry.tail, self.conv_kernel, None, count)
         q, k, v = jnp.split(nn.silu(mixed), [heads * dk, 2 * heads * dk], axis=-1)
         beta = jax.nn.sigmoid(self.beta(dense.x).astype(jnp.float32))

@@ -29,7 +29,7 @@ MIXERS: dict[str, tuple[Any, str]] = {
     "window": (WindowAttention, "residual"),
     "conv": (CausalConv, "residual"),
 }
-PLACES = ("stream", "input", "residual")
+PLACES = ("stream", "input", "residual", "before")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Mix:
 
     Attributes:
       kind: a key of :data:`MIXERS`, or ``"none"``.
-      place: ``stream``, ``input`` or ``residual`` (see ``vit.Block``); empty takes the default.
+      place: one of :data:`PLACES` (see ``vit.Block``); empty takes the default.
       options: (name, value) pairs passed to the mixer's constructor.
 
     Raises:
@@ -53,7 +53,7 @@ class Mix:
         if self.kind == "none":
             return
         if self.kind not in MIXERS:
-            near = difflib.get_close_matches(self.kind, MIXERS, n=2) or sorted(MIXERS)
+            near = ", ".join(difflib.get_close_matches(self.kind, MIXERS, n=2) or sorted(MIXERS))
             raise ValueError(f"unknown temporal mixer {self.kind!r}; did you mean {near}?")
         module, place = MIXERS[self.kind]
         if not self.place:

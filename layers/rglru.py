@@ -61,9 +61,7 @@ class BlockLinear(nn.Module):
             (self.heads, block, block),
             self.param_dtype,
         )
-        self.bias = self.param(
-            "bias", nn.initializers.zeros, (self.heads, block), self.param_dtype
-        )
+        self.bias = self.param("bias", nn.initializers.zeros, (self.heads, block), self.param_dtype)
 
     def __call__(self, x: Array) -> Array:
         """x [..., width] -> the same shape, in fp32 (the gates of a recurrence follow)."""
@@ -180,12 +178,8 @@ class RGLRUMixer(nn.Module):
         self.linear_out = nn.Dense(
             self.dim, kernel_init=scaled(self.out_scale, "fan_in", "normal"), **kind
         )
-        self.conv_kernel = self.param(
-            "conv_kernel", fan_in, (self.kernel, width), self.param_dtype
-        )
-        self.conv_bias = self.param(
-            "conv_bias", nn.initializers.zeros, (width,), self.param_dtype
-        )
+        self.conv_kernel = self.param("conv_kernel", fan_in, (self.kernel, width), self.param_dtype)
+        self.conv_bias = self.param("conv_bias", nn.initializers.zeros, (width,), self.param_dtype)
         self.rglru = RGLRU(width, heads, self.min_radius, **kind)
 
     @nn.nowrap
@@ -205,7 +199,7 @@ class RGLRUMixer(nn.Module):
         index = jnp.arange(x.shape[1])
         alive, count = None, None
         if valid is not None:
-            count = dense.count
+            count = dense.fresh
             alive = index < count[:, None]
         gate = jax.nn.gelu(self.linear_y(dense.x), approximate=True)
         u, tail = dense_conv(
@@ -214,5 +208,5 @@ class RGLRUMixer(nn.Module):
         first = (index == 0) & (carry.started == 0)[:, None]
         h, states = self.rglru(carry.h, u, first, alive)
         y = self.linear_out(states * gate)
-        started = jnp.maximum(carry.started, (dense.count > 0).astype(jnp.int32))
+        started = jnp.maximum(carry.started, (dense.fresh > 0).astype(jnp.int32))
         return RGLRUState(h, tail, started), scatter(y, dense, valid)

@@ -50,5 +50,5 @@ class Shift(nn.Module):
         head = dense.x[..., : self.width].astype(carry.dtype)
         history = jnp.concatenate([carry[:, None], head], axis=1)
         y = jnp.concatenate([history[:, :-1].astype(x.dtype), dense.x[..., self.width :]], axis=-1)
-        last = history[:, -1] if valid is None else window_at(history, dense.count, 1)[:, 0]
+        last = history[:, -1] if valid is None else window_at(history, dense.fresh, 1)[:, 0]
         return last, scatter(y, dense, valid)

@@ -99,11 +99,11 @@ class LayerScale(nn.Module):
     """A learned gain per channel (Touvron et al., arXiv 2103.17239). x [..., D] -> [..., D]."""
 
     dim: int
-    init: float = 1e-5
+    value: float = 1e-5
     dtype: Any = jnp.float32
 
     def setup(self):
-        self.gain = self.param("gain", nn.initializers.constant(self.init), (self.dim,))
+        self.gain = self.param("gain", nn.initializers.constant(self.value), (self.dim,))
 
     def __call__(self, x: Array) -> Array:
         return x * self.gain.astype(x.dtype)
@@ -117,7 +117,9 @@ class Block(nn.Module):
     - ``stream``: x = mix(x), then attention and MLP (the temporal shift of TSA);
     - ``input``: attention reads mix(LN x), the residual stream stays unmixed;
     - ``residual``: x += attention(LN x); x += mix(LN x); x += MLP(LN x) (DSTA and the recurrent,
-      windowed and convolutional mixers).
+      windowed and convolutional mixers);
+    - ``before``: x += mix(norm x); x += attention(LN x); x += MLP(LN x) (TRecViT's layer, whose
+      ``mix_norm`` is ``rms``).
     """
 
     dim: int
@@ -127,6 +129,7 @@ class Block(nn.Module):
     activation: str = "gelu"
     eps: float = 1e-6
     layer_scale: float | None = None
+    mix_norm: str = "layer"
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -142,8 +145,9 @@ class Block(nn.Module):
         self.scale1, self.scale2 = scale(), scale()
         if self.mix.kind != "none":
             self.mixer = self.mix.build(self.dim, self.dtype)
-            if self.mix.place == "residual":
-                self.norm_t = norm()
+            if self.mix.place in ("residual", "before"):
+                rms = nn.RMSNorm(epsilon=self.eps, dtype=self.dtype)
+                self.norm_t = rms if self.mix_norm == "rms" else norm()
 
     def __call__(
         self,
@@ -157,6 +161,9 @@ class Block(nn.Module):
         place = self.mix.place if self.mix.kind != "none" else None
         if place == "stream":
             carry, x = self.mixer(carry, x, valid)
+        elif place == "before":
+            carry, h = self.mixer(carry, self.norm_t(x), valid)
+            x = x + h
         h = self.norm1(x)
         if place == "input":
             carry, h = self.mixer(carry, h, valid)
@@ -223,6 +230,7 @@ class BlockStack(nn.Module):
     activation: str = "gelu"
     eps: float = 1e-6
     layer_scale: float | None = None
+    mix_norm: str = "layer"
     dtype: Any = jnp.float32
     unroll: int = 1  # repeats per iteration of the scan; all of them for cost analysis
 
@@ -246,6 +254,7 @@ class BlockStack(nn.Module):
                 activation=self.activation,
                 eps=self.eps,
                 layer_scale=self.layer_scale,
+                mix_norm=self.mix_norm,
                 dtype=self.dtype,
             ),
         )

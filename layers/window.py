@@ -57,7 +57,7 @@ class WindowAttention(nn.Module):
             heads=self.heads or max(1, self.dim // 64),
             sinks=self.sinks,
             window=self.window,
-            fresh=None if valid is None else dense.count,
+            fresh=None if valid is None else dense.fresh,
             over=self.over,
             rope_base=self.rope_base,
         )

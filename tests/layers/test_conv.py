@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from streamzoo.layers.contract import Subject, verify_contract
 from streamzoo.layers.conv import CausalConv, causal_conv
 
 
@@ -47,12 +46,6 @@ def test_stream_and_flush_equal_torch_padded_convolution(kernel, lookahead, bias
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-@pytest.mark.parametrize("kernel,lookahead", [(4, 0), (1, 0), (3, 1), (4, 3)])
-def test_contract(kernel, lookahead):
-    module, params = build(kernel=kernel, lookahead=lookahead)
-    verify_contract(
-        Subject.of(module, params, frames, init_carry=lambda b: module.init_carry(b, 3))
-    )
 
 
 def test_gaps_equal_the_stream_without_them():

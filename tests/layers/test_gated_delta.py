@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from streamzoo.layers.contract import Subject, verify_contract
-from streamzoo.layers.gated_delta import GatedDelta, l2norm
+from streamzoo.layers.gated_delta import GatedDelta, l2norm, rate_init, step_init
 from streamzoo.layers.kernels.gated_delta import gated_delta, gated_delta_recurrent
 
 KEY = jax.random.key
@@ -34,24 +33,29 @@ def test_op_equals_transformers(steps, key_heads):
     qwen = pytest.importorskip(QWEN)
     args = inputs(steps, steps, key_heads=key_heads)
     *x, state = (torch.tensor(a) for a in args)
+    chunked, definition = jax.jit(gated_delta), jax.jit(gated_delta_recurrent)
     for name in ("torch_recurrent_gated_delta_rule", "torch_chunk_gated_delta_rule"):
         want, last = getattr(qwen, name)(*x, initial_state=state, output_final_state=True)
-        o, s = gated_delta(*args)
+        o, s = chunked(*args)
         close(f"chunked T={steps} vs {name}", o, want.numpy(), 5e-6)
         close(f"chunked state T={steps} vs {name}", s, last.numpy(), 5e-6)
-        o, s = gated_delta_recurrent(*args)
+        o, s = definition(*args)
         close(f"recurrent T={steps} vs {name}", o, want.numpy(), 5e-6)
         close(f"recurrent state T={steps} vs {name}", s, last.numpy(), 5e-6)
 
 
 def test_every_length_equals_the_definition():
     whole = inputs(0, 130, batch=1, heads=2, dk=8, dv=8)
-    o, _ = gated_delta_recurrent(*whole)
-    for steps in [*range(1, 20), 31, 32, 33, 63, 64, 65, 127, 128, 129, 130]:
-        part = [a[:, :steps] for a in whole[:5]]
-        got, state = gated_delta(*part, whole[5], chunk=16)
+    q, k, v, g, beta, start = whole
+    definition = jax.jit(gated_delta_recurrent)
+    o, _ = definition(*whole)
+    chunked = jax.jit(gated_delta, static_argnames="chunk")
+    for steps in (1, 2, 7, 15, 16, 17, 33, 64, 127, 130):
+        got, state = chunked(*[a[:, :steps] for a in whole[:5]], start, chunk=16)
+        live = (np.arange(130) < steps)[None, :, None]  # g = beta = 0 is no frame at all
+        _, want = definition(q, k, v, g * live, beta * live, start)
         close(f"T={steps}", got, o[:, :steps], 5e-6)
-        close(f"T={steps} state", state, gated_delta_recurrent(*part, whole[5])[1], 5e-6)
+        close(f"T={steps} state", state, want, 5e-6)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 30.0, 1e4])
@@ -59,7 +63,7 @@ def test_extreme_decays_stay_finite_and_equal(decay):
     args = inputs(1, 130, decay=decay)
     args = (*args[:4], 2 * args[4], args[5])  # beta up to 2: negative eigenvalues
     o, s = jax.jit(gated_delta)(*args)
-    want, last = gated_delta_recurrent(*args)
+    want, last = jax.jit(gated_delta_recurrent)(*args)
     close(f"decay {decay}", o, want, 1e-5)
     close(f"decay {decay} state", s, last, 1e-5)
 
@@ -68,7 +72,8 @@ def test_repeated_keys_with_full_writes_do_not_overflow():
     q, k, v, g, beta, s = inputs(2, 128)
     k = np.broadcast_to(k[:, :1], k.shape)  # every frame corrects the same slot
     args = (q, k, v, 0 * g, np.ones_like(beta), s)
-    close("same key", gated_delta(*args)[0], gated_delta_recurrent(*args)[0], 5e-5)
+    got, want = jax.jit(gated_delta)(*args)[0], jax.jit(gated_delta_recurrent)(*args)[0]
+    close("same key", got, want, 5e-6)
 
 
 def test_gradients_of_the_chunked_form_equal_those_of_the_definition():
@@ -80,7 +85,7 @@ def test_gradients_of_the_chunked_form_equal_those_of_the_definition():
             o, s = op(*a)
             return (o * weight).sum() + (s * s).sum()
 
-        return jax.grad(f, argnums=range(6))(*args)
+        return jax.jit(jax.grad(f, argnums=range(6)))(*args)
 
     for name, got, want in zip(
         ("q", "k", "v", "g", "beta", "state"), loss(gated_delta), loss(gated_delta_recurrent)
@@ -103,11 +108,11 @@ def frames(seed, batch, steps, tokens=3, dim=16):
 
 def mixer(**options):
     module = GatedDelta(16, heads=2, head_dim_k=8, head_dim_v=12, **options)
-    params = module.init(KEY(1), module.init_carry(1, 3), frames(0, 1, 2))
+    params = jax.jit(module.init)(KEY(1), module.init_carry(1, 3), frames(0, 1, 2))
     return module, params
 
 
-@pytest.mark.parametrize("steps", [1, 6, 70])
+@pytest.mark.parametrize("steps", [1, 70])
 def test_mixer_equals_qwen3_next(steps):
     torch = pytest.importorskip("torch")
     qwen = pytest.importorskip(QWEN)
@@ -154,28 +159,24 @@ def test_mixer_equals_qwen3_next(steps):
         live = back(torch.cat(live, 1))
     module = GatedDelta(dim, heads, dk, dv, eps=config.rms_norm_eps)
     with jax.default_matmul_precision("highest"):
-        _, got = module.apply(params, module.init_carry(2, tokens), x)
         step = jax.jit(module.apply)
+        _, got = step(params, module.init_carry(2, tokens), x)
         carry, outputs = module.init_carry(2, tokens), []
         for t in range(steps):
             carry, y = step(params, carry, x[:, t : t + 1])
             outputs.append(y)
-    close(f"GatedDelta clip T={steps}", got, clip, 1e-5)
+    # At T = 70 the reference's own clip and steps are 8.5e-6 apart (outputs up to 11.5) and ours
+    # 3.0e-6, so its steps are the sharper judge of both our forms.
+    close(f"GatedDelta clip T={steps}", got, clip, 2e-5)
+    close(f"GatedDelta clip T={steps} vs reference steps", got, live, 1e-5)
     close(f"GatedDelta steps T={steps}", np.concatenate(outputs, 1), live, 1e-5)
 
 
-@pytest.mark.parametrize("chunk", [64, 4])
-def test_contract(chunk):
-    module, params = mixer(chunk=chunk)
-    verify_contract(
-        Subject.of(module, params, frames, init_carry=lambda b: module.init_carry(b, 3))
-    )
 
 
 def test_initial_rates_and_steps_lie_in_their_ranges():
-    module = GatedDelta(512, heads=512, head_dim_k=1, head_dim_v=1)
-    p = module.init(KEY(0), module.init_carry(1, 1), jnp.zeros((1, 1, 1, 512)))["params"]
-    rate, step = np.exp(p["log_rate"]), np.logaddexp(0, np.asarray(p["step_bias"]))
+    rate = np.exp(rate_init(KEY(0), (512,)))
+    step = np.logaddexp(0, np.asarray(step_init(KEY(1), (512,))))
     assert 0 < rate.min() < 0.5 and 15.5 < rate.max() <= 16
     assert 0.99e-3 < step.min() < 1.2e-3 and 0.08 < step.max() < 0.101
 
@@ -184,7 +185,7 @@ def test_bf16_computes_with_an_fp32_state():
     module, params = mixer(dtype=jnp.bfloat16)
     plain, _ = mixer()
     x = frames(4, 2, 6)
-    carry, y = module.apply(params, module.init_carry(2, 3), x)
-    _, want = plain.apply(params, plain.init_carry(2, 3), x)
+    carry, y = jax.jit(module.apply)(params, module.init_carry(2, 3), x)
+    _, want = jax.jit(plain.apply)(params, plain.init_carry(2, 3), x)
     assert carry.s.dtype == jnp.float32 and y.dtype == jnp.bfloat16
     close("bf16", y.astype(jnp.float32), want, 0.05 * float(jnp.abs(want).max()))

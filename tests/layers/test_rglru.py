@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from streamzoo.layers.contract import Subject, verify_contract
 from streamzoo.layers.kernels.linear_scan import linear_scan
+from streamzoo.layers.mixers import mix
 from streamzoo.layers.rglru import RGLRU, RGLRUMixer, bounded_sqrt
+from streamzoo.layers.vit import BlockStack
 
 GOLDEN = pathlib.Path(__file__).parent / "data" / "trecvit_golden.safetensors"
 KEY = jax.random.key
@@ -40,7 +41,7 @@ def frames(seed, batch, steps, tokens=3, dim=16):
 
 def mixer(**options):
     module = RGLRUMixer(16, heads=2, **options)
-    params = module.init(KEY(1), module.init_carry(1, 3), frames(0, 1, 2))
+    params = jax.jit(module.init)(KEY(1), module.init_carry(1, 3), frames(0, 1, 2))
     return module, noisy(params)
 
 
@@ -53,10 +54,12 @@ def close(name, got, want, atol):
 @pytest.mark.parametrize("steps", [1, 2, 17, 130])
 def test_linear_scan_equals_a_float64_loop(steps):
     rng = np.random.default_rng(steps)
-    a, b, h = rng.uniform(0, 1, (2, steps, 5)), rng.normal(size=(2, steps, 5)), rng.normal(
-        size=(2, 5)
+    a, b, h = (
+        rng.uniform(0, 1, (2, steps, 5)),
+        rng.normal(size=(2, steps, 5)),
+        rng.normal(size=(2, 5)),
     )
-    states, last = linear_scan(*(jnp.asarray(v, jnp.float32) for v in (a, b, h)))
+    states, last = jax.jit(linear_scan)(*(jnp.asarray(v, jnp.float32) for v in (a, b, h)))
     want = []
     for t in range(steps):
         h = a[:, t] * h + b[:, t]
@@ -114,8 +117,9 @@ def test_heads_must_divide():
         RGLRUMixer(16, heads=3).init(KEY(0), RGLRUMixer(16).init_carry(1, 3), frames(0, 1, 2))
 
 
-@pytest.mark.parametrize("width,tokens", [(16, 1), (16, 3)])
-def test_equals_transformers_recurrent_gemma_clip_and_steps(width, tokens):
+def test_equals_transformers_recurrent_gemma_clip_and_steps():
+    # The reference sizes its convolution cache by hidden_size, so width must equal it.
+    width, tokens = 16, 3
     torch = pytest.importorskip("torch")
     gemma = pytest.importorskip("transformers.models.recurrent_gemma.modeling_recurrent_gemma")
     from transformers import RecurrentGemmaConfig
@@ -158,42 +162,47 @@ def test_equals_transformers_recurrent_gemma_clip_and_steps(width, tokens):
         last = reference.rg_lru.recurrent_states.numpy()
     back = lambda v: v.reshape(2, tokens, steps, 16).transpose(0, 2, 1, 3)  # noqa: E731
     module = RGLRUMixer(16, width=width, heads=2)
+    apply = jax.jit(module.apply)
     with jax.default_matmul_precision("highest"):
-        carry, got = module.apply(params, module.init_carry(2, tokens), x)
+        carry, got = apply(params, module.init_carry(2, tokens), x)
         close("Griffin block clip", got, back(clip), 2e-5)
         close("Griffin block state", carry.h, last.reshape(2, tokens, width), 2e-5)
         carry, outputs = module.init_carry(2, tokens), []
         for t in range(steps):
-            carry, y = module.apply(params, carry, x[:, t : t + 1])
+            carry, y = apply(params, carry, x[:, t : t + 1])
             outputs.append(y)
     close("Griffin block steps", np.concatenate(outputs, 1), back(torch.cat(live, 1).numpy()), 2e-5)
 
 
-def test_equals_trecvit_recurrent_block():
-    golden = load_file(GOLDEN)
+def trecvit_mixer(golden):
+    """Our mixer's parameters from the golden's."""
     root = "param/residualblock_00/recurrent_block/"
     w = {k[len(root) :]: v for k, v in golden.items() if k.startswith(root)}
     dense = lambda n: {"kernel": w[n + "/kernel"], "bias": w[n + "/bias"]}  # noqa: E731
     gate = lambda n: {"kernel": w[f"rg_lru/{n}/w"], "bias": w[f"rg_lru/{n}/b"]}  # noqa: E731
-    params = {
-        "params": {
-            **{n: dense(n) for n in ("linear_x", "linear_y", "linear_out")},
-            "conv_kernel": w["conv_1d/w"],
-            "conv_bias": w["conv_1d/b"],
-            "rglru": {
-                "decay": w["rg_lru/a_param"],
-                "input_gate": gate("input_gate"),
-                "decay_gate": gate("a_gate"),
-            },
-        }
+    return {
+        **{n: dense(n) for n in ("linear_x", "linear_y", "linear_out")},
+        "conv_kernel": w["conv_1d/w"],
+        "conv_bias": w["conv_1d/b"],
+        "rglru": {
+            "decay": w["rg_lru/a_param"],
+            "input_gate": gate("input_gate"),
+            "decay_gate": gate("a_gate"),
+        },
     }
+
+
+def test_equals_trecvit_recurrent_block():
+    golden = load_file(GOLDEN)
+    params = {"params": trecvit_mixer(golden)}
     module = RGLRUMixer(16, width=32, heads=2)
+    apply = jax.jit(module.apply)
     x = golden["input"]
     for name, lengths in (("clip", [9]), ("steps", [1] * 9), ("chunks", [4, 1, 3, 1])):
         carry, outputs, start = module.init_carry(2, 3), [], 0
         with jax.default_matmul_precision("highest"):
             for n in lengths:
-                carry, y = module.apply(params, carry, x[:, start : start + n])
+                carry, y = apply(params, carry, x[:, start : start + n])
                 outputs.append(y)
                 start += n
         close(f"TRecViT block {name}", np.concatenate(outputs, 1), golden["mixer/output"], 5e-6)
@@ -201,21 +210,64 @@ def test_equals_trecvit_recurrent_block():
         conv = golden["mixer/last_conv"].swapaxes(1, 2)
         close(f"TRecViT convolution tail {name}", carry.tail, conv, 5e-6)
 
+    # The residual around it: an RMS norm with scale 1 + s comes first.
+    scale = 1 + golden["param/residualblock_00/temporal_pre_norm/scale"]
+    normed = x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6) * scale
+    with jax.default_matmul_precision("highest"):
+        _, y = apply(params, module.init_carry(2, 3), normed)
+    close("TRecViT residual", x + np.asarray(y), golden["residual/output"], 5e-6)
 
-@pytest.mark.parametrize("options", [{}, {"width": 24, "kernel": 2}])
-def test_contract(options):
-    module, params = mixer(**options)
-    verify_contract(
-        Subject.of(module, params, frames, init_carry=lambda b: module.init_carry(b, 3))
-    )
+
+def test_a_block_with_the_mixer_in_front_is_a_trecvit_layer():
+    """RG-LRU over time, then attention and MLP within the frame: a configuration of our Block."""
+    golden = load_file(GOLDEN)
+    root = "param/encoderblock_0/"
+    w = {k[len(root) :]: v for k, v in golden.items() if k.startswith(root)}
+    heads = "MultiHeadDotProductAttention_0/"
+    qkv = [heads + n for n in ("query", "key", "value")]
+    pair = lambda n, a, b: {a: w[f"{n}/{a}"], b: w[f"{n}/{b}"]}  # noqa: E731
+    layer = {
+        "norm_t": {"scale": 1 + golden["param/residualblock_00/temporal_pre_norm/scale"]},
+        "mixer": trecvit_mixer(golden),
+        "norm1": pair("LayerNorm_0", "scale", "bias"),
+        "norm2": pair("LayerNorm_1", "scale", "bias"),
+        "attn": {
+            "qkv": {
+                "kernel": np.concatenate([w[n + "/kernel"].reshape(16, 16) for n in qkv], 1),
+                "bias": np.concatenate([w[n + "/bias"].reshape(16) for n in qkv]),
+            },
+            "out": {
+                "kernel": w[heads + "out/kernel"].reshape(16, 16),
+                "bias": w[heads + "out/bias"],
+            },
+        },
+        "mlp": {
+            "up": pair("MlpBlock_0/Dense_0", "kernel", "bias"),
+            "down": pair("MlpBlock_0/Dense_1", "kernel", "bias"),
+        },
+    }
+    stack = BlockStack(
+        dim=16, depth=1, heads=2, mlp_ratio=2.0, activation="gelu_tanh", mix_norm="rms",
+        pattern=(mix("rglru", place="before", width=32, heads=2),),
+    )  # fmt: skip
+    params = {"params": {"layer0": jax.tree.map(lambda a: a[None], layer)}}
+    apply = jax.jit(stack.apply)
+    for lengths in ([9], [1] * 9):
+        carry, outputs, at = stack.init_carry(2, 3), [], 0
+        for n in lengths:
+            carry, y, _ = apply(params, carry, golden["input"][:, at : at + n])
+            outputs.append(y)
+            at += n
+        close("TRecViT layer", np.concatenate(outputs, 1), golden["layer/output"], 1e-5)
 
 
 def test_first_frame_rule_waits_for_the_first_valid_frame():
     module, params = mixer()
     x = frames(7, 1, 4)
     valid = jnp.asarray([[False, False, True, True]])
-    carry, y = module.apply(params, module.init_carry(1, 3), x.at[:, :2].set(jnp.nan), valid)
-    want_carry, want = module.apply(params, module.init_carry(1, 3), x[:, 2:])
+    apply = jax.jit(module.apply)
+    carry, y = apply(params, module.init_carry(1, 3), x.at[:, :2].set(jnp.nan), valid)
+    want_carry, want = apply(params, module.init_carry(1, 3), x[:, 2:])
     close("late start", y[:, 2:], want, 1e-6)
     close("late start state", carry.h, want_carry.h, 1e-6)
 
@@ -224,7 +276,7 @@ def test_bf16_computes_with_an_fp32_state():
     module, params = mixer(dtype=jnp.bfloat16)
     plain, _ = mixer()
     x = frames(4, 2, 6)
-    carry, y = module.apply(params, module.init_carry(2, 3), x)
-    _, want = plain.apply(params, plain.init_carry(2, 3), x)
+    carry, y = jax.jit(module.apply)(params, module.init_carry(2, 3), x)
+    _, want = jax.jit(plain.apply)(params, plain.init_carry(2, 3), x)
     assert carry.h.dtype == jnp.float32 and y.dtype == jnp.bfloat16
     close("bf16", y.astype(jnp.float32), want, 0.05 * float(jnp.abs(want).max()))

@@ -59,7 +59,7 @@ def test_equals_brute_force(over, base, sinks, window, chunks):
         got.append(np.asarray(y[0]))
         at += n
     np.testing.assert_allclose(np.concatenate(got), want, atol=1e-5)
-    assert int(ring.count[0]) == steps
+    assert int(ring.seen[0]) == steps
 
 
 def test_nothing_evicted_is_full_causal_attention():

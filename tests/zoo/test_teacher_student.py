@@ -117,8 +117,8 @@ def test_blocks_are_chosen_and_the_pattern_is_filled_in_order():
     small, params = student(depth=4, temporal=(mix("none"), mix("lstm")))
     got = student_from_teacher(small, params, big, big_params, blocks=[0, 2, 3, 5])["params"]
     old = big_params["params"]["blocks"]["layer0"]["mlp"]["up"]["kernel"]
-    np.testing.assert_array_equal(got["blocks"]["layer0"]["mlp"]["up"]["kernel"], old[np.array([0, 3])])
-    np.testing.assert_array_equal(got["blocks"]["layer1"]["mlp"]["up"]["kernel"], old[np.array([2, 5])])
+    for slot, rows in (("layer0", np.array([0, 3])), ("layer1", np.array([2, 5]))):
+        np.testing.assert_array_equal(got["blocks"][slot]["mlp"]["up"]["kernel"], old[rows])
     assert "mixer" in got["blocks"]["layer1"]
     with pytest.raises(ValueError, match="give 4 numbers from 0 to 5"):
         student_from_teacher(small, params, big, big_params, blocks=[0, 9, 1, 2])

@@ -3,8 +3,8 @@
 - ``videomae-transformers``: what ``save_pretrained`` of transformers writes and the hub holds
   (``VideoMAEModel``, ``ForVideoClassification``, ``ForPreTraining`` without its decoder);
 - ``videomae-ava``: the action-detection fine-tunes of Tong et al. (github.com/MCG-NJU/
-  VideoMAE-Action-Detection). They are published as pickles, which are refused here; write the
-  file anew once: ``read the state dict under "model" with torch's weights-only loader, save it with safetensors``.
+  VideoMAE-Action-Detection). They are published as pickles, which are refused here: read the
+  state dict under ``model`` once with torch's weights-only loader and save it as safetensors.
 
 Neither has a key bias (queries and values only): the fused bias gets zeros there. Neither file
 holds the position table, which is a fixed sinusoid.

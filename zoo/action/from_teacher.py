@@ -43,10 +43,11 @@ def student_from_teacher(
                 f"student {name} {getattr(s, name)} and teacher {name} {getattr(t, name)} differ: "
                 "weights can be copied between models of the same width only"
             )
+    chosen = list(blocks) if blocks is not None else []
     if blocks is None:
-        blocks = np.round(np.linspace(0, t.depth - 1, s.depth)).astype(int).tolist()
-    if len(blocks) != s.depth or not all(0 <= b < t.depth for b in blocks):
-        raise ValueError(f"blocks {list(blocks)}: give {s.depth} numbers from 0 to {t.depth - 1}")
+        chosen = np.round(np.linspace(0, t.depth - 1, s.depth)).astype(int).tolist()
+    if len(chosen) != s.depth or not all(0 <= b < t.depth for b in chosen):
+        raise ValueError(f"blocks {chosen}: give {s.depth} numbers from 0 to {t.depth - 1}")
     old, new = teacher_params["params"], jax.tree.map(lambda a: a, student_params["params"])
     kernel = old["patch_embed"]["kernel"].reshape(t.tubelet, -1, t.dim).sum(axis=0)
     new["patch_embed"] = {"kernel": kernel, "bias": old["patch_embed"]["bias"]}
@@ -56,7 +57,7 @@ def student_from_teacher(
         new["pos_embed"] = jnp.asarray(table.mean(axis=0))
     period = len(s.temporal)
     for slot in range(period):
-        rows = np.asarray(blocks[slot::period])
+        rows = np.asarray(chosen[slot::period])
         for part in ("norm1", "attn", "norm2", "mlp"):
             picked = jax.tree.map(lambda a: a[rows], old["blocks"]["layer0"][part])  # noqa: B023
             new["blocks"][f"layer{slot}"][part] = picked

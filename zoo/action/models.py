@@ -26,8 +26,7 @@ VIDEOMAE = "Tong et al., VideoMAE (arXiv 2203.12602)"
 
 
 def _teachers() -> None:
-    for name, size in SIZES.items():
-        shape = dict(dim=size.dim, depth=size.depth, heads=size.heads)
+    for name in SIZES:
         arch = f"videomae-{name}16"
         summary = (
             f"offline teacher: joint space-time ViT-{name.title()}, 16 frames, tubelets 2x16x16"
@@ -35,14 +34,14 @@ def _teachers() -> None:
         register(
             arch,
             VideoMAE,
-            VideoMAEConfig(**shape),
+            VideoMAEConfig.of(name),
             Card(arch, summary=summary, paper=VIDEOMAE, streaming=False),
         )
         stream = f"videomae-window-{name}16"
         register(
             stream,
             SlidingWindow,
-            WindowConfig(**shape),
+            WindowConfig.of(name),
             Card(stream, summary=f"{arch} over the last 16 frames, at every frame", paper=VIDEOMAE),
         )
         if name == "ti":
@@ -50,7 +49,7 @@ def _teachers() -> None:
         register(
             f"{arch}/ava",
             VideoMAE,
-            VideoMAEConfig(**shape, head="roi", num_classes=80, roi_grow=(0.1, 0.05)),
+            VideoMAEConfig.of(name, head="roi", num_classes=80, roi_grow=(0.1, 0.05)),
             Card(
                 f"{arch}/ava",
                 summary="the published AVA v2.2 fine-tune's architecture, 16x4 frames; "

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -23,7 +22,7 @@ Array = jax.Array
 class NaiveCache(NamedTuple):
     k: Array  # [B, L, times, n, D]
     v: Array  # [B, L, times, n, D]
-    count: Array  # [B] int32 tubelets seen
+    seen: Array  # [B] int32 tubelets
 
 
 class NaiveReuseCache:
@@ -46,7 +45,7 @@ class NaiveReuseCache:
     def step(self, carry: NaiveCache, frames: Array) -> tuple[NaiveCache, Array]:
         """frames [B, tubelet, H, W, 3] -> (carry, tokens after each block [L, B, n, D])."""
         cfg = self.config
-        rows, cols = cfg.grid(frames.shape[2:4])
+        rows, cols = cfg.grid((frames.shape[2], frames.shape[3]))
         model = VideoMAE(cfg)
         x = model.apply(
             {"params": self.params}, frames, 1, rows, cols, method=VideoMAE._embed
@@ -55,7 +54,7 @@ class NaiveReuseCache:
         table = position_table(self.times, cfg.grid(), (rows, cols), cfg.dim)
         table = jnp.asarray(table).reshape(self.times, rows * cols, cfg.dim)
         x = x - position_table(1, cfg.grid(), (rows, cols), cfg.dim) + table[-1]
-        count = carry.count + 1
+        count = carry.seen + 1
         seen = jnp.arange(self.times) >= self.times - jnp.minimum(count, self.times)[:, None]
         mask = jnp.repeat(seen, rows * cols, axis=1)[:, None, None]  # [B, 1, 1, keys]
         norm = layer_norm(cfg.eps, jnp.float32)

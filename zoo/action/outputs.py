@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, Self
 
 import flax.struct
 import jax
@@ -24,3 +25,7 @@ class ActionOutput:
     box_logits: Array | None = None  # [B, T, K, C] classes of each person, multi-label (sigmoid)
     person: dict[str, Array] | None = None  # raw maps of the person head, for training
     taps: dict[str, Any] | None = None  # intermediates asked for by name
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other fields."""
+        return dataclasses.replace(self, **changes)

@@ -33,6 +33,7 @@ class StudentConfig:
 
     Attributes:
       temporal: pattern of mixers, repeated over depth; ``Mix("none")`` is a plain block.
+      mix_norm: norm in front of residual mixers, ``layer`` or ``rms``.
       positions: ``learned``, ``sincos`` (fixed) or ``rope`` (axial, at every attention).
       registers: extra tokens per frame that belong to no patch.
       heads: any of ``frame`` (classes of the whole frame), ``roi`` (classes of each box) and
@@ -51,6 +52,7 @@ class StudentConfig:
     mlp_ratio: float = 4.0
     activation: str = "gelu"
     layer_scale: float | None = None
+    mix_norm: str = "layer"
     positions: str = "learned"
     registers: int = 0
     heads: tuple[str, ...] = HEADS
@@ -87,6 +89,7 @@ def _blocks(cfg: StudentConfig, **module: Any) -> BlockStack:
         activation=cfg.activation,
         eps=cfg.eps,
         layer_scale=cfg.layer_scale,
+        mix_norm=cfg.mix_norm,
         dtype=jnp.dtype(cfg.dtype),
         unroll=cfg.unroll,
         **module,
@@ -228,7 +231,7 @@ class CausalViT(nn.Module):
             out = out.replace(
                 boxes=boxes, box_valid=box_valid, box_scores=box_valid.astype(jnp.float32)
             )
-        if "roi" in cfg.heads and out.boxes is not None:
+        if "roi" in cfg.heads and out.boxes is not None and out.box_valid is not None:
             k = out.boxes.shape[2]
             logits, pooled = self.roi_head(
                 flat, out.boxes.reshape(-1, k, 4), out.box_valid.reshape(-1, k)

@@ -49,6 +49,7 @@ class VideoMAEConfig:
       roi_grow: part of its width and height by which a box grows before pooling, half of it on
         either side, clipped to the frame; published test setting (0.1, 0.05).
       dtype: compute type; parameters are fp32.
+      unroll: blocks per iteration of the scan over depth (see ``vit.BlockStack``).
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -70,6 +71,7 @@ class VideoMAEConfig:
     roi_aligned: bool = False
     roi_grow: tuple[float, float] = (0.0, 0.0)
     dtype: Any = "float32"
+    unroll: int = 1
 
     def __post_init__(self):
         if self.head not in HEADS:
@@ -120,6 +122,7 @@ class VideoMAE(nn.Module):
             activation=cfg.activation,
             eps=cfg.eps,
             dtype=dtype,
+            unroll=cfg.unroll,
         )
         if cfg.final_norm:
             self.norm = layer_norm(cfg.eps, dtype)

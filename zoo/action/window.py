@@ -109,7 +109,7 @@ class SlidingWindow(nn.Module):
         def answer(t: Any) -> ActionOutput:
             at = lambda a: None if a is None else jnp.take(a, t, axis=1)  # noqa: E731
             clip = ring.window(history, before, t)
-            out = offline.apply(weights, clip, at(boxes), at(box_valid), taps)
+            out: Any = offline.apply(weights, clip, at(boxes), at(box_valid), taps)
             return _move_depth(out, 0, 1)
 
         if steps == 1:

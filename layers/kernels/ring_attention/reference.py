@@ -26,7 +26,7 @@ class Ring(NamedTuple):
     k: Array  # [B, sinks + window, N, D] un-rotated
     v: Array  # [B, sinks + window, N, D]
     pos: Array  # [B, sinks + window] int32 frame number, -1 where empty
-    count: Array  # [B] int32 frames seen
+    seen: Array  # [B] int32 frames seen
 
 
 def init_ring(batch: int, sinks: int, window: int, tokens: int, dim: int, dtype) -> Ring:
@@ -41,15 +41,15 @@ def _write(ring: Ring, k: Array, v: Array, fresh: Array, sinks: int, window: int
     """Puts the first ``fresh[b]`` of the new frames [B, T, N, D] into their slots."""
     batch, steps = k.shape[:2]
     step = jnp.arange(steps, dtype=jnp.int32)[None]
-    pos = ring.count[:, None] + step  # [B, T]
-    end = (ring.count + fresh)[:, None]
+    pos = ring.seen[:, None] + step  # [B, T]
+    end = (ring.seen + fresh)[:, None]
     slot = jnp.where(pos < sinks, pos, sinks + (pos - sinks) % window)
     # A frame that a later one of this chunk would overwrite is not written: no duplicate slots.
     lives = (step < fresh[:, None]) & ((pos < sinks) | (pos >= end - window))
     slot = jnp.where(lives, slot, sinks + window)  # out of range: dropped
     row = jnp.arange(batch)[:, None]
     put = lambda old, new: old.at[row, slot].set(new.astype(old.dtype), mode="drop")  # noqa: E731
-    return Ring(put(ring.k, k), put(ring.v, v), put(ring.pos, pos), ring.count + fresh)
+    return Ring(put(ring.k, k), put(ring.v, v), put(ring.pos, pos), ring.seen + fresh)
 
 
 def _rotate(x: Array, position: Array, base: float) -> Array:
@@ -91,7 +91,7 @@ def ring_attention(
     split = lambda x: x.reshape(*x.shape[:3], heads, dim // heads)  # noqa: E731
     if fresh is None:
         fresh = jnp.full((batch,), steps, jnp.int32)
-    now = ring.count[:, None] + jnp.arange(steps, dtype=jnp.int32)  # [B, T]
+    now = ring.seen[:, None] + jnp.arange(steps, dtype=jnp.int32)  # [B, T]
     evicted = jnp.maximum(now + 1 - sinks - window, 0)
     after = _write(ring, k, v, fresh, sinks, window)
     if steps == 1:  # the current frame is in the ring: read it there, no concatenation
@@ -99,7 +99,7 @@ def ring_attention(
     else:
         keys = jnp.concatenate([ring.k, k.astype(ring.k.dtype)], axis=1)
         values = jnp.concatenate([ring.v, v.astype(ring.v.dtype)], axis=1)
-        new = jnp.where(now < (ring.count + fresh)[:, None], now, -1)
+        new = jnp.where(now < (ring.seen + fresh)[:, None], now, -1)
         pos = jnp.concatenate([ring.pos, new], axis=1)
     seen = (pos[:, None] >= 0) & (pos[:, None] <= now[..., None])
     seen &= (pos[:, None] < sinks) | (pos[:, None] > now[..., None] - window)  # [B, T, S]
@@ -116,7 +116,7 @@ def ring_attention(
     else:
         # In the window only the distance matters; sinks stand still while the query's place
         # in the cache stops growing, so they are scored against a query of their own.
-        start = ring.count[:, None]
+        start = ring.seen[:, None]
         logits = score(
             _rotate(q, now - start, rope_base), _rotate(keys, pos - start, rope_base)
         )

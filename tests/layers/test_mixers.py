@@ -1,0 +1,102 @@
+"""The carry law over every registered mixer and over the layers with a latency."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from streamzoo.layers import contract
+from streamzoo.layers.chain import Chain
+from streamzoo.layers.contract import Subject
+from streamzoo.layers.conv import CausalConv
+from streamzoo.layers.lstm import LSTM
+from streamzoo.layers.mixers import MIXERS, Mix, mix
+
+DIM, TOKENS = 32, 3
+LAYERS = {
+    **{kind: mix(kind) for kind in MIXERS},
+    "window of a frame": mix("window", over="frame", window=3, sinks=1),
+    "window without sinks": mix("window", sinks=0, window=4, rope_base=None),
+    "shift of all channels": mix("shift", fraction=1.0),
+    "narrow lstm": mix("lstm", hidden=16),
+    "conv with look-ahead": CausalConv(DIM, kernel=4, lookahead=2),
+    "chain": Chain((CausalConv(DIM, kernel=3, lookahead=1), LSTM(DIM), CausalConv(DIM, 4, 2))),
+}
+
+
+def tokens(seed, batch, steps, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(seed), (batch, steps, TOKENS, DIM), dtype)
+
+
+@functools.cache
+def subject(name, dtype="float32", atol=1e-5):
+    module = LAYERS[name]
+    if isinstance(module, Mix):
+        module = module.build(DIM, jnp.dtype(dtype))
+    init = lambda batch: module.init_carry(batch, TOKENS)  # noqa: E731
+    params = jax.jit(module.init)(jax.random.key(0), init(1), tokens(0, 1, 2))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), max(1, len(leaves)))
+    leaves = [a + 0.1 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=False)]
+    make = functools.partial(tokens, dtype=jnp.dtype(dtype))
+    variables = jax.tree.unflatten(tree, leaves)
+    return Subject.of(module, variables, make, init_carry=init, atol=atol)
+
+
+@pytest.mark.parametrize("law", contract.LAWS, ids=lambda law: law.__name__)
+# One worker per layer, so that its programs are compiled once.
+GROUPED = [pytest.param(name, marks=pytest.mark.xdist_group(f"layer {name}")) for name in LAYERS]
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_carry_law(name, law):
+    law(subject(name))
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_carry_law_in_bfloat16(name):
+    """bf16 in and out, fp32 state: to 0.05 of max(1, |value|), about six steps of bf16."""
+    s = subject(name, "bfloat16", 0.05)
+    contract.check_chunking(s, seeds=3)
+    contract.check_scan(s)
+    contract.check_gaps(s, seeds=1)
+    contract.check_fixed_point(s)
+    contract.check_slots(s)
+
+
+@pytest.mark.parametrize("name", ["window", "window of a frame", "chain"])
+def test_counters_are_safe_for_a_year(name):
+    contract.check_year(subject(name), warm=40)
+
+
+def test_a_chain_is_the_composition_of_its_clip_forms():
+    """Each look-ahead convolution alone on the whole clip, its latency taken off, then the next."""
+    chain = LAYERS["chain"]
+    assert chain.latency == 3
+    x = tokens(4, 1, 9)
+    carry = chain.init_carry(1, TOKENS)
+    params = chain.init(jax.random.key(2), carry, x)
+    carry, y = chain.apply(params, carry, x)
+    _, tail = chain.apply(params, carry, method="flush")
+    got = jnp.concatenate([y[:, 3:], tail], axis=1)
+    for i, layer in enumerate(chain.layers):
+        own = {"params": params["params"][f"layers_{i}"]}
+        state, out = layer.apply(own, layer.init_carry(1, TOKENS), x)
+        if layer.latency:
+            _, rest = layer.apply(own, state, method="flush")
+            out = jnp.concatenate([out[:, layer.latency :], rest], axis=1)
+        x = out
+    np.testing.assert_allclose(got, x, atol=1e-5)
+
+
+def test_unknown_mixers_places_and_options_are_named():
+    with pytest.raises(ValueError, match="unknown temporal mixer 'shft'.*shift"):
+        mix("shft")
+    with pytest.raises(ValueError, match="place 'before'"):
+        mix("shift", place="before")
+    with pytest.raises(ValueError, match="no option 'fractoin'; it has.*fraction"):
+        mix("shift", fractoin=0.1)
+    with pytest.raises(ValueError, match="looks 2 frames ahead"):
+        mix("conv", lookahead=2).build(32)

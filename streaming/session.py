@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 
 from ..zoo.action.outputs import ActionOutput
 from ..zoo.registry import Card, model_card
-from ..zoo.weights import load
+from ..zoo.weights import WeightsError, find_weights, load, read_metadata
 from .step import Step
 
 
@@ -25,6 +26,7 @@ class Result:
       milliseconds: wall-clock time of the step, answer on the host.
       output: the model's output for this frame, numpy leaves without batch and time axes.
       classes: names of the classes, from the card.
+      multi_label: the card's flag: classes are independent (sigmoid), or one choice (softmax).
     """
 
     index: int
@@ -32,35 +34,62 @@ class Result:
     milliseconds: float
     output: ActionOutput
     classes: tuple[str, ...]
+    multi_label: bool = True
 
     def scores(self) -> np.ndarray | None:
-        """Probabilities of the frame's classes [C] (softmax), None without a frame head."""
+        """Probabilities of the frame's classes, float32 [C]; None without a frame head."""
         if self.output.logits is None:
             return None
-        logits = np.asarray(self.output.logits, np.float32)
-        e = np.exp(logits - logits.max())
-        return e / e.sum()
+        return probabilities(self.output.logits, self.multi_label)
 
-    def persons(self, multi_label: bool = True) -> list[dict[str, Any]]:
-        """Persons of this frame: ``box`` [4] in [0, 1], ``score``, ``scores`` [C] per class.
-
-        ``multi_label`` reads class logits as independent (sigmoid), else as one choice (softmax).
-        """
+    def persons(self) -> list[dict[str, Any]]:
+        """Persons of this frame: ``box`` x1, y1, x2, y2 in [0, 1], ``score``, and ``scores``,
+        float32 [C], where the model has a head for them."""
         out = self.output
-        if out.boxes is None:
+        if out.boxes is None or out.box_valid is None or out.box_scores is None:
             return []
         found = []
         for k in np.flatnonzero(out.box_valid):
             person = {"box": out.boxes[k].tolist(), "score": float(out.box_scores[k])}
             if out.box_logits is not None:
-                logits = np.asarray(out.box_logits[k], np.float32)
-                if multi_label:
-                    person["scores"] = 1 / (1 + np.exp(-logits))
-                else:
-                    e = np.exp(logits - logits.max())
-                    person["scores"] = e / e.sum()
+                person["scores"] = probabilities(out.box_logits[k], self.multi_label)
             found.append(person)
         return found
+
+
+def probabilities(logits: Any, multi_label: bool) -> np.ndarray:
+    """Logits [..., C] -> float32 in [0, 1]: sigmoid of each, or softmax over the last axis."""
+    logits = np.asarray(logits, np.float32)
+    if multi_label:
+        return 0.5 * (1 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def card_of(name_or_path: str | Path, model: Any = None) -> Card:
+    """The card of a name, or of the model that a weights file's header names.
+
+    model: the built module; its ``config.image_size`` becomes the card's ``input_size``, which a
+      file or an override may have changed.
+
+    Raises:
+      UnknownModelError: and WeightsError for a file that is not readable or names no model.
+    """
+    path = Path(name_or_path).expanduser()
+    suffixes = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}  # the last four: to be refused
+    if path.is_file() or path.suffix in suffixes or str(name_or_path).startswith("hf:"):
+        path = find_weights(name_or_path)
+        name = read_metadata(path).get("model")
+        if name is None:
+            raise WeightsError(
+                f"{path}: its header names no model, so it is not one of our weights files; "
+                "another project's checkpoint is read by `streamzoo convert`"
+            )
+    else:
+        name = str(name_or_path)
+    card = model_card(name)
+    size = getattr(getattr(model, "config", None), "image_size", card.input_size)
+    return dataclasses.replace(card, input_size=tuple(size))
 
 
 class SessionClosed(RuntimeError):
@@ -89,9 +118,9 @@ class Session:
 
     @classmethod
     def of(cls, name: str, frame_shape: tuple[int, int] | None = None, **overrides: Any):
-        """A session of a model by name, with its weights (see ``streamzoo.load``)."""
+        """A session of a model by name or weights file (see ``streamzoo.load``)."""
         model, params = load(name, **overrides)
-        return cls(Step(model, params, model_card(name)), frame_shape)
+        return cls(Step(model, params, card_of(name, model)), frame_shape)
 
     @property
     def carry_bytes(self) -> int:
@@ -134,7 +163,14 @@ class Session:
         now = time.perf_counter()
         if time_s is None:
             time_s = time.monotonic() - self._began
-        result = Result(self.frames, time_s, 1e3 * (now - start), out, self.card.classes)
+        result = Result(
+            self.frames,
+            time_s,
+            1e3 * (now - start),
+            out,
+            self.card.classes,
+            self.card.multi_label,
+        )
         self.frames += advance
         return result
 

@@ -22,7 +22,8 @@ class OutputError(ValueError):
     """An output file that cannot be written; the message names it and the remedy."""
 
 
-def _check_writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """Raises `OutputError` if no file can be written at this path."""
     folder = path.parent
     if not folder.is_dir():
         raise OutputError(f"{path}: the folder {folder} does not exist; make it first")
@@ -52,7 +53,7 @@ class VideoWriter:
             raise OutputError(f"{path}: fps={fps}: give a positive number of frames per second")
         if len(size) != 2 or min(size) < 1:
             raise OutputError(f"{path}: size={size}: give (height, width), both at least 1")
-        _check_writable(self.path)
+        check_writable(self.path)
         self.fps, self.frames = float(fps), 0
         self._start = 0.0
         self._last_pts = -1
@@ -175,7 +176,7 @@ class JsonLines:
 
     def __init__(self, path: str | Path):
         self.path, self.lines = Path(path), 0
-        _check_writable(self.path)
+        check_writable(self.path)
         self._file: Any = open(self.path, "w", encoding="utf-8")
 
     def write(self, record: dict[str, Any]) -> None:

@@ -53,12 +53,21 @@ class Meter:
 
 @contextmanager
 def interrupted() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in a list instead of dying, so that files end properly."""
+    """Collects SIGINT and SIGTERM in a list instead of dying, so that files end properly.
+
+    A second signal means that the first did not help: it raises KeyboardInterrupt.
+    """
     seen: list[int] = []
     old = {}
+
+    def note(number: int, _: Any) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
-            old[number] = signal.signal(number, lambda n, _: seen.append(n))
+            old[number] = signal.signal(number, note)
         except ValueError:  # not the main thread: the caller stops us another way
             pass
     try:
@@ -107,13 +116,15 @@ def paint(
     if image.shape[:2] != size:  # the stream changed its resolution, the video cannot
         from PIL import Image
 
-        image = np.asarray(Image.fromarray(image).resize(size[::-1]))
-    labels, scores = [], []
+        image = np.asarray(Image.fromarray(image).resize((size[1], size[0])))
+    boxes, labels, scores = [], [], []
     for person in line["persons"]:
-        name, score = next(iter(person.get("classes", {}).items()), ("person", person["score"]))
-        labels.append(name)
-        scores.append(score)
-    boxes = [p["box"] for p in line["persons"]]
+        ranked = list(person.get("classes", {"person": person["score"]}).items())
+        # the best class, and of a multi-label model up to two others that are likely
+        for name, score in ranked[:1] + [r for r in ranked[1:3] if r[1] >= 0.5]:
+            boxes.append(person["box"])
+            labels.append(name)
+            scores.append(score)
     seen = line.get("classes")
     if seen is None:  # no frame head: the strip shows the best score of each class over persons
         seen = {}
@@ -129,38 +140,64 @@ class Board:
     """The live table: redrawn in a terminal, one line every two seconds elsewhere."""
 
     def __init__(self, title: str, out: TextIO | None = None):
+        """out: where to write, default stderr. Raises ImportError: a terminal without rich."""
         self.title, self.out = title, out or sys.stderr
-        self._next = 0.0
         self._live: Any = None
+        self._next = 0.0
         if self.out.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
+            try:
+                from rich.console import Console
+                from rich.live import Live
+            except ImportError as error:
+                raise ImportError(
+                    'the live table needs rich: pip install "streamzoo[demo]"'
+                ) from error
             self._live = Live(console=Console(file=self.out), refresh_per_second=4)
-            self._live.start()
-
-    def update(self, rows: dict[str, str], force: bool = False) -> None:
-        now = time.monotonic()
-        if now < self._next and not force:
-            return
-        self._next = now + (0.25 if self._live else 2.0)
-        if self._live:
-            from rich.table import Table
-
-            table = Table(title=self.title, show_header=False)
-            for name, value in rows.items():
-                table.add_row(name, value)
-            self._live.update(table)
         else:
-            print("  ".join(f"{k} {v}" for k, v in rows.items()), file=self.out, flush=True)
+            self._next = time.monotonic() + 2.0  # the first frames say nothing about the rate
 
-    def close(self) -> None:
+    def update(self, rows: dict[str, str]) -> None:
+        """Shows the rows, unless the last ones are too fresh."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + (0.25 if self._live else 2.0)
+            self._show(rows)
+
+    def _show(self, rows: dict[str, str]) -> None:
+        if not self._live:
+            print("  ".join(f"{k} {v}" for k, v in rows.items()), file=self.out, flush=True)
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        # Text: a name is no markup. A width that stands still while figures grow and shrink.
+        title = Text(self.title, overflow="ellipsis", no_wrap=True)
+        table = Table(title=title, show_header=False, min_width=max(32, len(self.title)))
+        for name, value in rows.items():
+            table.add_row(name, Text(value, justify="right"))
+        self._live.start()  # harmless when it runs
+        self._live.update(table)
+
+    def close(self, rows: dict[str, str] | None = None) -> None:
+        """Leaves the last rows on a terminal, and the cursor as it was."""
         if self._live:
+            if rows is not None:
+                self._show(rows)
             self._live.stop()
 
 
-def rows_of(meter: Meter, session: Session, source: FrameSource) -> dict[str, str]:
-    """The live table's rows."""
+def size_text(count: float) -> str:
+    """Bytes for people: 96 B, 220 KiB, 8.4 MiB."""
+    for unit, limit in (("B", 1024), ("KiB", 1024**2)):
+        if count < limit:
+            return f"{count * 1024 / limit:.0f} {unit}"
+    return f"{count / 1024**2:.1f} MiB"
+
+
+def rows_of(
+    meter: Meter, session: Session, source: FrameSource, dropped: int = 0
+) -> dict[str, str]:
+    """The live table's rows; ``dropped`` frames that the source dropped before are not counted."""
     f = meter.figures()
     total = f"/{source.frame_count}" if source.frame_count else ""
     rows = {
@@ -169,11 +206,12 @@ def rows_of(meter: Meter, session: Session, source: FrameSource) -> dict[str, st
         "model": f"{f['model_ms']:.1f} ms",
         "latency p50": f"{f['latency_p50']:.1f} ms",
         "p99": f"{f['latency_p99']:.1f} ms",
-        "carry": f"{session.carry_bytes / 1024:.0f} KiB",
+        "carry": size_text(session.carry_bytes),
     }
     if source.live:
-        rows["dropped"] = str(source.dropped)
+        rows["dropped"] = str(source.dropped - dropped)
         rows["reconnects"] = str(source.reconnects)
+        rows["source"] = source.state
     return rows
 
 
@@ -187,38 +225,46 @@ def watch(
     seconds: float | None = None,
     board: Board | None = None,
 ) -> dict[str, float]:
-    """Runs a session over a source until it ends, a limit is reached, or Ctrl-C.
+    """Runs a session over a source until it ends, a limit is reached, or SIGINT or SIGTERM.
 
     Args:
       source: opened with the session's ``frame_shape`` and ``keep_original=True``.
       video: annotated MP4 to write; playable at every moment, whatever happens.
       lines: JSON-lines file to write, one line per frame (see :func:`record`).
+      max_frames: stop after so many frames.
+      seconds: stop after so many seconds: of the recording, or of the clock if the source is live.
 
     Returns:
-      frames, fps, model_ms, latency_p50, latency_p99, carry_bytes, first_ms (first answer).
+      frames, fps, model_ms, latency_p50, latency_p99, carry_bytes, first_ms (first answer),
+      dropped and reconnects (of a live source), stopped (number of the signal, or 0).
 
     Raises:
       OutputError: a file cannot be written. SourceError: the source broke and stayed broken;
         what was written until then is complete.
     """
     meter, history = Meter(), ScoreHistory()
-    start, first = time.monotonic(), 0.0
+    start, first, moment = time.monotonic(), 0.0, 0.0
+    dropped = source.dropped  # while the model compiled: not the watching's fault
     with ExitStack() as stack:
         stop = stack.enter_context(interrupted())
+        if board is not None:
+            stack.callback(lambda: board.close(rows_of(meter, session, source, dropped)))
         writer, size = None, source.original_size
         if video is not None:
             canvas = canvas_size(size)
             writer = stack.enter_context(VideoWriter(video, source.fps or 25.0, canvas))
         log = stack.enter_context(JsonLines(lines)) if lines is not None else None
-        if board is not None:
-            stack.callback(board.close)
         while not stop and (max_frames is None or meter.frames < max_frames):
-            if seconds is not None and time.monotonic() - start >= seconds:
+            if seconds is not None and source.live and time.monotonic() - start >= seconds:
                 break
             frame = source.read(timeout=0.5)
             if frame is None:
-                if source.live and source.state != "closed":
-                    continue  # stalled or reconnecting; look at the limits and Ctrl-C again
+                if not source.live or source.state == "closed":
+                    break
+                if board is not None:  # stalled or reconnecting
+                    board.update(rows_of(meter, session, source, dropped))
+                continue
+            if seconds is not None and not source.live and frame.time >= seconds:
                 break
             result = session.push(frame.image, frame.time)
             latency = 1e3 * (time.monotonic() - frame.received)
@@ -230,10 +276,18 @@ def watch(
                 log.write(line)
             if writer is not None:
                 caption = f"{meter.figures()['model_ms']:.0f} ms per frame"
-                writer.write(paint(frame, line, history, caption, size), frame.time)
+                # A damaged file can set frames closer than the video's clock ticks.
+                moment = max(frame.time, moment + 1e-4)
+                writer.write(paint(frame, line, history, caption, size), moment)
             if board is not None:
-                board.update(rows_of(meter, session, source))
-        if board is not None:
-            board.update(rows_of(meter, session, source), force=True)
-    figures = meter.figures()
-    return dict(figures, frames=meter.frames, carry_bytes=session.carry_bytes, first_ms=first)
+                board.update(rows_of(meter, session, source, dropped))
+        stopped = stop[0] if stop else 0
+    return dict(
+        meter.figures(),
+        frames=meter.frames,
+        carry_bytes=session.carry_bytes,
+        first_ms=first,
+        dropped=source.dropped - dropped,
+        reconnects=source.reconnects,
+        stopped=stopped,
+    )

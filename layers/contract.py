@@ -182,8 +182,8 @@ def _differentiable(x: Tree) -> tuple[list[Array], Callable[[list[Array]], Tree]
 
 
 def check_causality(s: Subject, *, steps: int = 5, batch: int = 1) -> None:
-    """Law 2: what is emitted at step t has exactly zero gradient to frames after t, and the past
-    does matter. (An output emitted at t belongs to frame t - latency.)"""
+    """Law 2: what is emitted at step t has exactly zero gradient to frames after t, and some
+    frame does matter. (An output emitted at t belongs to frame t - latency.)"""
     floats, rebuild = _differentiable(s.make_input(3, batch, steps))
 
     def emitted(values, t):
@@ -201,9 +201,8 @@ def check_causality(s: Subject, *, steps: int = 5, batch: int = 1) -> None:
         future = max(float(jnp.abs(a[:, t + 1 :]).max()) for a in g) if t + 1 < steps else 0.0
         assert future == 0.0, f"causality: output at {t} has gradient {future:g} to later frames"
         assert all(bool(jnp.isfinite(a).all()) for a in g), f"causality: gradient at {t} not finite"
-        if t >= s.latency:
-            own = max(float(jnp.abs(a[:, : t + 1]).max()) for a in g)
-            assert own > 0, f"causality: the output at {t} depends on no frame at all"
+    seen = max(float(jnp.abs(a).max()) for a in g)
+    assert seen > 0, "causality: the last output depends on no frame at all"
 
 
 def carry_bytes(carry: Tree) -> int:

@@ -45,11 +45,11 @@ def subject(name, dtype="float32", atol=1e-5):
     return Subject.of(module, variables, make, init_carry=init, atol=atol)
 
 
-@pytest.mark.parametrize("law", contract.LAWS, ids=lambda law: law.__name__)
 # One worker per layer, so that its programs are compiled once.
 GROUPED = [pytest.param(name, marks=pytest.mark.xdist_group(f"layer {name}")) for name in LAYERS]
 
 
+@pytest.mark.parametrize("law", contract.LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", GROUPED)
 def test_carry_law(name, law):
     law(subject(name))

@@ -1,0 +1,93 @@
+"""Losses of the action students. M is any product of leading axes, K boxes, C classes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def class_loss(logits: Array, labels: Array, smoothing: float = 0.1) -> Array:
+    """Softmax cross-entropy with label smoothing. logits [..., C], labels [...] -> [...]."""
+    target = jax.nn.one_hot(labels, logits.shape[-1])
+    target = target * (1.0 - smoothing) + smoothing / logits.shape[-1]
+    return -(target * jax.nn.log_softmax(logits)).sum(axis=-1)
+
+
+def multi_label_loss(logits: Array, labels: Array, smoothing: float = 0.02) -> Array:
+    """Independent sigmoid cross-entropies, summed over classes. Shapes as :func:`class_loss`."""
+    target = jax.nn.one_hot(labels, logits.shape[-1]) * (1.0 - 2 * smoothing) + smoothing
+    each = jax.nn.softplus(logits) - target * logits
+    return each.sum(axis=-1)
+
+
+def masked_mean(values: Array, mask: Array) -> Array:
+    """Mean of ``values`` where ``mask`` (weights of the same shape); 0 if nowhere."""
+    mask = mask.astype(values.dtype)
+    return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+
+
+def cosine_loss(a: Array, b: Array) -> Array:
+    """1 - cosine of the last axis: [..., F] -> [...]."""
+    norm = lambda x: x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-6)  # noqa: E731
+    return 1.0 - (norm(a) * norm(b)).sum(axis=-1)
+
+
+def generalised_iou(a: Array, b: Array) -> Array:
+    """GIoU (Rezatofighi et al., arXiv 1902.09630) of boxes [..., 4] pairwise: [...] in [-1, 1]."""
+    area = lambda z: jnp.prod(jnp.maximum(z[..., 2:] - z[..., :2], 0.0), axis=-1)  # noqa: E731
+
+    def span(low, high):
+        corners = [low(a[..., :2], b[..., :2]), high(a[..., 2:], b[..., 2:])]
+        return jnp.concatenate(corners, axis=-1)
+
+    inter = area(span(jnp.maximum, jnp.minimum))
+    hull = jnp.maximum(area(span(jnp.minimum, jnp.maximum)), 1e-9)
+    union = jnp.maximum(area(a) + area(b) - inter, 1e-9)
+    return inter / union - (hull - union) / hull
+
+
+def person_loss(
+    objectness: Array, edges: Array, boxes: Array, scores: Array, sure: float = 0.4
+) -> tuple[Array, Array]:
+    """What the person head should have said: (objectness loss, box loss), two scalars.
+
+    objectness [M, h, w] logits, edges [M, h, w, 4] (``zoo.action.heads.Persons``); boxes
+    [M, K, 4] with the scores [M, K] of the detector that teaches. A box below ``sure`` is neither
+    wanted nor forbidden. Penalty-reduced focal loss around centres (CenterNet, arXiv 1904.07850)
+    and GIoU in the cells near them.
+    """
+    _, rows, cols = objectness.shape
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2 * jnp.asarray([cols, rows])
+    sigma = jnp.maximum((boxes[..., 2:] - boxes[..., :2]) * jnp.asarray([cols, rows]) / 6, 0.3)
+    x, y = jnp.arange(cols) + 0.5, jnp.arange(rows) + 0.5
+    across = ((x - centre[..., :1]) / sigma[..., :1]) ** 2  # [M, K, w]
+    down = ((y - centre[..., 1:]) / sigma[..., 1:]) ** 2  # [M, K, h]
+    heat = jnp.exp(-0.5 * (down[..., :, None] + across[..., None, :]))  # [M, K, h, w]
+    at = jnp.clip(jnp.floor(centre), 0, jnp.asarray([cols - 1, rows - 1]))
+    middle = (x - 0.5 == at[..., :1])[..., None, :] & (y - 0.5 == at[..., 1:])[..., :, None]
+    heat = jnp.where(middle, 1.0, heat)
+    known = jnp.where((scores > 0)[..., None, None], heat, 0.0).max(axis=1)  # [M, h, w]
+    wanted = jnp.where((scores >= sure)[..., None, None], heat, 0.0)
+    owner = wanted.argmax(axis=1)
+    near = wanted.max(axis=1)
+    positive = near >= 1.0
+    p = jax.nn.sigmoid(objectness)
+    hit = (1 - p) ** 2 * jax.nn.softplus(-objectness)
+    miss = (1 - known) ** 4 * p**2 * jax.nn.softplus(objectness)
+    count = jnp.maximum(positive.sum(), 1.0)
+    found = jnp.where(positive, hit, miss).sum() / count
+
+    said = jnp.stack(
+        [
+            x / cols - edges[..., 0],
+            y[:, None] / rows - edges[..., 1],
+            x / cols + edges[..., 2],
+            y[:, None] / rows + edges[..., 3],
+        ],
+        axis=-1,
+    )
+    meant = jnp.take_along_axis(boxes, owner.reshape(owner.shape[0], -1, 1), axis=1)
+    giou = generalised_iou(said, meant.reshape(*owner.shape, 4))
+    return found, masked_mean(1.0 - giou, jnp.where(near > 0.3, near, 0.0))

@@ -126,11 +126,10 @@ def make_loss(model: Any, recipe: Recipe) -> loop.Loss:
     card, cfg = card_of(recipe), model.config
     grid = cfg.grid()
 
-    def loss(params: Any, carry: Any, key: Array, batch: ucf11.Batch):
+    def loss(params: Any, carry: Any, key: Array, batch: Any):
         keys = jax.random.split(key, 3)
-        view = random_view(
-            keys[0], *batch[:1], *batch[2:], recipe.augment, size=recipe.image_size, grid=grid
-        )
+        given = batch.frames, batch.boxes, batch.scores, batch.features
+        view = random_view(keys[0], *given, recipe.augment, size=recipe.image_size, grid=grid)
         anew = jax.random.bernoulli(keys[1], recipe.reset, (len(batch.labels),))
         carry = jax.tree.map(
             lambda a: jnp.where(anew.reshape(-1, *[1] * (a.ndim - 1)), 0, a), carry
@@ -165,7 +164,7 @@ def make_loss(model: Any, recipe: Recipe) -> loop.Loss:
                 losses.cosine_loss(guess, view.features).mean()
                 + losses.cosine_loss(guess.mean((2, 3)), view.features.mean((2, 3))).mean()
             )
-        total = sum(getattr(recipe, name) * value for name, value in parts.items())
+        total = jnp.stack([getattr(recipe, name) * value for name, value in parts.items()]).sum()
         right = (out.logits.argmax(-1) == labels).mean()
         return total, (carry, {**parts, "top1": right})
 

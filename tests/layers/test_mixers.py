@@ -94,8 +94,8 @@ def test_a_chain_is_the_composition_of_its_clip_forms():
 def test_unknown_mixers_places_and_options_are_named():
     with pytest.raises(ValueError, match="unknown temporal mixer 'shft'.*shift"):
         mix("shft")
-    with pytest.raises(ValueError, match="place 'before'"):
-        mix("shift", place="before")
+    with pytest.raises(ValueError, match="place 'behind'"):
+        mix("shift", place="behind")
     with pytest.raises(ValueError, match="no option 'fractoin'; it has.*fraction"):
         mix("shift", fractoin=0.1)
     with pytest.raises(ValueError, match="looks 2 frames ahead"):

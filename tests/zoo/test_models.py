@@ -155,3 +155,12 @@ def test_taps_come_stacked_over_depth_and_change_nothing():
     np.testing.assert_allclose(out.logits, plain.logits, atol=1e-5)
     with pytest.raises(ValueError, match="unknown tap 'atention'.*attention"):
         model.apply(params, model.init_carry(2), x, taps=("atention",))
+
+
+def test_a_model_runs_at_another_resolution():
+    """Learned positions are interpolated; the carry is made for the frames that come."""
+    model, params = tiny("tsa")
+    x = jax.random.normal(jax.random.key(0), (1, 2, 64, 64, 3))
+    carry, out = jax.jit(model.apply)(params, model.init_carry(1, (64, 64)), x)
+    assert out.logits.shape == (1, 2, 5)
+    assert contract.signature(carry) == contract.signature(model.init_carry(1, (64, 64)))

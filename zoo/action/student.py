@@ -224,7 +224,7 @@ class CausalViT(nn.Module):
         elif boxes is not None or "roi" in cfg.heads:
             if boxes is None:
                 boxes = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 1.0, 1.0]), (batch, steps, 1, 4))
-            if boxes.shape[:2] != (batch, steps) or boxes.shape[-1] != 4:
+            if boxes.ndim != 4 or boxes.shape[:2] != (batch, steps) or boxes.shape[-1] != 4:
                 raise ValueError(f"boxes {boxes.shape} are not [{batch}, {steps}, K, 4]")
             if box_valid is None:
                 box_valid = jnp.ones(boxes.shape[:3], bool)

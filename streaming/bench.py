@@ -166,6 +166,6 @@ def table(rows: list[Row]) -> str:
         lines.append(
             f"| {r.model} | {r.batch} | {r.ms_per_step:.1f} | {r.ms_p90:.1f} "
             f"| {r.frames_per_s:.1f} | {ratio} | {r.gflops_per_frame:.2f} "
-            f"| {r.carry_bytes / 1024:.0f} KiB | {r.params / 1e6:.1f} M | {r.compile_s:.1f} s |"
+            f"| {r.carry_bytes / 1024:.1f} KiB | {r.params / 1e6:.1f} M | {r.compile_s:.1f} s |"
         )
     return "\n".join(lines)

@@ -1,5 +1,7 @@
 """Frame sources against PyAV's own decode, against damage, and against a server that dies."""
 
+import functools
+import http.server
 import os
 import signal
 import socket
@@ -263,3 +265,25 @@ def test_rtsp_gives_up_when_told_to(rtsp):
         with pytest.raises(SourceError, match="no video after 2 attempts"):
             for _ in range(200):
                 source.read(timeout=5)
+
+
+def test_hls_over_http(tmp_path):
+    """A finished HLS playlist on loopback: every frame, in order, resized, timed from 0."""
+    with av.open(str(tmp_path / "list.m3u8"), "w", format="hls", options={"hls_time": "1"}) as out:
+        stream = out.add_stream("libx264", rate=25, options={"g": "25"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for i in range(50):
+            picture = np.full((64, 96, 3), 4 * i, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode())
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/list.m3u8"
+        with open_source(address, size=(32, 48)) as source:
+            frames = list(source)
+        server.shutdown()
+    assert len(frames) == 50 and all(f.image.shape == (32, 48, 3) for f in frames)
+    np.testing.assert_allclose([f.time for f in frames], np.arange(50) / 25, atol=1e-3)
+    levels = np.array([f.image.mean() for f in frames])
+    assert (np.diff(levels) > 0).all()

@@ -196,6 +196,7 @@ def check_causality(s: Subject, *, steps: int = 5, batch: int = 1) -> None:
         return total
 
     grad = jax.jit(jax.grad(emitted))
+    g = floats
     for t in range(steps):
         g = grad(floats, t)
         future = max(float(jnp.abs(a[:, t + 1 :]).max()) for a in g) if t + 1 < steps else 0.0

@@ -53,7 +53,8 @@ class Detector:
         small = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
         padded[: size[1], : size[0]] = np.asarray(small)
         image = padded[None, :, :, ::-1].transpose(0, 3, 1, 2)  # BGR, channels first
-        raw = self.session.run(None, {self.input: np.ascontiguousarray(image)})[0][0]
+        outputs = self.session.run(None, {self.input: np.ascontiguousarray(image)})
+        raw = np.asarray(outputs[0])[0]
         scores = raw[:, 4] * raw[:, 5]
         kept = scores > self.threshold
         raw, scores, cells, stride = raw[kept], scores[kept], self.cells[kept], self.stride[kept]

@@ -57,9 +57,9 @@ class FrameRing:
         return RingState(frames, carry.seen + dense.fresh), history, dense
 
     def window(self, history: Array, before: RingState, step: Array | int) -> Array:
-        """The window of dense frame ``step``: [B, size, ...]."""
-        index = step + self.stride * jnp.arange(self.size)
+        """The window of dense frame ``step`` (one for all, or [B]): [B, size, ...]."""
+        index = jnp.reshape(step, (-1, 1)) + self.stride * jnp.arange(self.size)
         first = self.span - 1 - jnp.minimum(before.seen, self.span - 1)
-        index = jnp.maximum(index[None], first[:, None])
+        index = jnp.maximum(index, first[:, None])
         index = index.reshape(index.shape + (1,) * (history.ndim - 2))
         return jnp.take_along_axis(history, index, axis=1)

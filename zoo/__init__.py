@@ -1,6 +1,6 @@
 """Models by name: the registry, cards, weights, and the model families."""
 
-from . import action
+from . import action, encode
 from .preprocess import preprocess
 from .registry import (
     Card,
@@ -19,6 +19,7 @@ __all__ = [
     "WeightsError",
     "action",
     "create_model",
+    "encode",
     "init_params",
     "list_models",
     "load",

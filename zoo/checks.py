@@ -10,14 +10,17 @@ import jax
 import jax.numpy as jnp
 
 
-def check_frames(frames: Any, multiple: int, model: str) -> None:
+def check_frames(frames: Any, multiple: int, model: str, features: int = 0) -> None:
     """Frames must be floats [B, T, H, W, 3] with H and W multiples of the patch.
+
+    A model with a stem also takes that stem's ``features`` wide maps [B, T, h, w, F].
 
     Raises:
       ValueError: with what came and what would do.
     """
     shape = jnp.shape(frames)
-    if len(shape) != 5 or shape[-1] != 3:
+    mapped = features > 0 and len(shape) == 5 and shape[-1] == features
+    if not mapped and (len(shape) != 5 or shape[-1] != 3):
         raise ValueError(
             f"{model} takes frames [batch, time, height, width, 3], got {list(shape)}; "
             "one frame of one stream is frames[None, None]"
@@ -27,6 +30,7 @@ def check_frames(frames: Any, multiple: int, model: str) -> None:
             f"{model} takes normalised floats, got {frames.dtype}; "
             "streamzoo.preprocess(frames, card) makes them from uint8"
         )
+    multiple = 1 if mapped else multiple
     if shape[1] < 1 or shape[2] % multiple or shape[3] % multiple or not shape[2] * shape[3]:
         raise ValueError(
             f"{model} takes at least one frame with sides that are multiples of {multiple}, "

@@ -166,7 +166,8 @@ def save(
     """Writes variables ``{"params": tree}``; returns the sha256 of the file.
 
     metadata: ``model`` (registered name), ``config`` (dataclass or mapping of config fields)
-              and more; whatever is not text is stored as JSON
+              and more; whatever is not text is stored as JSON. ``parts`` {"stem": NAME} says that
+              the parameters under stem/, left out of this file, are those of NAME
     dtype:    floating arrays are stored as this, e.g. np.float16; one whose values would
               overflow keeps its own type
     The file appears whole or not at all. Raises WeightsError.
@@ -355,11 +356,23 @@ def load_weights(
             template = _shapes(name, model)
     if template is None:
         return jax.device_put(nest({k: as_float(v, np.float32) for k, v in flat.items()}))
+    flat |= _parts(metadata, template)
     ours = metadata.get("format") == "streamzoo"
     hint = "" if ours else "; another project's checkpoint is read by `streamzoo convert`"
     check_tree(flat, template, str(path), hint=hint)
     dtypes = {name: leaf.dtype for name, leaf in flatten(template).items()}
     return jax.device_put(nest({k: v.astype(dtypes[k], copy=False) for k, v in flat.items()}))
+
+
+def _parts(metadata: Mapping[str, str], template: Any) -> dict[str, Any]:
+    """The parameters that a file shares with other names, as ``parts`` in its header says."""
+    found: dict[str, Any] = {}
+    wanted = flatten(template)
+    for prefix, name in json.loads(metadata.get("parts", "{}")).items():
+        for key, value in flatten(load_file(find_weights(name))[0]).items():
+            if f"{prefix}/{key}" in wanted:
+                found[f"{prefix}/{key}"] = value
+    return found
 
 
 def load(name_or_path: str | Path, **overrides: Any) -> tuple[nn.Module, dict[str, Any]]:

@@ -37,7 +37,7 @@ def student_from_teacher(
       ValueError: other width, patch, MLP ratio or number of blocks.
     """
     s, t = student.config, teacher.config
-    for name in ("dim", "patch", "mlp_ratio"):
+    for name in ("dim", "patch", "mlp_ratio", "stem"):
         if getattr(s, name) != getattr(t, name):
             raise ValueError(
                 f"student {name} {getattr(s, name)} and teacher {name} {getattr(t, name)} differ: "
@@ -51,6 +51,8 @@ def student_from_teacher(
     old, new = teacher_params["params"], jax.tree.map(lambda a: a, student_params["params"])
     kernel = old["patch_embed"]["kernel"].reshape(t.tubelet, -1, t.dim).sum(axis=0)
     new["patch_embed"] = {"kernel": kernel, "bias": old["patch_embed"]["bias"]}
+    if "stem" in new:
+        new["stem"] = old["stem"]
     if "pos_embed" in new:
         times = t.frames // t.tubelet
         table = position_table(times, t.grid(), s.grid(), t.dim).reshape(times, -1, t.dim)

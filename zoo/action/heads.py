@@ -72,20 +72,22 @@ class PersonHead(nn.Module):
     boxes: int = 16
     hidden: int = 128
     threshold: float = 0.3
+    cells: int = 1  # per token and axis
     iou: float = 0.6
     dtype: Any = jnp.float32
 
     def setup(self):
         self.hid = nn.Dense(self.hidden, dtype=self.dtype)
         # Rare positives: start from a probability of 1 % (RetinaNet, arXiv 1708.02002).
-        self.objectness = nn.Dense(1, bias_init=nn.initializers.constant(-4.6), dtype=self.dtype)
-        self.edges = nn.Dense(4, dtype=self.dtype)
+        parts = self.cells**2
+        self.objectness = nn.Dense(parts, bias_init=nn.initializers.constant(-4.6), dtype=self.dtype)
+        self.edges = nn.Dense(4 * parts, dtype=self.dtype)
 
     def __call__(self, features: Array) -> Persons:
         """features [M, h, w, D] -> :class:`Persons`."""
         h = nn.gelu(self.hid(features))
-        objectness = self.objectness(h)[..., 0].astype(jnp.float32)
-        edges = jax.nn.softplus(self.edges(h).astype(jnp.float32) - 2.0)
+        objectness = self._spread(self.objectness(h).astype(jnp.float32))[..., 0]
+        edges = jax.nn.softplus(self._spread(self.edges(h).astype(jnp.float32)) - 2.0)
         k = min(self.boxes, objectness.shape[1] * objectness.shape[2])
         boxes, scores = peaks(objectness, edges, k)
         valid = (scores > self.threshold) & suppress(boxes, self.iou)
@@ -94,6 +96,13 @@ class PersonHead(nn.Module):
             boxes = jnp.pad(boxes, ((0, 0), (0, pad), (0, 0)))
             scores, valid = (jnp.pad(a, ((0, 0), (0, pad))) for a in (scores, valid))
         return Persons(objectness, edges, boxes, scores, valid)
+
+    def _spread(self, x: Array) -> Array:
+        """[M, h, w, cells * cells * C] -> [M, h * cells, w * cells, C]."""
+        m, h, w, _ = x.shape
+        n = self.cells
+        x = x.reshape(m, h, w, n, n, -1).swapaxes(2, 3)
+        return x.reshape(m, h * n, w * n, -1)
 
 
 def peaks(objectness: Array, edges: Array, k: int) -> tuple[Array, Array]:

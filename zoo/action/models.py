@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...layers.mixers import Mix, mix
+from ..encode.models import MEAN, STD
 from ..registry import Card, register
 from .sizes import SIZES
 from .student import CausalViT, StudentConfig
@@ -10,6 +11,7 @@ from .teacher import VideoMAE, VideoMAEConfig
 from .window import SlidingWindow, WindowConfig
 
 NONE = Mix("none")
+LARGE = ("ti", "s", "b", "l", "h")
 
 # arch -> (temporal pattern, one line for the card)
 STUDENTS: dict[str, tuple[tuple[Mix, ...], str]] = {
@@ -25,8 +27,52 @@ PAPER = "Patel et al., Distilling Offline Action Detection Models into Real-Time
 VIDEOMAE = "Tong et al., VideoMAE (arXiv 2203.12602)"
 
 
+# The small sizes train on a laptop: "mi" reads pixels, "lite0" an ImageNet encoder's features.
+SMALL = {
+    "mi16": dict(image_size=(96, 96), patch=16),
+    "lite0": dict(image_size=(128, 160), patch=32, stem="efficientnet-lite0"),
+}
+# Depth 4 does not hold every pattern of the large sizes.
+SMALL_PATTERNS = {"swa": (NONE, mix("window"))}
+
+
+def _small() -> None:
+    size = SIZES["mi"]
+    for name, shape in SMALL.items():
+        stem = "stem" in shape
+        look: dict = dict(mean=MEAN, std=STD) if stem else {}
+        look["input_size"] = shape["image_size"]
+        about = "on features of EfficientNet-Lite0" if stem else "96x96 pixels"
+        arch = f"videomae-{name}"
+        register(
+            arch,
+            VideoMAE,
+            VideoMAEConfig.of("mi", roi_time="last", **shape),
+            Card(arch, summary=f"small offline teacher, {about}", streaming=False, **look),
+        )
+        stream = f"videomae-window-{name}"
+        register(
+            stream,
+            SlidingWindow,
+            WindowConfig.of("mi", roi_time="last", **shape),
+            Card(stream, summary=f"{arch} over the last 16 frames, at every frame", **look),
+        )
+        for arch, (temporal, summary) in STUDENTS.items():
+            config = StudentConfig(
+                dim=size.dim,
+                depth=size.depth,
+                heads_per_block=size.heads,
+                temporal=SMALL_PATTERNS.get(arch, temporal),
+                person_cells=2 if stem else 1,
+                **shape,
+            )
+            full = f"{arch}-{name}"
+            text = f"small, {about}; {summary}"
+            register(full, CausalViT, config, Card(full, summary=text, paper=PAPER, **look))
+
+
 def _teachers() -> None:
-    for name in SIZES:
+    for name in LARGE:
         arch = f"videomae-{name}16"
         summary = (
             f"offline teacher: joint space-time ViT-{name.title()}, 16 frames, tubelets 2x16x16"
@@ -75,5 +121,6 @@ def _students() -> None:
             register(full, CausalViT, config, Card(full, summary=summary, paper=PAPER))
 
 
+_small()
 _teachers()
 _students()

@@ -12,6 +12,7 @@ class Size(NamedTuple):
 
 
 SIZES = {
+    "mi": Size(128, 4, 4),
     "ti": Size(192, 12, 3),
     "s": Size(384, 12, 6),
     "b": Size(768, 12, 12),

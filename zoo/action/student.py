@@ -18,6 +18,7 @@ from ...layers.mixers import Mix
 from ...layers.positions import axial_rope, resize_table, sincos_2d
 from ...layers.vit import BlockStack, Taps, layer_norm
 from ..checks import check_carry, check_frames, check_taps
+from ..encode.stems import make_stem, stem_stride, stem_width
 from .heads import FrameHead, PersonHead, RoIHead
 from .outputs import ActionOutput
 
@@ -35,6 +36,9 @@ class StudentConfig:
       temporal: pattern of mixers, repeated over depth; ``Mix("none")`` is a plain block.
       mix_norm: norm in front of residual mixers, ``layer`` or ``rms``.
       positions: ``learned``, ``sincos`` (fixed) or ``rope`` (axial, at every attention).
+      stem: a pretrained encoder (``encode.stems``) whose features are the tokens; then ``patch`` is
+        its stride, and frames may be given as such features [B, T, h, w, F].
+      person_cells: cells per token and axis in which the person head looks for centres.
       registers: extra tokens per frame that belong to no patch.
       heads: any of ``frame`` (classes of the whole frame), ``roi`` (classes of each box) and
         ``person`` (finds the boxes when none are given).
@@ -49,6 +53,7 @@ class StudentConfig:
     depth: int = 12
     heads_per_block: int = 6
     temporal: tuple[Mix, ...] = (Mix("shift"),)
+    stem: str = ""
     mlp_ratio: float = 4.0
     activation: str = "gelu"
     layer_scale: float | None = None
@@ -60,6 +65,7 @@ class StudentConfig:
     roi_size: int = 7
     max_boxes: int = 16
     person_threshold: float = 0.3
+    person_cells: int = 1
     eps: float = 1e-6
     dtype: Any = "float32"
     unroll: int = 1
@@ -70,6 +76,10 @@ class StudentConfig:
         unknown = set(self.heads) - set(HEADS)
         if unknown or not self.heads:
             raise ValueError(f"heads {self.heads}: choose from {HEADS}")
+        if self.stem and self.patch != stem_stride(self.stem):
+            raise ValueError(
+                f"stem {self.stem!r} has a stride of {stem_stride(self.stem)}: set patch to that"
+            )
         for side in self.image_size:
             if side % self.patch:
                 raise ValueError(f"image size {self.image_size}: not a multiple of {self.patch}")
@@ -110,6 +120,8 @@ class CausalViT(nn.Module):
     def setup(self):
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
+        if cfg.stem:
+            self.stem = make_stem(cfg.stem, cfg.dtype)
         self.patch_embed = nn.Dense(cfg.dim, dtype=dtype)
         rows, cols = cfg.grid()
         if cfg.positions == "learned":
@@ -128,7 +140,7 @@ class CausalViT(nn.Module):
             self.roi_head = RoIHead(cfg.num_classes, cfg.roi_size, dtype)
         if "person" in cfg.heads:
             self.person_head = PersonHead(
-                cfg.max_boxes, threshold=cfg.person_threshold, dtype=dtype
+                cfg.max_boxes, threshold=cfg.person_threshold, cells=cfg.person_cells, dtype=dtype
             )
 
     @nn.nowrap
@@ -152,7 +164,8 @@ class CausalViT(nn.Module):
 
         Args:
           carry: what the streams remember, from :meth:`init_carry` or the last call.
-          frames: [B, T, H, W, 3] floats, normalised as the model's card says.
+          frames: [B, T, H, W, 3] floats, normalised as the model's card says, or the features of
+            the stem.
           valid: [B, T] bool, False for frames that never came (they leave no trace).
           boxes: [B, T, K, 4] persons from outside, x1 y1 x2 y2 in [0, 1]; None lets the person
             head find them (without that head the whole frame is one box).
@@ -164,13 +177,16 @@ class CausalViT(nn.Module):
           ValueError: frames or carry of the wrong shape or type; unknown taps.
         """
         cfg = self.config
-        check_frames(frames, cfg.patch, type(self).__name__)
+        width = stem_width(cfg.stem)
+        check_frames(frames, cfg.patch, type(self).__name__, width)
         check_taps(taps, TAPS)
-        batch, steps, height, width, _ = frames.shape
-        check_carry(carry, lambda: self.init_carry(batch, (height, width)))
+        batch, steps = frames.shape[:2]
+        mapped = width and frames.shape[-1] == width
+        size = tuple(s * cfg.patch if mapped else s for s in frames.shape[2:4])
+        check_carry(carry, lambda: self.init_carry(batch, size))
         if valid is not None:
             frames = jnp.where(valid[:, :, None, None, None], frames, 0)
-        rows, cols = cfg.grid((height, width))
+        rows, cols = cfg.grid(size)
         x = self._embed(frames, rows, cols)
         rope = None
         if cfg.positions == "rope":
@@ -193,8 +209,11 @@ class CausalViT(nn.Module):
         cfg = self.config
         batch, steps = frames.shape[:2]
         p = cfg.patch
-        x = frames.reshape(batch, steps, rows, p, cols, p, 3).swapaxes(3, 4)
-        x = self.patch_embed(x.reshape(batch, steps, rows * cols, p * p * 3))
+        if cfg.stem:
+            x = frames if frames.shape[-1] != 3 else self.stem.pyramid(frames)
+        else:
+            x = frames.reshape(batch, steps, rows, p, cols, p, 3).swapaxes(3, 4)
+        x = self.patch_embed(x.reshape(batch, steps, rows * cols, -1))
         if cfg.positions == "learned":
             x = x + resize_table(self.pos_embed, cfg.grid(), (rows, cols)).astype(x.dtype)
         elif cfg.positions == "sincos":

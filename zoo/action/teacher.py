@@ -21,6 +21,7 @@ from ...layers.positions import sincos_1d
 from ...layers.roi_align import roi_align
 from ...layers.vit import BlockStack, Taps, layer_norm
 from ..checks import check_frames, check_taps
+from ..encode.stems import make_stem, stem_stride, stem_width
 from .outputs import ActionOutput
 from .sizes import SIZES
 
@@ -39,6 +40,8 @@ class VideoMAEConfig:
         get that table resized (bicubic).
       frames: of a clip; any other multiple of ``tubelet`` runs too.
       tubelet: frames per token.
+      stem: a pretrained encoder (``encode.stems``) whose features, of the frames of a tubelet side
+        by side, are the tokens; then ``patch`` is its stride, and clips may be such features.
       eps: of the blocks' norms and of the final norm.
       final_norm: a norm after the last block. The published classifiers have none, and a norm
         after the mean over tokens instead.
@@ -46,6 +49,9 @@ class VideoMAEConfig:
       head_eps: of the norm after the mean, head ``frame``.
       roi_size, roi_sampling, roi_aligned: as in :func:`~streamzoo.layers.roi_align.roi_align`;
         the published fine-tunes use 7, 0 (adaptive) and False.
+      roi_time: where in time a box is pooled: ``mean`` over the clip, as the published fine-tunes
+        do, or the ``last`` tubelet: the box of the newest frame, for clips that end with it
+        (with look-ahead, the tubelet of the frame that is answered for).
       roi_grow: part of its width and height by which a box grows before pooling, half of it on
         either side, clipped to the frame; published test setting (0.1, 0.05).
       dtype: compute type; parameters are fp32.
@@ -59,6 +65,7 @@ class VideoMAEConfig:
     dim: int = 384
     depth: int = 12
     heads: int = 6
+    stem: str = ""
     mlp_ratio: float = 4.0
     activation: str = "gelu"
     eps: float = 1e-6
@@ -69,6 +76,7 @@ class VideoMAEConfig:
     roi_size: int = 7
     roi_sampling: int = 0
     roi_aligned: bool = False
+    roi_time: str = "mean"
     roi_grow: tuple[float, float] = (0.0, 0.0)
     dtype: Any = "float32"
     unroll: int = 1
@@ -76,11 +84,17 @@ class VideoMAEConfig:
     def __post_init__(self):
         if self.head not in HEADS:
             raise ValueError(f"head {self.head!r}: choose from {HEADS}")
+        if self.stem and self.patch != stem_stride(self.stem):
+            raise ValueError(
+                f"stem {self.stem!r} has a stride of {stem_stride(self.stem)}: set patch to that"
+            )
         for side in self.image_size:
             if side % self.patch:
                 raise ValueError(f"image size {self.image_size}: not a multiple of {self.patch}")
         if self.frames % self.tubelet or self.frames < self.tubelet:
             raise ValueError(f"{self.frames} frames are not tubelets of {self.tubelet}")
+        if self.roi_time not in ("mean", "last"):
+            raise ValueError(f"roi_time {self.roi_time!r}: choose mean or last")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
 
@@ -96,6 +110,11 @@ class VideoMAEConfig:
         shape = SIZES[size]
         preset = dict(dim=shape.dim, depth=shape.depth, heads=shape.heads)
         return cls(**{**preset, **fields})
+
+    @property
+    def back(self) -> int:
+        """Tubelets of a clip after that of the frame it answers for."""
+        return 0
 
     def grid(self, frame_shape: tuple[int, int] | None = None) -> tuple[int, int]:
         height, width = frame_shape or self.image_size
@@ -113,6 +132,8 @@ class VideoMAE(nn.Module):
     def setup(self):
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
+        if cfg.stem:
+            self.stem = make_stem(cfg.stem, cfg.dtype)
         self.patch_embed = nn.Dense(cfg.dim, dtype=dtype)
         self.blocks = BlockStack(
             dim=cfg.dim,
@@ -159,14 +180,16 @@ class VideoMAE(nn.Module):
             ``roi`` of a model without that head.
         """
         cfg = self.config
-        check_frames(frames, cfg.patch, type(self).__name__)
+        check_frames(frames, cfg.patch, type(self).__name__, stem_width(cfg.stem))
         if frames.shape[1] % cfg.tubelet:
             raise ValueError(
                 f"{type(self).__name__} takes clips of a multiple of {cfg.tubelet} frames, "
                 f"got {frames.shape[1]}"
             )
         check_taps(taps, TAPS if cfg.head == "roi" else TAPS[:-1])
-        batch, steps, height, width, _ = frames.shape
+        batch, steps = frames.shape[:2]
+        mapped = cfg.stem and frames.shape[-1] != 3
+        height, width = (s * cfg.patch if mapped else s for s in frames.shape[2:4])
         boxes, box_valid = self._given(boxes, box_valid, batch)
         rows, cols = cfg.grid((height, width))
         x = self._embed(frames, steps // cfg.tubelet, rows, cols)
@@ -185,7 +208,8 @@ class VideoMAE(nn.Module):
         if cfg.head == "frame":
             logits = self.head(self.fc_norm(x.mean(axis=1))).astype(jnp.float32)
         if cfg.head == "roi" and boxes is not None and box_valid is not None:
-            pooled = self._pool(grid.mean(axis=1), boxes, box_valid, (height, width))
+            at = grid[:, -1 - cfg.back] if cfg.roi_time == "last" else grid.mean(axis=1)
+            pooled = self._pool(at, boxes, box_valid, (height, width))
             box_logits = self.head(pooled).astype(jnp.float32)
             box_logits = jnp.where(box_valid[..., None], box_logits, 0.0)
             if "roi" in taps:
@@ -198,6 +222,26 @@ class VideoMAE(nn.Module):
             box_logits=box_logits,
             taps=found or None,
         )
+
+    def every_tubelet(self, frames: Array, boxes: Array, box_valid: Array) -> Array:
+        """Box logits at every tubelet: one pass teaches a whole clip (``roi_time="last"`` only).
+
+        frames as in :meth:`__call__`, boxes [B, T, K, 4], box_valid [B, T, K]; the boxes of each
+        tubelet's last frame count -> [B, T / tubelet, K, C]. All but the last answer have seen
+        frames after their own.
+        """
+        cfg = self.config
+        if cfg.head != "roi" or cfg.roi_time != "last":
+            raise ValueError('every_tubelet needs head="roi" and roi_time="last"')
+        found: Any = self(frames, taps=("features",)).taps
+        grid = found["features"]
+        batch, times = grid.shape[:2]
+        last = slice(cfg.tubelet - 1, None, cfg.tubelet)
+        boxes, box_valid = boxes[:, last], box_valid[:, last]
+        flat = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
+        size = (grid.shape[2] * cfg.patch, grid.shape[3] * cfg.patch)
+        pooled = self._pool(flat(grid), flat(boxes), flat(box_valid), size)
+        return self.head(pooled).astype(jnp.float32).reshape(batch, times, boxes.shape[2], -1)
 
     def _given(
         self, boxes: Array | None, box_valid: Array | None, batch: int
@@ -219,9 +263,13 @@ class VideoMAE(nn.Module):
         """frames [B, T, H, W, 3] -> tokens [B, N, D] with their positions."""
         cfg = self.config
         t, p = cfg.tubelet, cfg.patch
-        x = frames.reshape(frames.shape[0], times, t, rows, p, cols, p, 3)
-        x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
-        x = self.patch_embed(x.reshape(frames.shape[0], times * rows * cols, t * p * p * 3))
+        if cfg.stem:
+            x = frames if frames.shape[-1] != 3 else self.stem.pyramid(frames)
+            x = x.reshape(frames.shape[0], times, t, rows, cols, -1).transpose(0, 1, 3, 4, 2, 5)
+        else:
+            x = frames.reshape(frames.shape[0], times, t, rows, p, cols, p, 3)
+            x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+        x = self.patch_embed(x.reshape(frames.shape[0], times * rows * cols, -1))
         table = position_table(times, cfg.grid(), (rows, cols), cfg.dim)
         return x + jnp.asarray(table, x.dtype)
 

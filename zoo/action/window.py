@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from ...layers.frame_ring import FrameRing, RingState
-from ...layers.gaps import scatter
+from ...layers.gaps import zero_invalid
 from ...layers.vit import Taps
 from ..checks import check_carry, check_frames
+from ..encode.stems import stem_width
 from .outputs import ActionOutput
 from .teacher import VideoMAE, VideoMAEConfig
 
@@ -33,6 +34,18 @@ class WindowConfig(VideoMAEConfig):
 
     stride: int = 1
     lookahead: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.lookahead < self.frames * self.stride:
+            raise ValueError(
+                f"lookahead {self.lookahead}: a window of {self.frames} frames, stride "
+                f"{self.stride}, holds the frame it answers for only below {self.frames * self.stride}"
+            )
+
+    @property
+    def back(self) -> int:
+        return self.lookahead // self.stride // self.tubelet
 
 
 def _move_depth(out: ActionOutput, source: int, target: int) -> ActionOutput:
@@ -69,9 +82,10 @@ class SlidingWindow(nn.Module):
         return FrameRing(self.config.frames, self.config.stride)
 
     @nn.nowrap
-    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> RingState:
-        """Carry of ``batch`` streams; frame_shape (h, w) in pixels, default the config's."""
-        shape = (*(frame_shape or self.config.image_size), 3)
+    def init_carry(self, batch: int, frame_shape: tuple[int, ...] | None = None) -> RingState:
+        """Carry of ``batch`` streams; frame_shape (h, w) in pixels, default the config's, or
+        (h, w, F) of a stem's features, if those are what comes."""
+        shape = (*(frame_shape or self.config.image_size), 3)[:3]
         return self._ring().init_carry(batch, shape, jnp.dtype(self.config.dtype))
 
     def __call__(
@@ -83,41 +97,43 @@ class SlidingWindow(nn.Module):
         boxes: Array | None = None,
         box_valid: Array | None = None,
         taps: Taps = (),
+        at: Array | None = None,
     ) -> tuple[RingState, ActionOutput]:
         """frames [B, T, H, W, 3] -> (carry, ActionOutput with a T axis).
 
         With look-ahead the output at step s is for frame s - lookahead, and so must ``boxes``
-        [B, T, K, 4] be. Raises ValueError for frames or carry of the wrong shape or type.
+        [B, T, K, 4] be. ``at`` [n] (default all) are the steps to answer at: a teacher's windows
+        cost much, and the outputs are then n long. Raises ValueError for frames or carry of the
+        wrong shape or type.
         """
-        check_frames(frames, self.config.patch, type(self).__name__)
-        batch, steps, height, width, _ = frames.shape
-        check_carry(carry, lambda: self.init_carry(batch, (height, width)))
+        cfg = self.config
+        check_frames(frames, cfg.patch, type(self).__name__, stem_width(cfg.stem))
+        batch, steps = frames.shape[:2]
+        check_carry(carry, lambda: self.init_carry(batch, frames.shape[2:]))
         ring, before = self._ring(), carry
         carry, history, dense = ring.push(carry, frames, valid)
-        if boxes is not None:
-            if box_valid is None:
-                box_valid = jnp.ones(boxes.shape[:3], bool)
-            boxes, box_valid = (
-                jnp.take_along_axis(a, dense.order.reshape(batch, steps, *(1,) * (a.ndim - 2)), 1)
-                for a in (boxes, box_valid)
-            )
+        at = jnp.arange(steps) if at is None else at
+        # where a frame went when the valid ones were moved to the front
+        place = jnp.argsort(dense.order, axis=1)
+        if boxes is not None and box_valid is None:
+            box_valid = jnp.ones(boxes.shape[:3], bool)
         if self.is_initializing():
             self.teacher(ring.window(history, before, 0))
         weights = {"params": self.teacher.variables["params"]}
         offline = VideoMAE(self.config, parent=None)
 
         def answer(t: Any) -> ActionOutput:
-            at = lambda a: None if a is None else jnp.take(a, t, axis=1)  # noqa: E731
-            clip = ring.window(history, before, t)
-            out: Any = offline.apply(weights, clip, at(boxes), at(box_valid), taps)
+            here = lambda a: None if a is None else jnp.take(a, t, axis=1)  # noqa: E731
+            clip = ring.window(history, before, here(place))
+            out: Any = offline.apply(weights, clip, here(boxes), here(box_valid), taps)
             return _move_depth(out, 0, 1)
 
-        if steps == 1:
-            out = jax.tree.map(lambda a: a[:, None], answer(0))
+        if len(at) == 1:
+            out = jax.tree.map(lambda a: a[:, None], answer(at[0]))
         else:  # one window at a time: memory does not grow with the clip
-            out = jax.lax.map(answer, jnp.arange(steps))
+            out = jax.lax.map(answer, at)
             out = jax.tree.map(lambda a: a.swapaxes(0, 1), out)
-        out = jax.tree.map(lambda a: scatter(a, dense, valid), out)
+        out = jax.tree.map(lambda a: zero_invalid(a, valid if valid is None else valid[:, at]), out)
         return carry, _move_depth(out, 2, 0)
 
     def flush(self, carry: RingState) -> tuple[RingState, ActionOutput]:

@@ -6,9 +6,13 @@ in 0..255, three anchor-free grids at strides 8, 16 and 32, COCO classes (0 is a
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
+
+from .base import DataError, need
+from .video import resize
 
 STRIDES = (8, 16, 32)
 
@@ -17,14 +21,19 @@ class Detector:
     """Callable: RGB frame -> the ``boxes`` best persons.
 
     Args:
-      path: ONNX export without decoding, input [1, 3, S, S].
+      path: ONNX export without decoding: input [1, 3, S, S], output [1, n, 5 + classes].
       threshold: lowest probability (objectness times class) kept.
       iou: a box that overlaps a better one by more than this is dropped.
+
+    Raises:
+      DataError: no such file, or one that is not such an export.
+      ImportError: onnxruntime is not installed.
     """
 
     def __init__(
         self, path: str | Path, *, boxes: int = 8, threshold: float = 0.1, iou: float = 0.5
     ):
+        path = need(path, "the person detector", "give the path of a YOLOX ONNX file")
         try:
             import onnxruntime  # pyright: ignore[reportMissingImports]
         except ImportError:
@@ -33,25 +42,27 @@ class Detector:
             ) from None
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-        model_input = self.session.get_inputs()[0]
-        self.input, self.side = model_input.name, int(model_input.shape[-1])
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's own classes, which it does not export
+            first = str(error).splitlines()[0][:120]
+            raise DataError(f"{path}: not an ONNX model that can be run ({first})") from error
+        self.input, self.side = _check(self.session, path)
         self.boxes, self.threshold, self.iou = boxes, threshold, iou
         self.cells, self.stride = _cells(self.side)
+        content = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        self.identity = (content, boxes, threshold, iou)  # same identity, same answers
 
     def __call__(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """uint8 RGB [H, W, 3] -> boxes [K, 4] x1 y1 x2 y2 in [0, 1] and scores [K], best first;
         empty slots are zeros."""
-        from PIL import Image
-
         height, width = frame.shape[:2]
         ratio = min(self.side / height, self.side / width)
-        size = (round(width * ratio), round(height * ratio))
+        rows, cols = max(1, round(height * ratio)), max(1, round(width * ratio))
         padded = np.full((self.side, self.side, 3), 114, np.float32)
-        small = Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)
-        padded[: size[1], : size[0]] = np.asarray(small)
+        padded[:rows, :cols] = resize(frame, (rows, cols))
         image = padded[None, :, :, ::-1].transpose(0, 3, 1, 2)  # BGR, channels first
         outputs = self.session.run(None, {self.input: np.ascontiguousarray(image)})
         raw = np.asarray(outputs[0])[0]
@@ -66,6 +77,24 @@ class Detector:
         out = np.zeros((self.boxes, 4), np.float32), np.zeros(self.boxes, np.float32)
         out[0][: len(keep)], out[1][: len(keep)] = boxes[keep], scores[keep]
         return out
+
+
+def _check(session, path: Path) -> tuple[str, int]:
+    """Input name and side of a YOLOX export; DataError for any other model."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    shape, given = list(inputs[0].shape), list(outputs[0].shape)
+    side = shape[-1]
+    fits = len(shape) == 4 and shape[1] == 3 and isinstance(side, int) and side % 32 == 0
+    fits = fits and shape[2] == side and len(inputs) == 1
+    if fits:
+        cells = sum((side // stride) ** 2 for stride in STRIDES)
+        fits = len(given) == 3 and given[1] == cells and isinstance(given[2], int) and given[2] > 5
+    if not fits:
+        raise DataError(
+            f"{path}: input {shape} and output {given} are not those of YOLOX "
+            "([1, 3, S, S] and [1, n, 5 + classes]); give a YOLOX ONNX file"
+        )
+    return inputs[0].name, side
 
 
 def _cells(side: int) -> tuple[np.ndarray, np.ndarray]:

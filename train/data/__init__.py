@@ -1,0 +1,1 @@
+"""Where clips come from: sources of videos, and the pipeline that feeds training."""

@@ -91,3 +91,79 @@ def person_loss(
     meant = jnp.take_along_axis(boxes, owner.reshape(owner.shape[0], -1, 1), axis=1)
     giou = generalised_iou(said, meant.reshape(*owner.shape, 4))
     return found, masked_mean(1.0 - giou, jnp.where(near > 0.3, near, 0.0))
+
+
+def soft_multi_label(logits: Array, teacher: Array, temperature: float = 1.0) -> Array:
+    """Binary cross-entropy against the teacher's probabilities, less the teacher's own entropy.
+
+    logits, teacher [..., C] -> mean over classes [...]: the KL divergence of each class's
+    Bernoulli, 0 where they agree. With a temperature the usual factor T^2 keeps the gradient's
+    size (Hinton et al., arXiv 1503.02531).
+    """
+    s, t = logits / temperature, teacher / temperature
+    p = jax.nn.sigmoid(t)
+    each = jax.nn.softplus(s) - jax.nn.softplus(t) - p * (s - t)
+    return temperature**2 * each.mean(axis=-1)
+
+
+def soft_class(logits: Array, teacher: Array, temperature: float = 1.0) -> Array:
+    """KL of the student's softmax from the teacher's: logits, teacher [..., C] -> [...].
+
+    Temperature as in :func:`soft_multi_label`."""
+    log_s = jax.nn.log_softmax(logits / temperature)
+    log_t = jax.nn.log_softmax(teacher / temperature)
+    return temperature**2 * (jnp.exp(log_t) * (log_t - log_s)).sum(axis=-1)
+
+
+def current_rows(attention: Array, tokens: int, back: int = 0) -> Array:
+    """What a clip's attention says about one frame: [..., N, N] -> [..., tokens, tokens].
+
+    The rows of the last ``tokens`` queries on the last ``tokens`` keys, made to sum to 1 again:
+    a student that sees one frame at a time has no other keys. ``back`` goes that many times
+    ``tokens`` back, to the frame that a teacher with look-ahead answers for.
+    """
+    last = attention.shape[-1] - back * tokens
+    own = slice(last - tokens, last)
+    rows = attention[..., own, own].astype(jnp.float32)
+    return rows / jnp.maximum(rows.sum(axis=-1, keepdims=True), 1e-9)
+
+
+def attention_divergence(rows: Array, teacher: Array) -> Array:
+    """KL of attention rows [..., N, N] from the teacher's, mean over queries: [...]."""
+    t = teacher.astype(jnp.float32)
+    log = lambda a: jnp.log(jnp.maximum(a, 1e-9))  # noqa: E731
+    return (t * (log(t) - log(rows.astype(jnp.float32)))).sum(axis=-1).mean(axis=-1)
+
+
+def feature_distance(features: Array, teacher: Array, eps: float = 1e-6) -> Array:
+    """Mean squared difference of vectors [..., D] after layer norm without gains: [...]."""
+
+    def norm(x: Array) -> Array:
+        x = x.astype(jnp.float32)
+        x = x - x.mean(axis=-1, keepdims=True)
+        return x * jax.lax.rsqrt((x * x).mean(axis=-1, keepdims=True) + eps)
+
+    return ((norm(features) - norm(teacher)) ** 2).mean(axis=-1)
+
+
+def uncertainty_weighted(
+    losses: dict[str, Array], log_variance: dict[str, Array], floor: float = -6.0
+) -> Array:
+    """sum of exp(-s) L + s over all terms: each is weighed by a learned variance exp(s).
+
+    losses, log_variance: equal keys and shapes, scalars or one value per layer. For constant
+    losses the optimum is s = log L, so every term ends with the same say whatever its unit.
+    Source: Kendall, Gal and Cipolla (arXiv 1705.07115), without its factors of 1/2.
+
+    floor: s is held above it, or a term that reaches 0 would be weighed without bound.
+
+    Raises:
+      ValueError: the two name different terms.
+    """
+    if set(losses) != set(log_variance):
+        raise ValueError(f"losses {sorted(losses)} are weighed by {sorted(log_variance)}")
+    total = jnp.float32(0.0)
+    for name, value in losses.items():
+        s = jnp.maximum(log_variance[name], floor)
+        total += (jnp.exp(-s) * value + s).sum()
+    return total

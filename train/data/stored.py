@@ -6,7 +6,9 @@ T frames of a video, K boxes, C classes, F channels.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,27 +153,40 @@ def _filled(
     """Arrays [all frames, ...] by name, mapped from files that ``make`` fills video by video."""
     digest = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     folder = Path(cache) / f"{title}-{digest}"
-    done = folder / "complete"
-    if not done.is_file():
+    if not folder.is_dir():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=folder.parent))
         except OSError as error:
-            raise DataError(f"cannot keep the {title} in {folder}: {error}") from None
-        total, low, clock = sum(counts), 0, time.perf_counter()
-        files: dict[str, Array] = {}
-        for video in range(videos):
-            for name, value in make(video).items():
-                value = value.astype(np.float16)
-                if name not in files:
-                    files[name] = np.lib.format.open_memmap(
-                        folder / f"{name}.npy", "w+", np.float16, (total, *value.shape[1:])
-                    )
-                files[name][low : low + counts[video]] = value
-            low += counts[video]
-            if time.perf_counter() - clock > 10:
-                clock = time.perf_counter()
-                print(f"{title}: {video + 1} of {videos} videos", file=sys.stderr, flush=True)
-        for value in files.values():
-            value.flush()
-        done.write_text("")
+            raise DataError(f"cannot keep the {title} in {folder.parent}: {error}") from None
+        try:
+            _fill(part, videos, counts, title, make)
+            if not folder.is_dir():  # another process may have been faster
+                part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return {p.stem: np.load(p, mmap_mode="r") for p in sorted(folder.glob("*.npy"))}
+
+
+def _fill(
+    folder: Path,
+    videos: int,
+    counts: list[int],
+    title: str,
+    make: Callable[[int], dict[str, Array]],
+) -> None:
+    low, clock = 0, time.perf_counter()
+    files: dict[str, Any] = {}
+    for video in range(videos):
+        for name, value in make(video).items():
+            if name not in files:
+                files[name] = np.lib.format.open_memmap(
+                    folder / f"{name}.npy", "w+", np.float16, (sum(counts), *value.shape[1:])
+                )
+            files[name][low : low + counts[video]] = value.astype(np.float16)
+        low += counts[video]
+        if time.perf_counter() - clock > 10:
+            clock = time.perf_counter()
+            print(f"{title}: {video + 1} of {videos} videos", file=sys.stderr, flush=True)
+    for value in files.values():
+        value.flush()

@@ -34,6 +34,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..metrics.delay import Event, label_runs
 from . import behaviour, figures
 from .base import Clip, DataError, Source
 from .behaviour import CLASSES, EVENT_SECONDS, LEAD, RAMP, SIZES
@@ -42,15 +43,6 @@ SPLITS = {"train": 0, "val": 1, "test": 2}
 UNLIMITED = 2**31 - 1
 NOISE = 1 << 21  # bytes of noise that all frames share, each at an offset of its own
 PLANS = 128  # videos whose plan is kept
-
-
-class Event(NamedTuple):
-    """A run of frames in which a label holds."""
-
-    slot: int
-    label: int  # index into the classes
-    start_frame: int
-    end_frame: int  # exclusive
 
 
 class Plan(NamedTuple):
@@ -229,11 +221,4 @@ class Synth(Source):
 
     def events(self, video: int) -> list[Event]:
         """Runs of frames in which a label holds, by slot, label and time."""
-        labels = self.plan(video).labels
-        edge = np.zeros((1, *labels.shape[1:]), np.float32)
-        change = np.diff(np.concatenate([edge, labels, edge]), axis=0).transpose(1, 2, 0)
-        starts, ends = np.argwhere(change > 0), np.argwhere(change < 0)
-        return [
-            Event(int(slot), int(label), int(start), int(end))
-            for (slot, label, start), (_, _, end) in zip(starts, ends, strict=True)
-        ]
+        return label_runs(self.plan(video).labels)

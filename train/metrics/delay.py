@@ -26,6 +26,17 @@ class Delay(NamedTuple):
     seconds: np.ndarray  # [events], NaN where missed
 
 
+def label_runs(labels: np.ndarray) -> list[Event]:
+    """Runs of frames in which a label holds, labels [T, K, C] of 0 and 1: by slot, label, time."""
+    edge = np.zeros((1, *labels.shape[1:]), np.float32)
+    change = np.diff(np.concatenate([edge, labels, edge]), axis=0).transpose(1, 2, 0)
+    starts, ends = np.argwhere(change > 0), np.argwhere(change < 0)
+    return [
+        Event(int(slot), int(label), int(start), int(end))
+        for (slot, label, start), (_, _, end) in zip(starts, ends, strict=True)
+    ]
+
+
 def detection_delay(
     scores: np.ndarray,
     events: Iterable[Event | tuple[int, int, int, int]],

@@ -80,7 +80,8 @@ class PersonHead(nn.Module):
         self.hid = nn.Dense(self.hidden, dtype=self.dtype)
         # Rare positives: start from a probability of 1 % (RetinaNet, arXiv 1708.02002).
         parts = self.cells**2
-        self.objectness = nn.Dense(parts, bias_init=nn.initializers.constant(-4.6), dtype=self.dtype)
+        rare = nn.initializers.constant(-4.6)
+        self.objectness = nn.Dense(parts, bias_init=rare, dtype=self.dtype)
         self.edges = nn.Dense(4 * parts, dtype=self.dtype)
 
     def __call__(self, features: Array) -> Persons:

@@ -182,7 +182,8 @@ class CausalViT(nn.Module):
         check_taps(taps, TAPS)
         batch, steps = frames.shape[:2]
         mapped = width and frames.shape[-1] == width
-        size = tuple(s * cfg.patch if mapped else s for s in frames.shape[2:4])
+        scale = cfg.patch if mapped else 1
+        size = frames.shape[2] * scale, frames.shape[3] * scale
         check_carry(carry, lambda: self.init_carry(batch, size))
         if valid is not None:
             frames = jnp.where(valid[:, :, None, None, None], frames, 0)

@@ -37,11 +37,9 @@ class WindowConfig(VideoMAEConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.lookahead < self.frames * self.stride:
-            raise ValueError(
-                f"lookahead {self.lookahead}: a window of {self.frames} frames, stride "
-                f"{self.stride}, holds the frame it answers for only below {self.frames * self.stride}"
-            )
+        span = self.frames * self.stride
+        if not 0 <= self.lookahead < span:
+            raise ValueError(f"lookahead {self.lookahead}: give 0 to {span - 1}, within the window")
 
     @property
     def back(self) -> int:
@@ -123,7 +121,9 @@ class SlidingWindow(nn.Module):
         offline = VideoMAE(self.config, parent=None)
 
         def answer(t: Any) -> ActionOutput:
-            here = lambda a: None if a is None else jnp.take(a, t, axis=1)  # noqa: E731
+            def here(a: Any) -> Any:
+                return None if a is None else jnp.take(a, t, axis=1)
+
             clip = ring.window(history, before, here(place))
             out: Any = offline.apply(weights, clip, here(boxes), here(box_valid), taps)
             return _move_depth(out, 0, 1)

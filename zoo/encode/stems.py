@@ -59,7 +59,7 @@ PRETRAINED = {"efficientnet-lite0": "efficientnet-lite0/imagenet"}
 def make_stem(name: str, dtype: Any = "float32") -> nn.Module:
     """The module; its method ``pyramid`` makes the features. Raises ValueError: unknown stem."""
     config = dataclasses.replace(_config(name), dtype=dtype)
-    return (ConvStem if isinstance(config, ConvStemConfig) else EfficientNetLite)(config)
+    return ConvStem(config) if isinstance(config, ConvStemConfig) else EfficientNetLite(config)
 
 
 def stem_stride(name: str) -> int:

@@ -1,0 +1,23 @@
+"""A streaming student in minutes, from nothing: synthetic persons, learned from their labels.
+
+    python -m streamzoo.train --config configs/smoke.py
+
+COST
+"""
+
+from ..train.loop import LoopConfig
+from ..train.optim import OptimConfig
+from ..train.recipe import Data, Model, Recipe
+
+CONFIG = Recipe(
+    data=Data(videos=96),
+    test=Data(videos=16, split="test"),
+    model=Model("dsta-lite0"),
+    loop=LoopConfig(
+        steps=400,
+        lanes=4,
+        frames=16,
+        optim=OptimConfig(name="muon", rate=1.5e-3, ema=0.99),
+        out="runs/smoke",
+    ),
+)

@@ -1,0 +1,27 @@
+"""The offline teacher on synthetic persons, from labels: what the synth students learn from.
+
+    python -m streamzoo.train --config configs/synth_teacher.py
+
+Needs nothing but ``pip install 'streamzoo[train]'``: the videos are drawn, and the frozen
+EfficientNet-Lite0 in front of the model is bundled. COST
+
+A clip teaches at every one of its tubelets (``VideoMAE.every_tubelet``), which is many times
+faster than one answer per window.
+"""
+
+from ..train.loop import LoopConfig
+from ..train.optim import OptimConfig
+from ..train.recipe import Data, Model, Recipe
+
+CONFIG = Recipe(
+    data=Data(videos=320),
+    test=Data(videos=40, split="test"),
+    model=Model("videomae-window-lite0"),
+    loop=LoopConfig(
+        steps=900,
+        lanes=8,
+        frames=16,
+        optim=OptimConfig(name="muon", rate=1.5e-3, ema=0.99),
+        out="runs/synth_teacher",
+    ),
+)

@@ -1,0 +1,37 @@
+"""The offline teacher on UCF11, from labels: 5 frames at once.
+
+    python -m streamzoo.train --config configs/ucf11_teacher.py --set data.path=ZIP test.path=ZIP
+
+ZIP holds ``train/CLASS/v_WORD_GROUP_CLIP_FRAME.jpg`` and ``test/…``. COST
+"""
+
+import dataclasses
+
+from ..train.loop import LoopConfig
+from ..train.optim import OptimConfig
+from ..train.recipe import Data, Model, Recipe
+from ..train.tasks import SuperviseConfig
+
+TRAIN = Data(
+    kind="ucf11",
+    path="../shared/data/ucf11_5frames_160x120.zip",
+    size=(128, 160),
+    frame_rate=1.0,
+    max_boxes=4,
+    detector="../shared/data/weights/yolox_nano_coco_416.onnx",
+    mirror=True,
+)
+
+CONFIG = Recipe(
+    data=TRAIN,
+    test=dataclasses.replace(TRAIN, split="test", mirror=False),
+    model=Model("videomae-window-lite0", window=5),
+    supervise=SuperviseConfig(smoothing=0.1),
+    loop=LoopConfig(
+        steps=350,
+        lanes=16,
+        frames=5,
+        optim=OptimConfig(name="muon", rate=1e-3, decay=0.1, ema=0.99),
+        out="runs/ucf11_teacher",
+    ),
+)

@@ -1,0 +1,38 @@
+"""The offline teacher on UT-Interaction, from labels; sequences 1, 2, 11 and 12 are the test.
+
+    python -m streamzoo.train --config configs/ut_teacher.py --set data.path=FOLDER test.path=FOLDER
+
+FOLDER holds ``set1``, ``set2`` and ``classes.txt``. COST
+"""
+
+import dataclasses
+
+from ..train.loop import LoopConfig
+from ..train.optim import OptimConfig
+from ..train.recipe import Data, Model, Recipe
+from ..train.tasks import SuperviseConfig
+
+TRAIN = Data(
+    kind="ut",
+    path="../shared/data/ut_interaction",
+    size=(128, 160),
+    frame_rate=8.0,
+    max_boxes=4,
+    detector="../shared/data/weights/yolox_nano_coco_416.onnx",
+    sequences=(3, 4, 5, 6, 7, 8, 13, 14, 15, 16, 17, 18),
+    mirror=True,
+)
+
+CONFIG = Recipe(
+    data=TRAIN,
+    test=dataclasses.replace(TRAIN, sequences=(1, 2, 11, 12), mirror=False),
+    model=Model("videomae-window-lite0"),
+    supervise=SuperviseConfig(smoothing=0.1),
+    loop=LoopConfig(
+        steps=250,
+        lanes=8,
+        frames=16,
+        optim=OptimConfig(name="muon", rate=1e-3, decay=0.1, ema=0.99),
+        out="runs/ut_teacher",
+    ),
+)

@@ -1,0 +1,307 @@
+"""The training loop: runs the steps, and can be stopped at any moment without losing its place.
+
+A task says what is learned (:class:`Task`); a job is a task with its data (:class:`Job`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from . import sharding
+from .checkpoints import Checkpoints
+from .logs import Log
+from .optim import OptimConfig, warmup_steps
+from .sharding import MeshConfig
+from .step import State, make_step, start
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long, how wide and how often.
+
+    Attributes:
+      steps: steps in all.
+      lanes: streams trained side by side, in all processes together.
+      frames: frames per lane and step.
+      seed: of weights, augmentation and the order of the data.
+      accumulate: micro-batches that a step's lanes are split into, one after the other.
+      dtype: compute type that the task gives to its model; weights and optimiser stay float32.
+      log_every, checkpoint_every, eval_every: steps; 0: only at the end.
+      diverge: stop when the mean loss of ``log_every`` steps after the warm-up is above this
+        multiple of the lowest such mean; 0: never. For losses above 0.
+      keep: checkpoints that are kept.
+      out: folder of the run; on a pod, one that all hosts share.
+      profile: folder for a profile of three steps; "": none.
+      tensorboard: also write for TensorBoard, under ``out``.
+    """
+
+    steps: int = 1000
+    lanes: int = 8
+    frames: int = 8
+    seed: int = 0
+    optim: OptimConfig = OptimConfig()
+    accumulate: int = 1
+    dtype: str = "float32"
+    log_every: int = 20
+    checkpoint_every: int = 200
+    eval_every: int = 0
+    diverge: float = 0.0
+    keep: int = 2
+    out: str = "runs/default"
+    mesh: MeshConfig = MeshConfig()
+    profile: str = ""
+    tensorboard: bool = True
+
+    def __post_init__(self):
+        for name in ("steps", "lanes", "frames", "accumulate", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError("dtype is float32 or bfloat16")
+
+
+class Task(Protocol):
+    """What is learned. Optional besides: ``evaluate(params) -> dict[str, float]`` (host code,
+    given the averaged weights) and ``rate_scale(params, layer_decay)`` (as
+    ``optim.layer_scale``, which stands in for it)."""
+
+    constants: Any  # an argument of the jitted step that is never donated: the frozen teacher
+
+    def init(self, key: Array) -> Any:
+        """The first weights, float32."""
+        ...
+
+    def init_memory(self, lanes: int) -> Any:
+        """What one step hands to the next, such as carries: every leaf [lanes, ...]; may be ()."""
+        ...
+
+    def loss(self, params: Any, constants: Any, memory: Any, key: Array, batch: Any) -> Any:
+        """(loss, (memory, figures: name -> scalar)), means over the lanes of ``batch``."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A task and its data.
+
+    Attributes:
+      task: see :class:`Task`.
+      batches: (process, processes) -> iterator over dicts of arrays [lanes / processes, ...]. With
+        ``get_state`` and ``set_state``, as grain's have, a resumed run goes on at once; without,
+        the batches already seen are drawn again.
+      source: where the batches come from, for its ``skipped``; any object or None.
+    """
+
+    task: Any
+    batches: Callable[[int, int], Iterator[Any]]
+    source: Any = None
+
+
+class Result(NamedTuple):
+    """What :func:`run` gives."""
+
+    params: Any  # averaged weights, in full on one device of this process
+    state: State
+    history: list[dict[str, float]]  # a row per step
+    scores: dict[str, float]  # of the last evaluation
+    stopped: int = 0  # the signal that ended the run early, else 0
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the text says at which step, why, and what is left of it."""
+
+
+def run(
+    job: Job,
+    config: LoopConfig,
+    *,
+    settings: str = "{}",
+    fresh: bool = False,
+    log: Callable[[str], None] | None = None,
+) -> Result:
+    """Trains until ``config.steps`` steps are done, from the last checkpoint in ``config.out``.
+
+    On SIGTERM or SIGINT the step is finished, a checkpoint written, and the result's ``stopped``
+    is the signal. A second signal ends the process as usual.
+
+    Args:
+      settings: JSON text that the checkpoints keep.
+      fresh: delete what is in the folder of an earlier run first.
+      log: gets the lines of the log; None prints them, below a progress bar on a terminal.
+
+    Raises:
+      TrainingError: a loss or gradient that is not finite, or a loss that diverges.
+      CheckpointError: the last checkpoint is of another model.
+      MeshError: the mesh does not fit devices or lanes.
+    """
+    return _Run(job, config, settings, fresh, log).go()
+
+
+class _Run:
+    def __init__(self, job: Job, config: LoopConfig, settings: str, fresh: bool, log: Any):
+        self.task, self.config, self.settings = job.task, config, settings
+        self.mesh = sharding.make_mesh(config.mesh, config.lanes, config.accumulate)
+        self.saved = Checkpoints(Path(config.out) / "checkpoints", config.keep, fresh)
+        self.state, optimiser = start(job.task, config, self.mesh)
+        self.batches = job.batches(jax.process_index(), jax.process_count())
+        if self.saved.last is not None:
+            self.state = self.saved.restore(self.state)
+            self._seek(self.saved.about()["data"])
+        self.done = int(self.state.step)
+        self.step, self.names = make_step(job.task, optimiser, config, self.mesh, self.state)
+        where = sharding.of_weights(job.task.constants, self.mesh)
+        self.constants = sharding.place(job.task.constants, where)
+        self.log = Log(
+            config.out, self.done, config.steps, write=log, tensorboard=config.tensorboard
+        )
+        self.scores: dict[str, float] = {}
+        self.waiting: list[Array] = []  # figures still on the device
+        self.lowest = math.inf
+
+    def _seek(self, positions: list[Any]) -> None:
+        # the next batch is the one after the checkpoint's
+        if len(positions) != jax.process_count():
+            raise TrainingError(
+                f"{self.saved.path()} was written by {len(positions)} processes, this run has "
+                f"{jax.process_count()}: go on with as many, or start afresh with --fresh"
+            )
+        position = positions[jax.process_index()]
+        if hasattr(self.batches, "set_state"):
+            self.batches.set_state(position)  # pyright: ignore
+        else:
+            for _ in range(int(self.state.step)):
+                next(self.batches)
+
+    def go(self) -> Result:
+        config, stopped, mark = self.config, 0, self.done
+        with _signals() as caught, self.log, self.saved:
+            batch = self._fetch() if self.done < config.steps else self._evaluate()
+            while self.done < config.steps and not stopped:
+                self._profile(self.done - mark)
+                self.state, row = self.step(self.state, self.constants, batch)
+                self.waiting.append(row)
+                self.done += 1
+                self.log.advance(self.done)
+                last = self.done == config.steps
+                stopped = 0 if last else caught(self.done)
+                if last or stopped or _due(self.done, config.checkpoint_every):
+                    self._flush()
+                    self._save(wait=last or bool(stopped))
+                if not last and not stopped:
+                    batch = self._fetch()  # while the device computes
+                if len(self.waiting) > 1:
+                    self.waiting[-2].block_until_ready()  # no more than two steps under way
+                if _due(self.done, config.log_every):
+                    self._flush()
+                if last or _due(self.done, config.eval_every):
+                    self._evaluate()
+            if stopped:
+                name = signal.Signals(stopped).name
+                self.log.line(f"{name}: stopped after step {self.done}, {self.saved.path()}")
+        average = sharding.gather(self.state.average, self.mesh)
+        return Result(average, self.state, self.log.rows, self.scores, stopped)
+
+    def _fetch(self) -> Any:
+        try:
+            batch = next(self.batches)
+        except StopIteration:
+            raise TrainingError(
+                f"the data ended after step {self.done} of {self.config.steps}"
+            ) from None
+        return sharding.place_batch(batch, self.mesh)
+
+    def _save(self, wait: bool) -> None:
+        get = getattr(self.batches, "get_state", lambda: None)
+        self.saved.save(self.done, self.state, get(), self.settings, wait)
+
+    def _flush(self) -> None:
+        # figures of the steps since the last time: from the device to the log, then checked
+        if not self.waiting:
+            return
+        values = np.asarray(jax.device_get(self.waiting))
+        self.waiting.clear()
+        rows = [dict(zip(self.names, map(float, row), strict=True)) for row in values]
+        bad = [int(row.pop("bad")) for row in rows][-1]
+        first = self.done - len(rows) + 1
+        rows = [{"step": first + i, **row} for i, row in enumerate(rows)]
+        self.log.figures(rows if bad < 0 else rows[: bad - first + 1])
+        if bad >= 0:
+            self._stop(f"loss or gradient is not finite at step {bad}", "lower loop.optim.rate")
+        mean = math.fsum(row["loss"] for row in rows) / len(rows)
+        warm = first > warmup_steps(self.config.optim, self.config.steps)
+        if self.config.diverge and warm and mean > self.config.diverge * self.lowest:
+            self._stop(
+                f"the loss diverges: {mean:.4g} at step {self.done} after {self.lowest:.4g}",
+                "lower loop.optim.rate, or raise loop.diverge",
+            )
+        if warm:
+            self.lowest = min(self.lowest, mean)
+
+    def _stop(self, why: str, remedy: str) -> None:
+        self.saved.wait()
+        last = self.saved.last
+        left = f"the last good checkpoint is {self.saved.path()}" if last else "no checkpoint yet"
+        raise TrainingError(f"{why}; {remedy}; {left}")
+
+    def _evaluate(self) -> None:
+        if hasattr(self.task, "evaluate"):
+            self._flush()
+            self.scores = self.task.evaluate(sharding.gather(self.state.average, self.mesh))
+            self.log.scores(self.done, self.scores)
+
+    def _profile(self, count: int) -> None:
+        if self.config.profile and count in (10, 13):
+            jax.block_until_ready(self.state)
+            if count == 10:
+                jax.profiler.start_trace(self.config.profile)
+            else:
+                jax.profiler.stop_trace()
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+class _signals:
+    """Notices SIGTERM and SIGINT while entered; calling it gives the signal to stop for, or 0.
+
+    Of several processes all stop after the same step: jax's pre-emption service, which then owns
+    SIGTERM, agrees on it.
+    """
+
+    def __enter__(self) -> Callable[[int], int]:
+        self.got, self.before = 0, {}
+        self.shared = jax.process_count() > 1
+        if not self.shared and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.before[number] = signal.signal(number, self._catch)
+        return self._stop
+
+    def _catch(self, number: int, frame: Any) -> None:
+        self.got = number
+        self._restore()  # the next one ends the process
+
+    def _stop(self, step: int) -> int:
+        if self.shared and multihost_utils.reached_preemption_sync_point(step):
+            return int(signal.SIGTERM)
+        return self.got
+
+    def _restore(self) -> None:
+        for number, before in self.before.items():
+            signal.signal(number, before)
+        self.before = {}
+
+    def __exit__(self, *error: Any) -> None:
+        self._restore()

@@ -1,0 +1,187 @@
+"""The optimiser: clipping, AdamW or Muon, warm-up and cosine, layer-wise rates, averaged weights.
+
+Blocks are stacked over depth (``layers/vit.py``): a leaf ``…/blocks/layer<i>/…`` is
+[repeats, ...] and its slice r belongs to block r * period + i. Whatever depends on the depth or on
+the number of axes of a parameter has to know that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+Array = jax.Array
+NAMES = ("adamw", "muon")
+BLOCK = re.compile(r"^(?P<stack>(?:.*/)?blocks)/layer(?P<index>\d+)/")
+# what comes before the first block, and so has the smallest rate
+_STEM = re.compile(r"(?:^|/)(?:patch_embed|pos_embed|cls_token|embed\w*)(?:/|$)")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """How the weights follow the gradient.
+
+    Attributes:
+      name: "adamw"; or "muon": orthogonalised momentum (Jordan et al. 2024, with the update size
+        of arXiv 2502.16982) on the blocks' matrices and AdamW on the rest, with one rate for both.
+      rate: the highest learning rate, at the end of the warm-up.
+      warmup: a fraction of all steps if below 1, else steps.
+      final: the last rate as a fraction of ``rate``.
+      decay: weight decay of matrices; biases, norms and other vectors have none.
+      layer_decay: factor on the rate per block, counted down from the head (1: none).
+      clip: largest global norm of a gradient; 0: any.
+      ema: share kept by the average of the weights at each step, reached slowly; 0: no averaging.
+      betas: Adam's; also of Muon's AdamW part.
+      momentum: Muon's.
+    """
+
+    name: str = "adamw"
+    rate: float = 1e-3
+    warmup: float = 0.05
+    final: float = 0.0
+    decay: float = 0.05
+    layer_decay: float = 1.0
+    clip: float = 1.0
+    ema: float = 0.998
+    betas: tuple[float, float] = (0.9, 0.999)
+    momentum: float = 0.95
+
+    def __post_init__(self):
+        if self.name not in NAMES:
+            raise ValueError(f"no optimiser is called {self.name!r}; there are {', '.join(NAMES)}")
+
+
+def path_of(path: Any) -> str:
+    """'/'-joined name of a leaf of a pytree, as ``jax.tree_util`` gives its path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def warmup_steps(config: OptimConfig, steps: int) -> int:
+    """Steps until the rate is at its highest, at least 1 and less than ``steps``."""
+    count = config.warmup * steps if config.warmup < 1 else config.warmup
+    return max(1, min(int(count), steps - 1))
+
+
+def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
+    """Step -> rate: linear from 0 to ``rate``, then half a cosine to ``final * rate``."""
+    return optax.warmup_cosine_decay_schedule(
+        0.0,
+        config.rate,
+        warmup_steps(config, steps),
+        max(steps, 2),
+        end_value=config.final * config.rate,
+    )
+
+
+def is_matrix(path: str, leaf: Any) -> bool:
+    """Whether a parameter is a weight matrix (or a convolution), seen without the stacked axis.
+
+    Biases, the scales of norms, and tables of positions and tokens are not.
+    """
+    axes = leaf.ndim - bool(BLOCK.match(path))
+    return axes >= 2 and not path.endswith(("bias", "scale", "embed", "token"))
+
+
+def layer_scale(params: Any, decay: float) -> Any:
+    """Factor on the rate of every parameter, broadcastable to it: arrays for stacked leaves.
+
+    With L blocks the head and everything that is no block has 1, block d (from 0) has
+    decay ** (L - d), and what comes before the blocks (patch and position embeddings) has
+    decay ** (L + 1): BEiT's layer-wise decay (arXiv 2106.08254, appendix). Every stack of blocks
+    (``<prefix>/blocks/layer<i>/…``) counts its own depth, and its prefix's stem follows it.
+    """
+    leaves = [(path_of(p), leaf) for p, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    periods: dict[str, int] = {}
+    repeats: dict[str, int] = {}
+    for path, leaf in leaves:
+        if found := BLOCK.match(path):
+            stack = found["stack"]
+            periods[stack] = max(periods.get(stack, 0), int(found["index"]) + 1)
+            repeats[stack] = leaf.shape[0]
+
+    def scale(path: Any, leaf: Any) -> Any:
+        name = path_of(path)
+        if found := BLOCK.match(name):
+            period = periods[found["stack"]]
+            depth = np.arange(leaf.shape[0]) * period + int(found["index"])
+            below = period * repeats[found["stack"]] - depth
+            factors = np.power(decay, below).astype(np.float32)
+            return factors.reshape(-1, *[1] * (leaf.ndim - 1))
+        if stem := _STEM.search(name):
+            stack = name[: stem.start()] + ("/blocks" if stem.start() else "blocks")
+            if stack in periods:
+                return np.float32(decay ** (periods[stack] * repeats[stack] + 1))
+        return np.float32(1.0)
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+def _map_names(fn: Any, params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda p, leaf: fn(path_of(p), leaf), params)
+
+
+def make_optimiser(
+    config: OptimConfig, steps: int, params: Any, scale: Any = None
+) -> optax.GradientTransformation:
+    """The transformation of gradients into changes of ``params`` over ``steps`` steps.
+
+    params: the weights or their shapes. scale: factor on the rate per parameter, a pytree like
+    ``params`` of broadcastable arrays; None: :func:`layer_scale`.
+    """
+    if config.name == "adamw":
+        direction = optax.scale_by_adam(*config.betas)
+    else:
+
+        def dimensions(tree: Any) -> Any:
+            def kind(path: str, leaf: Any) -> Any:
+                # the stacked axis is a batch of matrices [L, in, out]
+                if not (BLOCK.match(path) and leaf.ndim == 3 and is_matrix(path, leaf)):
+                    return None
+                return optax.contrib.MuonDimensionNumbers((1,), (2,))
+
+            return _map_names(kind, tree)
+
+        # rate 1, so that decay and layer-wise rates are applied below, as for AdamW
+        direction = optax.chain(
+            optax.contrib.muon(
+                1.0,
+                beta=config.momentum,
+                adam_b1=config.betas[0],
+                adam_b2=config.betas[1],
+                consistent_rms=0.2,  # updates of the size that AdamW makes, one rate for both
+                muon_weight_dimension_numbers=dimensions,
+            ),
+            optax.scale(-1.0),
+        )
+    if scale is None and config.layer_decay != 1:
+        scale = layer_scale(params, config.layer_decay)
+    parts = [
+        optax.clip_by_global_norm(config.clip) if config.clip else None,
+        direction,
+        optax.add_decayed_weights(config.decay, _map_names(is_matrix, params)),
+        scale_each(scale) if scale is not None else None,
+        optax.scale_by_learning_rate(schedule(config, steps)),
+    ]
+    return optax.chain(*[part for part in parts if part is not None])
+
+
+def scale_each(scale: Any) -> optax.GradientTransformation:
+    """Multiplies every update by its own factor."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u, s: (u * s).astype(u.dtype), updates, scale), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def averaged(average: Any, params: Any, step: Array, ema: float) -> Any:
+    """The average after ``step`` (from 0): the share kept rises as (1 + step) / (10 + step) to
+    ``ema``, since early averages would otherwise be of random weights."""
+    keep = jnp.minimum(ema, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, p: keep * a + (1 - keep) * p, average, params)

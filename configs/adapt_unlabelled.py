@@ -3,7 +3,7 @@
     python -m streamzoo.train --config configs/ut_teacher.py --set loop.out=runs/set1_teacher \\
         loop.steps=200 "data.sequences=(1,2,3,4,5,6,7,8)" "test.sequences=(15,16,17,18)"
     python -m streamzoo.train --config configs/ut_student.py --set loop.out=runs/set1_student \\
-        loop.steps=100 teacher=runs/set1_teacher/weights.safetensors \\
+        loop.steps=80 teacher=runs/set1_teacher/weights.safetensors \\
         "data.sequences=(1,2,3,4,5,6,7,8)" "test.sequences=(15,16,17,18)"
     python -m streamzoo.train --config configs/adapt_unlabelled.py
 
@@ -22,5 +22,5 @@ CONFIG = dataclasses.replace(
     test=dataclasses.replace(STUDENT.data, sequences=(15, 16, 17, 18), mirror=False),
     model=Model("dsta-lite0", weights="runs/set1_student/weights.safetensors"),
     teacher="runs/set1_teacher/weights.safetensors",
-    loop=dataclasses.replace(STUDENT.loop, steps=100, out="runs/adapted"),
+    loop=dataclasses.replace(STUDENT.loop, steps=80, out="runs/adapted"),
 )

@@ -14,5 +14,5 @@ CONFIG = dataclasses.replace(
     TEACHER,
     model=Model("dsta-lite0"),
     teacher="runs/ut_teacher/weights.safetensors",
-    loop=dataclasses.replace(TEACHER.loop, steps=150, lanes=4, out="runs/ut_student"),
+    loop=dataclasses.replace(TEACHER.loop, steps=160, lanes=4, out="runs/ut_student"),
 )

@@ -16,5 +16,11 @@ CONFIG = dataclasses.replace(
     TEACHER,
     model=Model("dsta-lite0"),
     teacher="runs/synth_teacher/weights.safetensors",
-    loop=dataclasses.replace(TEACHER.loop, steps=200, lanes=4, out="runs/synth_student"),
+    loop=dataclasses.replace(
+        TEACHER.loop,
+        steps=400,
+        lanes=4,
+        optim=dataclasses.replace(TEACHER.loop.optim, rate=3e-3),
+        out="runs/synth_student",
+    ),
 )

@@ -24,12 +24,12 @@ class CliError(ValueError):
 
 
 def default_model() -> str:
-    """The student that `watch` and `demo` use: with weights here, TSA (the fastest) first.
+    """The student that `watch` and `demo` use: with weights here, one that finds persons first.
 
     Raises:
       CliError: no model has weights.
     """
-    from ..zoo import list_models, model_card
+    from ..zoo import list_models, model_card, model_config
     from ..zoo.registry import BUNDLED
 
     names = list_models(streaming=True, pretrained=True)
@@ -39,7 +39,10 @@ def default_model() -> str:
             "--streaming` with --model and add --random-weights, or give a weights file"
         )
     here = lambda name: (BUNDLED / (model_card(name).weights or "-")).is_file()  # noqa: E731
-    return min(names, key=lambda name: (not here(name), not name.startswith("tsa")))
+    finds = lambda name: "person_threshold" in vars(model_config(name)) and (  # noqa: E731
+        "person" in model_config(name).heads
+    )
+    return min(names, key=lambda name: (not here(name), not finds(name)))
 
 
 def run_list(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ EXAMPLES = """examples:
   streamzoo list '*tsa*'
   streamzoo info tsa-s16
   streamzoo demo
-  streamzoo watch street.mp4 --model tsa-ti16/ucf11
+  streamzoo watch street.mp4 --model dsta-lite0/ucf11
   streamzoo watch rtsp://127.0.0.1:8554/cam --seconds 60
   streamzoo bench tsa-s16 dsta-s16 --teacher videomae-window-s16 --batch 1 2 4
   streamzoo convert checkpoint.safetensors --out weights.safetensors
@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     p = command(
         "watch",
         "run a student on a file, camera (0) or rtsp/http address and write what it sees",
-        "streamzoo watch street.mp4 --model tsa-ti16/ucf11 --out out",
+        "streamzoo watch street.mp4 --model dsta-lite0/ucf11 --out out",
         WATCH_NOTES,
     )
     p.add_argument("source", metavar="SOURCE", help="file, camera number, rtsp:// or http address")

@@ -99,7 +99,7 @@ class SessionClosed(RuntimeError):
 class Session:
     """One live stream of one model.
 
-        with Session.of("tsa-ti16/ucf11") as session:
+        with Session.of("dsta-lite0/ucf11") as session:
             for frame in frames:                       # uint8 [h, w, 3], RGB
                 result = session.push(frame)
 

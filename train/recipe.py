@@ -146,6 +146,8 @@ class Model:
         if hasattr(config, "temporal"):
             fields["heads"] = ("roi", "person") if self.person else ("roi",)
             fields["max_boxes"] = max(source.max_boxes, 8) if self.person else source.max_boxes
+            fields["person_threshold"] = 0.4
+            fields["frame_box"] = not source.multi_label  # there slot 0 is the whole frame
             if self.shift:
                 fields["temporal"] = (mix("shift", fraction=self.shift),)
         else:

@@ -11,7 +11,7 @@ import pytest
 
 from streamzoo.layers.mixers import mix
 from streamzoo.train.data.base import Clip, Source
-from streamzoo.train.evaluate import answers, evaluate
+from streamzoo.train.evaluate import answers, evaluate, match
 from streamzoo.train.metrics.average_precision import average_precision
 from streamzoo.zoo import preprocess
 from streamzoo.zoo.action import CausalViT, SlidingWindow, StudentConfig, VideoMAE, WindowConfig
@@ -192,3 +192,13 @@ def test_a_class_without_an_example_has_no_average_precision():
     figures = evaluate(model, variables, CARD, data)
     assert np.isnan(figures["AP/c"])
     assert figures["mAP"] == pytest.approx((figures["AP/a"] + figures["AP/b"]) / 2)
+
+
+def test_persons_are_matched_one_to_one():
+    boxes = np.asarray([[0.0, 0.0, 0.4, 0.8], [0.5, 0.0, 0.9, 0.8], [0.1, 0.1, 0.2, 0.2]])
+    scores = np.asarray([0.9, 0.2, 0.0])
+    near = boxes[0] + 0.02
+    assert match(near[None], boxes, scores, 0.4) == (1, 1)
+    assert match(np.stack([near, boxes[0]]), boxes, scores, 0.4) == (1, 2)  # twice
+    assert match(boxes[1:2], boxes, scores, 0.4) == (0, 0)  # a weak one
+    assert match(boxes[2:3], boxes, scores, 0.4) == (0, 1)  # an empty slot

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from video_files import write
 
 from streamzoo import zoo
 from streamzoo.train import settings
@@ -24,6 +23,8 @@ from streamzoo.train.recipe import Data, Model, Recipe, header, load_teacher
 from streamzoo.train.tasks import Distil, Supervise
 from streamzoo.zoo.action import CausalViT, SlidingWindow, StudentConfig, WindowConfig
 from streamzoo.zoo.registry import Card
+
+from .video_files import write
 
 SMALL = Data(videos=2, size=(32, 32))
 LOOP = LoopConfig(steps=2, lanes=2, frames=4, log_every=1, tensorboard=False)
@@ -91,7 +92,7 @@ def test_settings_reach_the_model(tmp_path):
     assert isinstance(job.task, Supervise) and isinstance(config, StudentConfig)
     assert dict(config.temporal[0].options) == {"fraction": 0.25} and config.depth == 2
     assert config.heads == ("roi", "person") and config.image_size == (48, 64)
-    assert job.task.header == header("tsa-mi16", recipe.model.overrides(job.source, 13))
+    assert job.task.header == header("tsa-mi16", recipe.model.overrides(job.source, 13, LOOP.dtype))
     # the header alone makes the same model again
     again = zoo.create_model("tsa-mi16", **job.task.header["config"])
     assert again.config == config

@@ -137,7 +137,7 @@ def test_an_encoder_without_classifier_leaves_its_weights_out():
     assert not {"head_kernel", "head_bias", "fc"} & set(variables["params"])
     model = EfficientNetLite(config)
     frames = jnp.ones((1, 32, 32, 3))
-    assert model.apply(variables, frames, method="pyramid").shape == (1, 1, 1, 84)
+    assert model.apply(variables, frames, method="pyramid").shape == (1, 2, 2, 84)
     with pytest.raises(ValueError, match="no classifier"):
         model.apply(variables, frames)
 

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ...layers.gaps import zero_invalid
 from ...layers.mixers import Mix
 from ...layers.positions import axial_rope, resize_table, sincos_2d
 from ...layers.vit import BlockStack, Taps, layer_norm
@@ -42,6 +43,8 @@ class StudentConfig:
       registers: extra tokens per frame that belong to no patch.
       heads: any of ``frame`` (classes of the whole frame), ``roi`` (classes of each box) and
         ``person`` (finds the boxes when none are given).
+      frame_box: without a ``frame`` head, the RoI head on the whole frame gives its classes: for
+        models that learned from whole frames as boxes.
       max_boxes: boxes found per frame, a static number; unused slots are marked invalid.
       dtype: compute type; parameters and recurrent states stay fp32.
       unroll: pattern repeats per iteration of the scan over depth (see ``vit.BlockStack``).
@@ -61,6 +64,7 @@ class StudentConfig:
     positions: str = "learned"
     registers: int = 0
     heads: tuple[str, ...] = HEADS
+    frame_box: bool = False
     num_classes: int = 80
     roi_size: int = 7
     max_boxes: int = 16
@@ -201,9 +205,7 @@ class CausalViT(nn.Module):
             found["features"] = grid
         out = self._answer(x, grid, boxes, box_valid, found if "roi" in taps else None)
         if valid is not None:
-            out = jax.tree.map(
-                lambda a: jnp.where(valid.reshape(valid.shape + (1,) * (a.ndim - 2)), a, 0), out
-            )
+            out = jax.tree.map(lambda a: zero_invalid(a, valid), out)  # in its own type
         return carry, out.replace(taps=found or None)
 
     def _embed(self, frames: Array, rows: int, cols: int) -> Array:
@@ -231,8 +233,13 @@ class CausalViT(nn.Module):
         flat = grid.reshape(-1, *grid.shape[2:])
         split = lambda a: a.reshape(batch, steps, *a.shape[1:])  # noqa: E731
         out = ActionOutput()
+        whole = jnp.asarray([0.0, 0.0, 1.0, 1.0])
         if "frame" in cfg.heads:
             out = out.replace(logits=self.frame_head(x))
+        elif cfg.frame_box and "roi" in cfg.heads:
+            frame = jnp.broadcast_to(whole, (len(flat), 1, 4))
+            logits, _ = self.roi_head(flat, frame, jnp.ones((len(flat), 1), bool))
+            out = out.replace(logits=split(logits[:, 0]))
         if boxes is None and "person" in cfg.heads:
             persons = self.person_head(flat)
             out = out.replace(
@@ -243,7 +250,7 @@ class CausalViT(nn.Module):
             )
         elif boxes is not None or "roi" in cfg.heads:
             if boxes is None:
-                boxes = jnp.broadcast_to(jnp.asarray([0.0, 0.0, 1.0, 1.0]), (batch, steps, 1, 4))
+                boxes = jnp.broadcast_to(whole, (batch, steps, 1, 4))
             if boxes.ndim != 4 or boxes.shape[:2] != (batch, steps) or boxes.shape[-1] != 4:
                 raise ValueError(f"boxes {boxes.shape} are not [{batch}, {steps}, K, 4]")
             if box_valid is None:

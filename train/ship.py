@@ -1,0 +1,116 @@
+"""``python -m streamzoo.train.ship``: a trained student as a named model with its card.
+
+Weights are stored as float16, without the frozen stem that they share with the encoder's own name,
+and measured as they then lie on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import zoo
+from ..zoo.encode.stems import PRETRAINED
+from ..zoo.registry import BUNDLED, Card
+from ..zoo.weights import read_metadata
+from . import settings
+from .data.base import DataError
+from .recipe import Recipe, evaluate_file
+
+EXAMPLE = """\
+example:
+  python -m streamzoo.train.ship runs/ucf11_student dsta-lite0/ucf11 --config ucf11_student
+"""
+# figures that belong on a card, in this order
+TOLD = (
+    "mAP", "top1", "top1_last", "top1_frame", "person_recall", "person_precision", "lookahead_s",
+)  # fmt: skip
+
+
+def bundle(
+    run: Path, name: str, recipe: Recipe, folder: Path = BUNDLED, **fields: Any
+) -> tuple[Card, dict[str, float]]:
+    """Writes ``<arch>.<tag>.safetensors`` and its card into ``folder``: (card, figures).
+
+    run: a folder with ``weights.safetensors``; fields: of the card, e.g. ``summary``, ``licence``.
+    Raises DataError if the run is of another architecture, and the errors of ``zoo.load``.
+    """
+    path = run / "weights.safetensors"
+    if not path.is_file():
+        raise DataError(f"no weights at {path}: give the folder of a finished run")
+    model, variables = zoo.load(path)
+    metadata = read_metadata(path)
+    arch, _, tag = name.partition("/")
+    if metadata.get("model") != arch or not tag:
+        raise DataError(f"{path} is a {metadata.get('model')}: its name is {arch}/TAG, not {name}")
+    config = json.loads(metadata["config"])
+    stem = getattr(model.config, "stem", "")
+    # the architecture, so that the file also loads where this name is not known
+    header: dict[str, Any] = {"model": arch, "config": config}
+    params = dict(variables["params"])
+    if stem in PRETRAINED:
+        params.pop("stem")
+        header["parts"] = {"stem": PRETRAINED[stem]}
+    file = folder / f"{arch}.{tag}.safetensors"
+    digest = zoo.save(file, {"params": jax.device_get(params)}, header, dtype=np.float16)
+    figures = evaluate_file(recipe, str(file))
+    test = recipe.test.open(recipe.cache, stem, zoo.model_card(arch)) if recipe.test else None
+    carry = jax.eval_shape(lambda: model.init_carry(1))
+    card = dataclasses.replace(
+        zoo.model_card(arch),
+        name=name,
+        tag=tag,
+        weights=file.name,
+        sha256=digest,
+        overrides=config,
+        input_size=model.config.image_size,
+        frame_rate=recipe.data.frame_rate,
+        classes=test.classes if test else (),
+        multi_label=test.multi_label if test else True,
+        carry_bytes=sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(carry)),
+        metric=", ".join(f"{k} {figures[k]:.3f}" for k in TOLD if k in figures),
+        **fields,
+    )
+    file.with_suffix(".json").write_text(card.to_json(), encoding="utf-8")
+    return card, figures
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m streamzoo.train.ship", description=__doc__, epilog=EXAMPLE,
+        formatter_class=layout,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("run", type=Path, help="folder of a finished run")
+    add("name", help="ARCHITECTURE/TAG")
+    add("--config", required=True, help="the config of the run: its test data measure the model")
+    add("--set", metavar="A.B=C", action="append", default=[], dest="settings", nargs="+")
+    add("--folder", type=Path, default=BUNDLED, help="default: the package's own models")
+    for field in ("summary", "licence", "paper", "trained_on", "metric_command"):
+        add(f"--{field.replace('_', '-')}", default=None)
+    options = vars(parser.parse_args(argv))
+    run, name, folder = options.pop("run"), options.pop("name"), options.pop("folder")
+    try:
+        recipe = settings.load_config(options.pop("config"))
+        changes = [one for group in options.pop("settings") for one in group]
+        recipe = settings.override(recipe, changes)
+        fields = {k: v for k, v in options.items() if v is not None}
+        card, figures = bundle(run, name, recipe, folder, **fields)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{folder / str(card.weights)}: {card.metric}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

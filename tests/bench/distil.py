@@ -165,6 +165,8 @@ def carry_out(run: Run, shared: str, folder: str) -> None:
     job = recipe.build()
     ready = time.perf_counter()
     result = train(job, recipe.loop, fresh=True)
+    if result.stopped:
+        raise SystemExit(128 + result.stopped)
     variables = job.task.variables(result.params)
     scores = dict(result.scores)
     if run.name.startswith("adapt/") and run.after:

@@ -161,7 +161,8 @@ def plot(results: dict[str, Any], speed: dict[str, Any], path: Path) -> None:
             spread = statistics.stdev(got) if len(got) > 1 else 0
             mean, ms = statistics.mean(got), speed[f"{data}/{name}"]["ms"]
             mark = "s" if name == "teacher" else "o"
-            panel.errorbar(ms, mean, spread, fmt=mark, capsize=3, label=name)
+            tint = f"C{('teacher', *ROWS).index(name)}"
+            panel.errorbar(ms, mean, spread, fmt=mark, color=tint, capsize=3, label=name)
         panel.set_xscale("log")
         panel.set_xlabel("ms per frame (2 CPU cores)")
         panel.set_ylabel(f"{METRIC[data]} (%)")

@@ -92,7 +92,8 @@ def test_settings_reach_the_model(tmp_path):
     assert isinstance(job.task, Supervise) and isinstance(config, StudentConfig)
     assert dict(config.temporal[0].options) == {"fraction": 0.25} and config.depth == 2
     assert config.heads == ("roi", "person") and config.image_size == (48, 64)
-    assert job.task.header == header("tsa-mi16", recipe.model.overrides(job.source, 13, LOOP.dtype))
+    fields = recipe.model.overrides(job.source, 13, LOOP.dtype)
+    assert job.task.header == header("tsa-mi16", fields) | {"multi_label": True}
     # the header alone makes the same model again
     again = zoo.create_model("tsa-mi16", **job.task.header["config"])
     assert again.config == config

@@ -51,6 +51,9 @@ def test_features_are_computed_once_and_read_from_any_frame(tmp_path):
         want = encode(plain.read(video, 1, 3).frames).astype(np.float16)
         np.testing.assert_array_equal(got, want)
         np.testing.assert_array_equal(first.read(video, 1, 3).frames, want)
+        for name in ("boxes", "box_valid", "persons", "labels", "labelled"):
+            kept, own = (getattr(s.read(video, 1, 3), name) for s in (again, plain))
+            np.testing.assert_array_equal(kept, own)
     Featured(plain, counted, tmp_path, "another stem")
     Featured(Subset(plain, [0, 2]), counted, tmp_path, "stem")
     assert calls == [5, 6, 7, 5, 6, 7, 5, 7]  # other stems and other videos are kept apart

@@ -104,15 +104,20 @@ class Featured(Derived):
         super().__init__(source)
         counts = [source.length(i) for i in range(len(source))]
         self.first = np.concatenate([[0], np.cumsum(counts)])
+        self._rest: dict[int, Clip] = {}
         self.store = _filled(
             cache, (key, source.size, source.videos, counts), len(source), counts, "features",
             lambda i: {"features": np.asarray(encode(source.read(i, 0, counts[i]).frames))},
         )["features"]  # fmt: skip
 
     def read(self, video: int, start: int, count: int) -> Clip:
-        low = self.first[video] + start
-        clip = self.source.read(video, start, count)
-        return clip._replace(frames=np.asarray(self.store[low : low + count]))
+        low, part = self.first[video] + start, slice(start, start + count)
+        rest = self._rest.get(video)
+        if rest is None:  # boxes and labels are kept: pictures are drawn or decoded only once
+            clip = self.source.read(video, 0, self.length(video))
+            rest = self._rest[video] = clip._replace(frames=clip.frames[:, :0, :0].copy())
+        own = Clip(*(a[part] for a in rest))
+        return own._replace(frames=np.asarray(self.store[low : low + count]))
 
 
 class Taught(Derived):

@@ -119,4 +119,4 @@ def test_the_small_models_with_a_stem_are_registered():
     for name in ("tsa-lite0", "videomae-window-lite0"):
         config = model_config(name)
         assert config.stem == "efficientnet-lite0" and config.patch == 32
-        assert config.grid() == (5, 7)
+        assert config.grid() == (4, 5)

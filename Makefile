@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEMO = .venv-demo
 TEST = .venv-test
 
-.PHONY: demo test test-fast test-slow lint notebook bench clean
+.PHONY: demo test test-fast test-slow test-kernels lint notebook bench clean
 
 demo: $(DEMO)/ready  ## watch a real street video with a bundled student; results in out/
 	$(DEMO)/bin/streamzoo demo --out out
@@ -16,6 +16,9 @@ test-fast: $(TEST)/ready  ## the laws and parities of the layers only
 
 test-slow: $(TEST)/ready
 	$(TEST)/bin/python -m pytest -q -m slow
+
+test-kernels: $(TEST)/ready  ## every kernel compiled for chips that are not here
+	$(TEST)/bin/python -m pytest -q -n auto -m slow tests/layers/kernels
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .

@@ -6,6 +6,7 @@ of Qwen3-Next's linear attention: output gate behind a per-head RMS norm, no bia
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -52,6 +53,7 @@ class GatedDelta(nn.Module):
       kernel: frames of the causal convolution on q, k and v.
       chunk: frames per chunk of the parallel form.
       eps: of the output norm.
+      implementation: of the recurrence; see :func:`.kernels.gated_delta.gated_delta`.
     """
 
     dim: int
@@ -61,6 +63,7 @@ class GatedDelta(nn.Module):
     kernel: int = 4
     chunk: int = 64
     eps: float = 1e-6
+    implementation: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     latency = 0
@@ -115,18 +118,16 @@ class GatedDelta(nn.Module):
             alive = (jnp.arange(steps) < count[:, None])[..., None, None]
             beta, g = jnp.where(alive, beta, 0.0), jnp.where(alive, g, 0.0)
 
-        def fold(z, *last):  # [B, T, N, ...] -> [B * N, T, *last]: tokens are streams of the op
-            return z.swapaxes(1, 2).reshape(batch * tokens, steps, *last)
+        def fold(z, *last):  # [B, T, N, ...] -> [B, N, T, *last]: tokens are streams of the op
+            return z.swapaxes(1, 2).reshape(batch, tokens, steps, *last)
 
-        o, s = gated_delta(
-            l2norm(fold(q, heads, dk)),
-            l2norm(fold(k, heads, dk)),
-            fold(v, heads, dv),
-            fold(g, heads),
-            fold(beta, heads),
-            carry.s.reshape(batch * tokens, heads, dk, dv),
-            chunk=self.chunk,
-        )
+        q, k, v = fold(q, heads, dk), fold(k, heads, dk), fold(v, heads, dv)
+        arrays = (l2norm(q), l2norm(k), v, fold(g, heads), fold(beta, heads), carry.s)
+        run = functools.partial(gated_delta, chunk=self.chunk, implementation=self.implementation)
+        if steps == 1:  # the state in its own layout, which a TPU would copy to merge B with N
+            o, s = jax.vmap(run)(*arrays)
+        else:
+            o, s = run(*(x.reshape(batch * tokens, *x.shape[2:]) for x in arrays))
         o = o.reshape(batch, tokens, steps, heads, dv).swapaxes(1, 2).astype(jnp.float32)
         o = o * jax.lax.rsqrt(jnp.mean(o * o, axis=-1, keepdims=True) + self.eps)
         z = self.gate(dense.x).astype(jnp.float32).reshape(o.shape)

@@ -14,8 +14,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from .conv import CausalConv
+from .favor import Favor
+from .gated_attention import GatedAttention
 from .gated_delta import GatedDelta
+from .knn_memory import KNNMemory
 from .lstm import LSTM
+from .mamba2 import Mamba2
+from .nsa import NSA
 from .rglru import RGLRUMixer
 from .shift import Shift
 from .window import WindowAttention
@@ -28,6 +33,11 @@ MIXERS: dict[str, tuple[Any, str]] = {
     "gated_delta": (GatedDelta, "residual"),
     "window": (WindowAttention, "residual"),
     "conv": (CausalConv, "residual"),
+    "mamba2": (Mamba2, "residual"),
+    "favor": (Favor, "residual"),
+    "gated_attention": (GatedAttention, "residual"),
+    "nsa": (NSA, "residual"),
+    "knn": (KNNMemory, "residual"),
 }
 PLACES = ("stream", "input", "residual", "before")
 

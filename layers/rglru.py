@@ -77,6 +77,7 @@ class RGLRU(nn.Module):
       width: channels.
       heads: blocks of the gates.
       min_radius: smallest initial decay of the ring (the largest is 0.999).
+      implementation: of the recurrence; see :func:`.kernels.linear_scan.linear_scan`.
 
     Raises:
       ValueError: heads does not divide width.
@@ -85,6 +86,7 @@ class RGLRU(nn.Module):
     width: int
     heads: int = 1
     min_radius: float = 0.9
+    implementation: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -121,14 +123,14 @@ class RGLRU(nn.Module):
         log_a = -DECAY_POWER * gate * jax.nn.softplus(self.decay.astype(jnp.float32))
         a = jnp.exp(log_a)
         norm = bounded_sqrt(-jnp.expm1(2.0 * log_a))
-        if reset is not None:
+        if reset is not None:  # a decay of 0 forgets; written here, since ``alive`` wins over it
             a = jnp.where(reset[frames], 0.0, a)
             norm = jnp.where(reset[frames], 1.0, norm)
         b = norm * jax.nn.sigmoid(self.input_gate(x)) * x32
         if alive is not None:
             a = jnp.where(alive[frames], a, 1.0)
             b = jnp.where(alive[frames], b, 0.0)
-        states, last = linear_scan(a, b, h)
+        states, last = linear_scan(a, b, h, implementation=self.implementation)
         return last, states.astype(self.dtype)
 
 
@@ -150,6 +152,7 @@ class RGLRUMixer(nn.Module):
       kernel: frames of the causal convolution.
       min_radius: see :class:`RGLRU`.
       out_scale: variance scale of the initial output projection (fan-in).
+      implementation: see :class:`RGLRU`.
     """
 
     dim: int
@@ -158,6 +161,7 @@ class RGLRUMixer(nn.Module):
     kernel: int = 4
     min_radius: float = 0.9
     out_scale: float = 1.0
+    implementation: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     latency = 0
@@ -180,7 +184,7 @@ class RGLRUMixer(nn.Module):
         )
         self.conv_kernel = self.param("conv_kernel", fan_in, (self.kernel, width), self.param_dtype)
         self.conv_bias = self.param("conv_bias", nn.initializers.zeros, (width,), self.param_dtype)
-        self.rglru = RGLRU(width, heads, self.min_radius, **kind)
+        self.rglru = RGLRU(width, heads, self.min_radius, self.implementation, **kind)
 
     @nn.nowrap
     def init_carry(self, batch: int, tokens: int) -> RGLRUState:

@@ -266,6 +266,8 @@ def apply_overrides(config: Any, overrides: Mapping[str, Any], name: str) -> Any
         old = getattr(config, key)
         if dataclasses.is_dataclass(old) and isinstance(value, Mapping):
             value = apply_overrides(old, value, f"{name}.{key}")
+        elif isinstance(value, str):
+            pass  # the config reads it, e.g. a temporal pattern
         elif isinstance(old, tuple) and old and dataclasses.is_dataclass(old[0]):
             value = tuple(_element(type(old[0]), v, f"{name}.{key}") for v in value)
         changes[key] = _tuples(value)

@@ -18,6 +18,9 @@ DIM, TOKENS = 32, 3
 LAYERS = {
     **{kind: mix(kind) for kind in MIXERS},
     "window of a frame": mix("window", over="frame", window=3, sinks=1),
+    "window of grouped heads": mix("window", heads=4, kv_heads=2, grid=(1, 2), window=5),
+    "window, interpret": mix("window", heads=2, implementation="interpret", window=3),
+    "window, 8 bits": mix("window", heads=2, bits=8, over="frame", window=3, sinks=1),
     "window without sinks": mix("window", sinks=0, window=4, rope_base=None),
     "shift of all channels": mix("shift", fraction=1.0),
     "narrow lstm": mix("lstm", hidden=16),

@@ -23,7 +23,9 @@ def tiny(arch, **overrides):
     config = model_config(name)
     shape = dict(image_size=(32, 48), dim=64, num_classes=5)
     if hasattr(config, "temporal"):
-        shape |= dict(depth=2 * len(config.temporal), heads_per_block=2)
+        # two repeats of the pattern; of a long one once, as rounding grows with depth
+        repeats = 2 if len(config.temporal) < 4 else 1
+        shape |= dict(depth=repeats * len(config.temporal), heads_per_block=2)
         # The heads have no memory: one architecture stands for all.
         shape |= dict(heads=("frame", "roi", "person") if arch == "tsa" else ("frame",))
         shape |= dict(max_boxes=3, person_threshold=0.0)

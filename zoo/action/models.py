@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ...layers.hybrid import pattern
 from ...layers.mixers import Mix, mix
 from ..encode.models import MEAN, STD
 from ..registry import Card, register
@@ -22,6 +23,7 @@ STUDENTS: dict[str, tuple[tuple[Mix, ...], str]] = {
     "gdn": ((NONE, mix("gated_delta")), "a gated delta rule over time in every second block"),
     "swa": ((NONE, NONE, mix("window")), "windowed attention with sinks in every third block"),
     "conv": ((mix("conv"),), "spatial attention, then a causal depthwise convolution over time"),
+    "hybrid": (pattern("DDDA"), "three gated delta rules, then a window, as in Qwen3-Next"),
 }
 PAPER = "Patel et al., Distilling Offline Action Detection Models into Real-Time Streaming Models"
 VIDEOMAE = "Tong et al., VideoMAE (arXiv 2203.12602)"

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ...layers.gaps import zero_invalid
+from ...layers.hybrid import pattern
 from ...layers.mixers import Mix
 from ...layers.positions import axial_rope, resize_table, sincos_2d
 from ...layers.vit import BlockStack, Taps, layer_norm
@@ -34,7 +35,8 @@ class StudentConfig:
     """Shapes of a causal student.
 
     Attributes:
-      temporal: pattern of mixers, repeated over depth; ``Mix("none")`` is a plain block.
+      temporal: pattern of mixers, repeated over depth; ``Mix("none")`` is a plain block. A string
+        is read by ``layers.hybrid``: ``"DDDA"`` is three gated delta rules and a window.
       mix_norm: norm in front of residual mixers, ``layer`` or ``rms``.
       positions: ``learned``, ``sincos`` (fixed) or ``rope`` (axial, at every attention).
       stem: a pretrained encoder (``encode.stems``) whose features are the tokens; then ``patch`` is
@@ -75,6 +77,8 @@ class StudentConfig:
     unroll: int = 1
 
     def __post_init__(self):
+        if isinstance(self.temporal, str):
+            object.__setattr__(self, "temporal", pattern(self.temporal))
         if self.positions not in ("learned", "sincos", "rope"):
             raise ValueError(f"positions {self.positions!r}: not learned, sincos or rope")
         unknown = set(self.heads) - set(HEADS)

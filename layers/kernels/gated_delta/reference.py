@@ -3,127 +3,134 @@
     S <- exp(g_t) S;  u = beta_t (v_t - S^T k_t);  S <- S + k_t u^T;  o_t = S^T q_t / sqrt(dk)
 
 Source: Yang, Kautz, Hatamizadeh (2024), "Gated Delta Networks", sections 3.1-3.3. In a chunk the
-corrections u depend on each other through a unit lower triangular system; solving it (rather than
-summing powers of its strictly lower part, which overflow) turns the chunk into matrix products.
+corrections u depend on each other through a unit lower triangular system; inverting it block by
+block (rather than summing powers of its strictly lower part, which overflow) turns the chunk into
+matrix products. All arguments here are fp32, with as many heads in q and k as in v; a reset is a
+log decay that ``exp`` takes to zero.
 """
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
 HIGHEST = jax.lax.Precision.HIGHEST
+INVERSE_BASE = 8  # blocks that are inverted row by row
 
 
-def _prepare(q, k, v, g, beta, state):
-    """Everything fp32, q scaled, key heads repeated to the value heads, a state made if None."""
-    heads = v.shape[2]
-    if heads % k.shape[2]:
-        raise ValueError(
-            f"gated_delta: {heads} value heads are not a multiple of {k.shape[2]} key heads"
-        )
-    q, k, v, g, beta = (x.astype(jnp.float32) for x in (q, k, v, g, beta))
-    if k.shape[2] != heads:  # each key head serves consecutive value heads
-        q, k = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (q, k))
-    if state is None:
-        state = jnp.zeros((q.shape[0], heads, q.shape[-1], v.shape[-1]), jnp.float32)
-    return q * q.shape[-1] ** -0.5, k, v, g, beta, state.astype(jnp.float32)
+def _dot(spec: str, *args: Array) -> Array:
+    return jnp.einsum(spec, *args, precision=HIGHEST)
 
 
-def _step(state, frame):
+def step(state: Array, frame: tuple[Array, ...]) -> tuple[Array, Array]:
     """One frame of the definition; q, k [B, H, dk], v [B, H, dv], g, beta [B, H]."""
     q, k, v, g, beta = frame
-    state = state * jnp.exp(g)[..., None, None]
-    read = jnp.einsum("bhkv,bhk->bhv", state, k, precision=HIGHEST)
+    decay = jnp.exp(g)[..., None, None]
+    # Full decay forgets the state, were it not finite either.
+    state = jnp.where(decay == 0, 0.0, decay * state)
+    read = _dot("bhkv,bhk->bhv", state, k)
     update = beta[..., None] * (v - read)
     state = state + k[..., :, None] * update[..., None, :]
-    return state, jnp.einsum("bhkv,bhk->bhv", state, q, precision=HIGHEST)
+    return state, _dot("bhkv,bhk->bhv", state, q * q.shape[-1] ** -0.5)
 
 
-def gated_delta_recurrent(
-    q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array | None
+def recurrent(
+    q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array
 ) -> tuple[Array, Array]:
-    """The definition, one frame after the other. Arguments as :func:`gated_delta`."""
-    dtype = v.dtype
-    *inputs, state = _prepare(q, k, v, g, beta, state)
-    state, o = jax.lax.scan(_step, state, tuple(x.swapaxes(0, 1) for x in inputs))
-    return o.swapaxes(0, 1).astype(dtype), state
+    """The definition, one frame after the other."""
+    frames = tuple(x.swapaxes(0, 1) for x in (q, k, v, g, beta))
+    state, o = jax.lax.scan(step, state, frames)
+    return o.swapaxes(0, 1), state
 
 
-def gated_delta(
-    q: Array,
-    k: Array,
-    v: Array,
-    g: Array,
-    beta: Array,
-    state: Array | None,
-    *,
-    chunk: int = 64,
-) -> tuple[Array, Array]:
-    """The gated delta rule over axis 1: one step for T = 1, chunks of ``chunk`` frames beyond.
+@jax.custom_jvp
+def unit_lower_inverse(lower: Array) -> Array:
+    """(I + lower)^-1 for a strictly lower triangular [..., C, C], C a power of two.
 
-    Args:
-      q, k: [B, T, Hk, dk], usually L2-normalised; q is scaled by dk ** -0.5 here.
-      v: [B, T, H, dv], H a multiple of Hk.
-      g: [B, T, H] log decay, finite and <= 0.
-      beta: [B, T, H] writing strength, 0 .. 1 (or .. 2). g = beta = 0 leaves the state as it was.
-      state: [B, H, dk, dv] before the first frame, or None for zeros.
-      chunk: frames per chunk; T need not be a multiple.
-
-    Returns:
-      (o [B, T, H, dv] in the dtype of v, the last state fp32).
-
-    Raises:
-      ValueError: chunk < 1, or H is not a multiple of Hk.
+    Each half is inverted, then the block between them is -X22 L21 X11: entries stay as small as
+    those of the result.
     """
-    if chunk < 1:
-        raise ValueError(f"gated_delta: chunk {chunk} must be at least 1")
-    dtype, steps = v.dtype, q.shape[1]
-    q, k, v, g, beta, state = _prepare(q, k, v, g, beta, state)
-    if steps == 1:
-        state, o = _step(state, tuple(x[:, 0] for x in (q, k, v, g, beta)))
-        return o[:, None].astype(dtype), state
+    size = lower.shape[-1]
+    if size <= INVERSE_BASE:
+        return _substitute(lower)
+    half = size // 2
+    pair = jnp.stack([lower[..., :half, :half], lower[..., half:, half:]])
+    top, bottom = unit_lower_inverse(pair)
+    between = lower[..., half:, :half]
+    between = -_dot("...ij,...jk->...ik", bottom, _dot("...ij,...jk->...ik", between, top))
+    top = jnp.concatenate([top, jnp.zeros_like(between)], axis=-1)
+    return jnp.concatenate([top, jnp.concatenate([between, bottom], axis=-1)], axis=-2)
 
-    size = min(chunk, steps)
-    count = -(-steps // size)
 
-    def split(x):  # [B, T, H, ...] -> [chunks, B, H, size, ...]; padded frames change nothing
-        pad = [(0, 0), (0, count * size - steps)] + [(0, 0)] * (x.ndim - 2)
-        x = jnp.pad(x, pad).reshape(x.shape[0], count, size, *x.shape[2:])
-        return jnp.moveaxis(jnp.moveaxis(x, 3, 1), 2, 0)
+@unit_lower_inverse.defjvp
+def _unit_lower_inverse_jvp(primals, tangents):
+    inverse = unit_lower_inverse(*primals)
+    return inverse, -_dot("...ij,...jk,...kl->...il", inverse, tangents[0], inverse)
 
-    q, k, v, g, beta = (split(x) for x in (q, k, v, g, beta))
-    lower = jnp.tril(jnp.ones((size, size), bool))
-    strict = jnp.tril(jnp.ones((size, size), bool), -1)
 
+def _substitute(lower: Array) -> Array:
+    """The same by forward substitution, unrolled."""
+    rows: list[Array] = []
+    for i in range(lower.shape[-1]):
+        row = jnp.broadcast_to(jnp.eye(lower.shape[-1])[i], lower.shape[:-1])
+        rows.append(row - sum(lower[..., i, j, None] * rows[j] for j in range(i)))
+    return jnp.stack(rows, axis=-2)
+
+
+def _advance(state: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
+    """One chunk; q, k [P, C, dk], v [P, C, dv], g, beta [P, C, 1], state [P, dk, dv]."""
+    q, k, v, g, beta = chunk
+    size = q.shape[1]
+    index = jnp.arange(size)
+    lower, strict = index[:, None] >= index, index[:, None] > index
     # decay[i, j] = exp(g_{j+1} + .. + g_i). Summing from j on, instead of subtracting two sums
     # from the start of the chunk, loses no digits where the decay is strong.
-    log_decay = jnp.cumsum(jnp.where(strict, g[..., :, None], 0.0), axis=-2)
+    log_decay = _dot("im,pmj->pij", lower.astype(jnp.float32), jnp.where(strict, g, 0.0))
     decay = jnp.where(lower, jnp.exp(jnp.where(lower, log_decay, 0.0)), 0.0)
-    start = jnp.exp(jnp.cumsum(g, axis=-1))[..., None]  # from the state to frame i
-    end = decay[..., -1, :, None]  # from frame i to the end of the chunk
+    start = jnp.exp(jnp.cumsum(g, axis=1))  # from the state to frame i
+    end = decay[:, -1, :, None]  # from frame i to the end of the chunk
 
-    def dot(spec, *args):
-        return jnp.einsum(spec, *args, precision=HIGHEST)
+    both = jnp.concatenate([k, q * q.shape[-1] ** -0.5], axis=1)
+    scores = _dot("pik,pjk->pij", both, k)
+    reads = _dot("pik,pkv->piv", both, state)
+    system = jnp.where(strict, beta * scores[:, :size] * decay, 0.0)
+    update = beta * (v - start * reads[:, :size])
+    update = _dot("pij,pjv->piv", unit_lower_inverse(system), update)
+    o = start * reads[:, size:] + _dot("pij,pjv->piv", scores[:, size:] * decay, update)
+    return start[:, -1:] * state + _dot("pik,piv->pkv", k * end, update), o
 
-    k_beta = k * beta[..., None]
-    system = jnp.where(strict, dot("...ik,...jk->...ij", k_beta, k) * decay, 0.0)
-    right = jnp.concatenate([v * beta[..., None], k_beta * start], axis=-1)
-    solved = jax.lax.linalg.triangular_solve(
-        system + jnp.eye(size), right, left_side=True, lower=True, unit_diagonal=True
-    )
-    writes, reads = solved[..., : v.shape[-1]], solved[..., v.shape[-1] :]
-    scores = dot("...ik,...jk->...ij", q, k) * decay
 
-    def advance(state, block):
-        q_in, k_out, writes, reads, scores, left = block
-        update = writes - dot("bhik,bhkv->bhiv", reads, state)
-        o = dot("bhik,bhkv->bhiv", q_in, state) + dot("bhij,bhjv->bhiv", scores, update)
-        return left * state + dot("bhik,bhiv->bhkv", k_out, update), o
+def power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
 
-    blocks = (q * start, k * end, writes, reads, scores, start[..., -1:, :])
-    state, o = jax.lax.scan(advance, state, blocks)
-    o = jnp.moveaxis(jnp.moveaxis(o, 0, 2), 1, 3)  # [B, chunks, size, H, dv]
-    o = o.reshape(o.shape[0], count * size, *o.shape[3:])[:, :steps]
-    return o.astype(dtype), state
+
+@functools.partial(jax.jit, static_argnames="chunk")
+def chunked(
+    q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array, *, chunk: int
+) -> tuple[Array, Array]:
+    """The same in chunks of ``chunk`` frames, rounded up to a power of two."""
+    batch, steps, heads, dk = q.shape
+    if steps == 1:
+        state, o = step(state, tuple(x[:, 0] for x in (q, k, v, g, beta)))
+        return o[:, None], state
+    size = power_of_two(min(chunk, steps))
+    count = -(-steps // size)
+
+    def split(x: Array) -> Array:  # [B, T, H, ...] -> [chunks, B * H, size, ...]
+        x = x.reshape(*x.shape[:3], -1)
+        # Frames of zeros behind the last change nothing.
+        x = jnp.pad(x, [(0, 0), (0, count * size - steps), (0, 0), (0, 0)])
+        x = x.reshape(batch, count, size, heads, -1).transpose(1, 0, 3, 2, 4)
+        return x.reshape(count, batch * heads, size, -1)
+
+    # What a reset at the first frame forgets need not be finite.
+    state = jnp.where(jnp.exp(g[:, 0])[..., None, None] == 0, 0.0, state)
+    state = state.reshape(batch * heads, dk, -1)
+    state, o = jax.lax.scan(_advance, state, tuple(split(x) for x in (q, k, v, g, beta)))
+    o = o.reshape(count, batch, heads, size, -1).transpose(1, 0, 3, 2, 4)
+    o = o.reshape(batch, count * size, heads, -1)[:, :steps]
+    return o, state.reshape(batch, heads, dk, -1)

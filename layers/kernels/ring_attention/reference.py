@@ -12,138 +12,201 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from .ring import dequantise
 
 Array = jax.Array
-
-# One token position at a time over its own past, or every token of a frame over whole frames.
-SCORES = {"position": "btnhd,bsnhd->bhnts", "frame": "btnhd,bsmhd->bhntsm"}
-MIXES = {"position": "bhnts,bsnhd->btnhd", "frame": "bhntsm,bsmhd->btnhd"}
+HIGHEST = jax.lax.Precision.HIGHEST
+FEW = 16  # below this many tokens one batched product beats a walk over the slots
 
 
-class Ring(NamedTuple):
-    """Slots 0 .. sinks-1 are sinks; frame p >= sinks lives in sinks + (p - sinks) % window."""
+class Keys(NamedTuple):
+    """What is read: the ring's slots and, if T > 1, the T new frames behind them: K frames."""
 
-    k: Array  # [B, sinks + window, N, D] un-rotated
-    v: Array  # [B, sinks + window, N, D]
-    pos: Array  # [B, sinks + window] int32 frame number, -1 where empty
-    seen: Array  # [B] int32 frames seen
-
-
-def init_ring(batch: int, sinks: int, window: int, tokens: int, dim: int, dtype) -> Ring:
-    """An empty ring; leaves as in :class:`Ring`."""
-    slots = sinks + window
-    zeros = jnp.zeros((batch, slots, tokens, dim), dtype)
-    pos = jnp.full((batch, slots), -1, jnp.int32)
-    return Ring(zeros, zeros, pos, jnp.zeros((batch,), jnp.int32))
+    k: Array  # [B, K, N' >= N, D], or codes
+    v: Array
+    k_scale: Array | None  # [B, K, groups, N']
+    v_scale: Array | None
+    pos: Array  # [B, K] int32 frame number, -1 where empty
+    now: Array  # [B, T] int32 frame number of each query
+    segment: Array | None  # [B, K] int32
+    select: Array | None  # [B, T, M] int32, the segments that a query reads
 
 
-def _write(ring: Ring, k: Array, v: Array, fresh: Array, sinks: int, window: int) -> Ring:
-    """Puts the first ``fresh[b]`` of the new frames [B, T, N, D] into their slots."""
-    batch, steps = k.shape[:2]
-    step = jnp.arange(steps, dtype=jnp.int32)[None]
-    pos = ring.seen[:, None] + step  # [B, T]
-    end = (ring.seen + fresh)[:, None]
-    slot = jnp.where(pos < sinks, pos, sinks + (pos - sinks) % window)
-    # A frame that a later one of this chunk would overwrite is not written: no duplicate slots.
-    lives = (step < fresh[:, None]) & ((pos < sinks) | (pos >= end - window))
-    slot = jnp.where(lives, slot, sinks + window)  # out of range: dropped
-    row = jnp.arange(batch)[:, None]
-    put = lambda old, new: old.at[row, slot].set(new.astype(old.dtype), mode="drop")  # noqa: E731
-    return Ring(put(ring.k, k), put(ring.v, v), put(ring.pos, pos), ring.seen + fresh)
+def apart(keys: Keys, sinks: int, window: int) -> Array:
+    """How many places of the cache lie between query and key: [B, T, K] int32, -1 if unseen.
+
+    Differences of int32 frame numbers, so exact at any time.
+    """
+    pos, now = keys.pos[:, None], keys.now[..., None]
+    sink = pos < sinks
+    seen = (pos >= 0) & (pos <= now) & (sink | (pos > now - window))
+    if keys.segment is not None and keys.select is not None:
+        own = keys.segment[:, None, :, None] == keys.select[:, :, None]
+        seen &= own.any(-1)
+    # A sink stands still, and the place of a query stops growing once frames are evicted.
+    place = jnp.where(sink, jnp.minimum(now, sinks + window - 1), now)
+    return jnp.where(seen, place - pos, -1)
 
 
-def _rotate(x: Array, position: Array, base: float) -> Array:
-    """x [B, S, N, H, Dh] rotated by position [B, S] (halves convention), in fp32."""
-    half = x.shape[-1] // 2
-    freq = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = (position.astype(jnp.float32)[..., None] * freq)[:, :, None, None]
+def time_rates(half: int, base: float, pairs: int | None) -> np.ndarray:
+    """[half] fp32: how far each pair of a head turns per frame; pairs behind ``pairs``: not."""
+    pairs = half if pairs is None else pairs
+    rates = np.zeros(half, np.float32)
+    rates[:pairs] = base ** (-np.arange(pairs, dtype=np.float32) / max(1, pairs))
+    return rates
+
+
+def rotate(x: Array, angle: Array) -> Array:
+    """x [..., Dh] turned by angle [..., Dh / 2] (halves convention), in fp32."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    a, b = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
-def ring_attention(
-    ring: Ring,
+def read(
     q: Array,
-    k: Array,
-    v: Array,
+    keys: Keys,
     *,
     heads: int,
+    kv_heads: int,
+    over: str,
     sinks: int,
     window: int,
-    fresh: Array | None = None,
-    over: str = "position",
-    rope_base: float | None = 10_000.0,
-) -> tuple[Ring, Array]:
-    """Attends T new frames to the ring and to each other, and writes them into the ring.
+    rope_base: float | None,
+    pairs: int | None = None,
+    blocks=None,
+) -> Array:
+    """Attention of q [B, T, N, heads x Dh] to ``keys``: [B, T, N, heads x Dh] in q's dtype.
 
-    Args:
-      ring: what the streams remember; streams may stand at different times.
-      q, k, v: [B, T, N, D] un-rotated, D = heads x head width.
-      fresh: [B] int32, how many of the T frames exist (they come first); None means all.
-      over: ``position``: token n sees its own past; ``frame``: every token of past frames.
-      rope_base: base of the rotary frequencies over time, None for no positions.
-
-    Returns:
-      the ring, and the attention's values [B, T, N, D] (meaningless for t >= fresh).
+    Sums in fp32. A query that sees no key gives zeros.
     """
-    batch, steps, tokens, dim = q.shape
-    split = lambda x: x.reshape(*x.shape[:3], heads, dim // heads)  # noqa: E731
-    if fresh is None:
-        fresh = jnp.full((batch,), steps, jnp.int32)
-    now = ring.seen[:, None] + jnp.arange(steps, dtype=jnp.int32)  # [B, T]
-    evicted = jnp.maximum(now + 1 - sinks - window, 0)
-    after = _write(ring, k, v, fresh, sinks, window)
-    if steps == 1:  # the current frame is in the ring: read it there, no concatenation
-        keys, values, pos = after.k, after.v, after.pos
-    else:
-        keys = jnp.concatenate([ring.k, k.astype(ring.k.dtype)], axis=1)
-        values = jnp.concatenate([ring.v, v.astype(ring.v.dtype)], axis=1)
-        new = jnp.where(now < (ring.seen + fresh)[:, None], now, -1)
-        pos = jnp.concatenate([ring.pos, new], axis=1)
-    seen = (pos[:, None] >= 0) & (pos[:, None] <= now[..., None])
-    seen &= (pos[:, None] < sinks) | (pos[:, None] > now[..., None] - window)  # [B, T, S]
+    del blocks
+    head = q.shape[-1] // heads
+    gaps = apart(keys, sinks, window)
+    rates = None if rope_base is None else time_rates(head // 2, rope_base, pairs)
+    if q.shape[1] == 1 and over == "position" and q.shape[2] >= FEW:
+        return _walk(q, keys, gaps[:, 0], rates, heads, kv_heads)
+    return _dense(q, keys, gaps, rates, heads, kv_heads, over, sinks, window)
 
-    q, keys, values = split(q), split(keys), split(values)
-    score = lambda a, b: jnp.einsum(  # noqa: E731
-        SCORES[over], a, b, preferred_element_type=jnp.float32
-    )
-    if rope_base is None:
-        logits = score(q, keys)
-    elif steps == 1:
-        place = jnp.where(pos < sinks, pos, pos - evicted)
-        logits = score(_rotate(q, now - evicted, rope_base), _rotate(keys, place, rope_base))
-    else:
-        # In the window only the distance matters; sinks stand still while the query's place
-        # in the cache stops growing, so they are scored against a query of their own.
-        start = ring.seen[:, None]
-        logits = score(
-            _rotate(q, now - start, rope_base), _rotate(keys, pos - start, rope_base)
+
+def _walk(q, keys: Keys, gaps, rates, heads: int, kv_heads: int) -> Array:
+    """One frame of queries, each over its own past: slot after slot, which never transposes the
+    window. Per slot the query is turned (not the keys), and a product with ones adds up a head.
+    """
+    batch, _, tokens, dim = q.shape
+    head, group, dtype = dim // heads, heads // kv_heads, q.dtype
+    q = q.reshape(batch, tokens, kv_heads, group, head).swapaxes(1, 3).swapaxes(2, 3)
+    a, b = jnp.split(q.astype(jnp.float32) * head**-0.5, 2, axis=-1)
+    flat = lambda *x: jnp.concatenate(x, -1).reshape(batch, group, tokens, -1)  # noqa: E731
+    q, swapped = flat(a, b), flat(-b, a)  # [B, G, N, Dk]
+    ones = jnp.repeat(jnp.eye(kv_heads, dtype=jnp.float32), head, axis=0)  # [Dk, Hk]
+
+    def slot(x: Array, scale: Array | None, i: Array) -> Array:
+        scale = None if scale is None else scale[:, i]
+        x = dequantise(x[:, i], scale, kv_heads)[:, :tokens].astype(jnp.float32)
+        return jnp.where(gaps[:, i, None, None] >= 0, x, 0.0)[:, None]  # [B, 1, N, Dk]
+
+    tables = None
+    if rates is not None:  # tables outside of the walk, or they are made again for every token
+        angle = gaps[..., None].astype(jnp.float32) * np.tile(rates, 2 * kv_heads)
+        tables = jnp.cos(angle)[:, :, None, None], jnp.sin(angle)[:, :, None, None]
+
+    def score(i: Array) -> Array:
+        turned = q
+        if tables is not None:
+            turned = q * tables[0][:, i] + swapped * tables[1][:, i]
+        product = turned * slot(keys.k, keys.k_scale, i)
+        return jnp.matmul(product, ones, precision=HIGHEST)  # [B, G, N, Hk]
+
+    index = jnp.arange(gaps.shape[1])
+    seen = (gaps >= 0).T[:, :, None, None, None]
+    logits = jnp.where(seen, jax.lax.map(score, index), -jnp.inf)
+    weights = _softmax(logits, (0,))
+
+    def add(total: Array, i: Array) -> tuple[Array, None]:
+        spread = jnp.matmul(weights[i], ones.T, precision=HIGHEST)
+        return total + spread * slot(keys.v, keys.v_scale, i), None
+
+    y, _ = jax.lax.scan(add, jnp.zeros_like(q), index)
+    y = y.reshape(batch, group, tokens, kv_heads, head).transpose(0, 2, 3, 1, 4)
+    return y.reshape(batch, 1, tokens, dim).astype(dtype)
+
+
+def _dense(q, keys: Keys, gaps, rates, heads, kv_heads, over: str, sinks, window) -> Array:
+    """All scores at once, heads in front of the products (faster on a CPU than behind)."""
+    batch, steps, tokens, dim = q.shape
+    head, group = dim // heads, heads // kv_heads
+    alive = (gaps >= 0).any(1)[..., None, None]  # what no query sees may hold NaN
+
+    def prepare(x: Array, scale: Array | None) -> Array:
+        x = dequantise(x, scale, kv_heads)[:, :, :tokens]
+        x = jnp.where(alive, x, jnp.zeros((), x.dtype))
+        return x.reshape(*x.shape[:3], kv_heads, head)  # [B, K, N, Hk, Dh]
+
+    def columns(x: Array) -> Array:
+        if over == "position":
+            return x.transpose(0, 2, 3, 1, 4)  # [B, N, Hk, K, Dh]
+        return x.transpose(0, 3, 1, 2, 4).reshape(batch, kv_heads, -1, head)
+
+    def rows(x: Array) -> Array:  # [B, T, N, Hk, G, Dh]
+        if over == "position":
+            return x.transpose(0, 2, 3, 1, 4, 5).reshape(batch, tokens, kv_heads, -1, head)
+        return x.transpose(0, 3, 1, 4, 2, 5).reshape(batch, kv_heads, -1, head)
+
+    def score(x: Array, turn: Array, k: Array, place: Array) -> Array:
+        if rates is not None:
+            x = rotate(x, turn[..., None, None, None, None].astype(jnp.float32) * rates)
+            k = rotate(k, place[..., None, None, None].astype(jnp.float32) * rates)
+        logits = jnp.matmul(
+            rows(x),
+            columns(k).swapaxes(-1, -2),
+            preferred_element_type=jnp.float32,
+            precision=HIGHEST if x.dtype == jnp.float32 else None,
         )
-        if sinks:
-            logits = _score_sinks(logits, score, q, keys, pos, now - evicted, sinks, rope_base)
-    extra = logits.ndim - 4  # "frame" scores have one more axis: the keys' tokens
-    mask = seen[:, None, None].reshape(batch, 1, 1, steps, -1, *(1,) * (extra - 1))
-    logits = jnp.where(mask, logits * (dim // heads) ** -0.5, -jnp.inf)
-    axes = -1 if over == "position" else (-2, -1)
-    # A row without keys (a stream that has seen nothing) gives zeros, not NaN.
+        return logits.reshape(*shape, k.shape[1], -1)
+
+    shape = (batch, tokens, kv_heads, steps, group, 1)
+    if over == "frame":
+        shape = (batch, 1, kv_heads, steps, group, tokens)
+    q = q.reshape(batch, steps, tokens, kv_heads, group, head)
+    k, v = prepare(keys.k, keys.k_scale), prepare(keys.v, keys.v_scale)
+    if k.dtype != q.dtype:
+        k = k.astype(jnp.float32)
+    start = keys.now[:, :1]
+    if steps == 1:  # the query stays, the keys lie behind it
+        logits = score(q, jnp.zeros_like(start), k, -gaps[:, 0])
+    else:
+        # In the window only the distance matters; sinks stand still while the query's place in
+        # the cache stops growing, so they are scored against a query of their own.
+        logits = score(q, keys.now - start, k, jnp.where(keys.pos < 0, 0, keys.pos - start))
+        if sinks and rates is not None:
+            slots = keys.pos.shape[1] - steps
+            pick = np.r_[:sinks, slots : slots + min(sinks, steps)]
+            place = jnp.minimum(keys.now, sinks + window - 1)
+            own = score(q, place, k[:, pick], keys.pos[:, pick])
+            sink = (keys.pos[:, pick] < sinks).reshape(batch, 1, 1, 1, 1, 1, -1, 1)
+            own = jnp.where(sink, own, logits[..., pick, :])
+            logits = logits.at[..., pick, :].set(own)
+    seen = (gaps >= 0)[:, None, None, :, None, None, :, None]
+    weights = _softmax(jnp.where(seen, logits * head**-0.5, -jnp.inf), (-2, -1))
+    weights = weights.reshape(*rows(q).shape[:-1], -1)
+    y = jnp.matmul(
+        weights if v.dtype == jnp.float32 else weights.astype(q.dtype),
+        columns(v),
+        preferred_element_type=jnp.float32,
+        precision=HIGHEST if v.dtype == jnp.float32 else None,
+    )
+    if over == "position":
+        y = y.reshape(batch, tokens, kv_heads, steps, group, head).transpose(0, 3, 1, 2, 4, 5)
+    else:
+        y = y.reshape(batch, kv_heads, steps, group, tokens, head).transpose(0, 2, 4, 1, 3, 5)
+    return y.reshape(batch, steps, tokens, dim).astype(q.dtype)
+
+
+def _softmax(logits: Array, axes: tuple[int, ...]) -> Array:
+    """Softmax that gives zeros, not NaN, where there is nothing to choose from."""
     peak = jax.lax.stop_gradient(jnp.maximum(logits.max(axes, keepdims=True), -1e30))
     weights = jnp.exp(logits - peak)
-    weights /= jnp.maximum(weights.sum(axes, keepdims=True), 1e-30)
-    y = jnp.einsum(MIXES[over], weights.astype(values.dtype), values)
-    return after, y.reshape(batch, steps, tokens, dim)
-
-
-def _score_sinks(logits, score, q, keys, pos, place, sinks, base):
-    """Replaces the scores of keys that are sinks: they are the first slots of the ring, and
-    among the first new frames while a stream begins."""
-    slots = keys.shape[1] - q.shape[1]
-    early = min(sinks, q.shape[1])
-    pick = jnp.concatenate([jnp.arange(sinks), slots + jnp.arange(early)])
-    own = score(_rotate(q, place, base), _rotate(keys[:, pick], pos[:, pick], base))
-    axis = 4  # the keys' slots
-    is_sink = (pos[:, pick] < sinks).reshape(
-        pos.shape[0], 1, 1, 1, pick.size, *(1,) * (logits.ndim - 5)
-    )
-    old = jnp.take(logits, pick, axis=axis)
-    return logits.at[:, :, :, :, pick].set(jnp.where(is_sink, own, old))
+    return weights / jnp.maximum(weights.sum(axes, keepdims=True), 1e-30)

@@ -1,0 +1,138 @@
+"""One operation, several implementations, chosen per platform when a program is lowered.
+
+    Op("linear_scan", Backend("reference", reference), Backend("pallas", pallas, ("tpu", "cuda")))
+
+``implementation=None`` takes, for each platform the program is lowered for, the first backend that
+is automatic there and can take these arguments, and the reference elsewhere: under ``jit``,
+``vmap``, ``shard_map`` and ``jax.export`` alike, also for a platform that this machine lacks. A
+backend that is named is used, or the call fails and says why.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+PLATFORMS = ("cpu", "tpu", "cuda")
+# Before 0.11 a pallas_call on a GPU means another compiler (KERNELS of the CHANGELOG of Pallas).
+GPU_PALLAS = tuple(int(n) for n in jax.__version__.split(".")[:2]) >= (0, 11)
+
+
+class KernelError(ValueError):
+    """An implementation that cannot take these arguments, or cannot run on this platform."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of an operation.
+
+    Attributes:
+      name: how a caller names it.
+      run: the operation; same arguments and results as the reference.
+      platforms: where it runs; others fail when they are lowered.
+      automatic: where ``implementation=None`` takes it.
+      unable: (the call's arguments) -> None, or the argument, its value and why it cannot be
+        taken, e.g. ``"k has head width 48, which is no multiple of 128"``. Shapes and dtypes only.
+    """
+
+    name: str
+    run: Callable[..., Any]
+    platforms: tuple[str, ...] = PLATFORMS
+    automatic: tuple[str, ...] = ()
+    unable: Callable[..., str | None] = lambda *args, **options: None
+
+
+class Op:
+    """An operation and its backends; the first is the reference, the definition of correct."""
+
+    def __init__(self, name: str, *backends: Backend):
+        self.name = name
+        self.backends = {backend.name: backend for backend in backends}
+        self.reference = backends[0]
+
+    def __call__(self, *arrays: Any, implementation: str | None = None, **options: Any) -> Any:
+        """Runs the operation on ``arrays`` (pytrees, or None where one is optional).
+
+        Raises:
+          KernelError: ``implementation`` is unknown, or cannot take these arguments; or, when the
+            program is lowered, does not run on that platform.
+        """
+        if implementation is not None:
+            return self._named(implementation, arrays, options)
+        chosen = {}
+        for platform in ("tpu", "cuda"):
+            if platform == "cuda" and not GPU_PALLAS:
+                continue
+            for backend in self.backends.values():
+                fits = platform in backend.automatic
+                if fits and backend.unable(*arrays, **options) is None:
+                    chosen[platform] = functools.partial(backend.run, **options)
+                    break
+        reference = functools.partial(self.reference.run, **options)
+        if not chosen:
+            return reference(*arrays)
+        return lax.platform_dependent(*arrays, default=reference, **chosen)
+
+    def able(self, *arrays: Any, **options: Any) -> list[str]:
+        """Names of the backends that can take these arguments, on a platform of theirs."""
+        return [
+            name
+            for name, backend in self.backends.items()
+            if backend.unable(*arrays, **options) is None
+        ]
+
+    def _named(self, name: str, arrays: tuple, options: dict[str, Any]) -> Any:
+        backend = self.backends.get(name)
+        if backend is None:
+            near = difflib.get_close_matches(name, self.backends, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise KernelError(
+                f"{self.name}: no implementation {name!r}: {hint}({', '.join(self.backends)})"
+            )
+        if reason := backend.unable(*arrays, **options):
+            raise KernelError(
+                f"{self.name}: implementation {name!r} cannot run: {reason}; "
+                f"these can: {', '.join(self.able(*arrays, **options))}"
+            )
+        if set(backend.platforms) == set(PLATFORMS):
+            return backend.run(*arrays, **options)
+        others = [n for n, b in self.backends.items() if n != name and "cpu" in b.platforms]
+        told = (self.name, name, backend.platforms, tuple(others))
+
+        @jax.jit  # so that eager calls are lowered too
+        def run(*arrays: Any) -> Any:
+            leaves, tree = jax.tree.flatten(arrays)
+            leaves[0] = _only_p.bind(leaves[0], told=told)
+            return backend.run(*jax.tree.unflatten(tree, leaves), **options)
+
+        return run(*arrays)
+
+
+# The identity, which cannot be lowered for a platform that its backend does not run on.
+_only_p = Primitive("platform_only")
+_only_p.def_abstract_eval(lambda x, **_: x)
+ad.deflinear2(_only_p, lambda g, x, **_: [g])
+batching.defvectorized(_only_p)
+
+
+def _lower(context: Any, x: Any, *, told: tuple) -> Any:
+    op, name, platforms, others = told
+    targets = context.platforms or context.module_context.platforms
+    targets = ["cuda" if t in ("gpu", "cuda", "rocm") else t for t in targets]
+    if wrong := [t for t in targets if t not in platforms]:
+        raise KernelError(
+            f"{op}: implementation {name!r} does not run on {', '.join(wrong)}, only on "
+            f"{', '.join(platforms)}; here these do: {', '.join(others)}"
+        )
+    return [x]
+
+
+mlir.register_lowering(_only_p, _lower)

@@ -1,0 +1,128 @@
+"""Every kernel lowers for TPU and CUDA and compiles for five chips, none of which is here.
+
+Compiling is marked slow but for the steps with a donated memory; ``.ci/run`` runs all of it.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from streamzoo.layers.kernels.dispatch import GPU_PALLAS
+from streamzoo.layers.kernels.gated_delta import gated_delta
+from streamzoo.layers.kernels.ring_attention import init_ring, ring_attention
+from streamzoo.layers.kernels.ssd import SSD
+from streamzoo.zoo import create_model
+
+from . import table, targets
+
+CASES = table.cases()
+IDS = [f"{op}-{name}" for op, name in CASES]
+FIRST = list({op: (op, name) for op, name in reversed(CASES)}.values())
+quiet = pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")
+
+
+@quiet
+@pytest.mark.parametrize("target", ["v5e", "h200"])
+@pytest.mark.parametrize("op, name", CASES, ids=IDS)
+def test_lowers_without_the_chip(op, name, target):
+    if target == "h200" and not GPU_PALLAS:
+        pytest.skip("Pallas kernels for GPUs want jax >= 0.11, which wants Python 3.12")
+    text = targets.lowered(target, *table.case(op, name))
+    kernel = {"v5e": "tpu_custom_call", "h200": "triton"}[target]
+    if (op, name) in table.PLAIN or target == "h200":
+        return  # on a GPU some shapes are left to XLA: shared memory is small
+    assert kernel in text, "the dispatcher fell back to the reference"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op, name", CASES, ids=IDS)
+def test_compiles_for_v5e(op, name):
+    program = targets.compiled("v5e", *table.case(op, name))
+    if (op, name) not in table.PLAIN:
+        assert "tpu_custom_call" in program.as_text()
+
+
+@quiet
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [t for t in targets.TARGETS if t != "v5e"])
+@pytest.mark.parametrize("op, name", FIRST, ids=[op for op, _ in FIRST])
+def test_compiles_for(target, op, name):
+    targets.compiled(target, *table.case(op, name))
+
+
+def _ring_step():
+    ring = jax.eval_shape(lambda: init_ring(8, 2, 64, 196, 768, jnp.bfloat16))
+    x = jax.ShapeDtypeStruct((8, 1, 196, 768), jnp.bfloat16)
+    run = lambda ring, x: ring_attention(ring, x, x, x, heads=12, sinks=2, window=64)  # noqa: E731
+    return run, (ring, x), size_of(ring.k)
+
+
+def _delta_step():
+    state = jax.ShapeDtypeStruct((8 * 196, 12, 64, 128), jnp.float32)
+    k = jax.ShapeDtypeStruct((8 * 196, 1, 12, 64), jnp.bfloat16)
+    v = jax.ShapeDtypeStruct((8 * 196, 1, 12, 128), jnp.bfloat16)
+    g = jax.ShapeDtypeStruct((8 * 196, 1, 12), jnp.float32)
+    run = lambda state, k, v, g: gated_delta(k, k, v, g, g, state)[::-1]  # noqa: E731
+    return run, (state, k, v, g), size_of(state)
+
+
+def _ssd_step():
+    state = jax.ShapeDtypeStruct((8 * 196, 128, 768), jnp.float32)
+    k = jax.ShapeDtypeStruct((8 * 196, 1, 1, 128), jnp.bfloat16)
+    v = jax.ShapeDtypeStruct((8 * 196, 1, 768), jnp.bfloat16)
+    g = jax.ShapeDtypeStruct((8 * 196, 1, 12), jnp.float32)
+    run = lambda state, k, v, g: SSD(k, k, v, g, state)[::-1]  # noqa: E731
+    return run, (state, k, v, g), size_of(state)
+
+
+def size_of(a) -> int:
+    return int(np.prod(a.shape))
+
+
+STEPS = {"ring_attention": _ring_step, "gated_delta": _delta_step, "ssd": _ssd_step}
+
+
+@pytest.mark.parametrize("op", STEPS)
+def test_no_copy_of_the_memory_around_a_kernel(op):
+    """The donated ring or state is changed in place: its buffer comes back, nothing copies it."""
+    run, arrays, elements = STEPS[op]()
+    program = targets.compiled("v5e", run, arrays, donate=(0,))
+    text = program.as_text()
+    assert "tpu_custom_call" in text
+    assert not targets.copies(text, elements // 2)
+    assert program.memory_analysis().alias_size_in_bytes >= targets.size(arrays[0])
+
+
+@pytest.mark.slow
+def test_sharded_step_of_a_pod_slice():
+    """Streams over four chips of a v5e: the carry is donated whole, and nothing is exchanged."""
+    chips = targets.topology("v5e").devices
+    mesh = Mesh(np.array(chips), ("data",))
+    small = dict(image_size=(96, 96), depth=6, heads=("frame",), dtype="bfloat16")
+    model = create_model("swa-s16", **small)
+    streams = 8 * len(chips)
+    carry = jax.eval_shape(lambda: model.init_carry(streams))
+    frames = jax.ShapeDtypeStruct((streams, 1, 96, 96, 3), jnp.bfloat16)
+    single = jax.eval_shape(lambda: model.init_carry(1))
+    one = jax.ShapeDtypeStruct((1, 1, 96, 96, 3), jnp.bfloat16)
+    variables = jax.eval_shape(model.init, jax.random.key(0), single, one)
+
+    def place(tree, spec):
+        where = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), tree)
+
+    step = jax.shard_map(
+        model.apply, mesh=mesh, in_specs=(P(), P("data"), P("data")), out_specs=P("data"),
+        check_vma=False,
+    )  # fmt: skip
+    arrays = place(variables, P()), place(carry, P("data")), place(frames, P("data"))
+    program = jax.jit(step, donate_argnums=1).lower(*arrays).compile()
+    text, memory = program.as_text(), program.memory_analysis()
+    assert "tpu_custom_call" in text
+    assert memory.alias_size_in_bytes >= targets.size(carry) // len(chips)
+    assert memory.temp_size_in_bytes < 16 << 30
+    for exchange in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
+        assert exchange not in text

@@ -16,13 +16,34 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .kernels.attention import attention, attention_with_rows
 from .mixers import Mix
 
 Array = jax.Array
 Taps = tuple[str, ...]
 
+
+
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+    """The exact GELU, x Phi(x) (arXiv 1606.08415). Its gradient keeps x alone, not the steps."""
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x: Array) -> Array:
+    # by erf: the erfc of jax.nn.gelu costs three times as much on a CPU
+    return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
+
+
+def _gelu_slope(x: Array, slope: Array) -> tuple[Array]:
+    density = jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5
+    return (slope * (_normal_cdf(x) + x * density),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_slope)
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "silu": nn.silu,
     "relu": nn.relu,
@@ -58,20 +79,12 @@ class Attention(nn.Module):
         head = self.dim // self.heads
         q, k, v = (
             part.reshape(*x.shape[:-1], self.heads, head)
-            for part in jnp.split(self.qkv(x), 3, axis=-1)
+            for part in jnp.split(self.qkv(x.reshape(-1, self.dim)), 3, axis=-1)
         )
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        rows = None
-        if weights:
-            # heads outermost: two plain batched products, 1.5 times as fast on a CPU
-            q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))
-            logits = jnp.matmul(q, k.swapaxes(2, 3), preferred_element_type=jnp.float32)
-            rows = jax.nn.softmax(logits * head**-0.5, axis=-1)
-            y = (rows.astype(v.dtype) @ v).swapaxes(1, 2)
-        else:
-            y = jax.nn.dot_product_attention(q, k, v)
-        return self.out(y.reshape(x.shape)), rows
+        y, rows = attention_with_rows(q, k, v) if weights else (attention(q, k, v), None)
+        return self.out(y.reshape(-1, self.dim)).reshape(x.shape), rows
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
@@ -94,7 +107,9 @@ class Mlp(nn.Module):
         self.down = nn.Dense(self.dim, dtype=self.dtype)
 
     def __call__(self, x: Array) -> Array:
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+        # one axis of rows: the weights' gradient is one plain product, 1.5 times as fast on a CPU
+        h = ACTIVATIONS[self.activation](self.up(x.reshape(-1, x.shape[-1])))
+        return self.down(h).reshape(x.shape)
 
 
 class LayerScale(nn.Module):

@@ -19,7 +19,7 @@ CONFIG = dataclasses.replace(
     teacher="runs/synth_teacher/weights.safetensors",
     loop=dataclasses.replace(
         TEACHER.loop,
-        steps=400,
+        steps=900,
         lanes=4,
         optim=dataclasses.replace(TEACHER.loop.optim, rate=3e-3),
         out="runs/synth_student",

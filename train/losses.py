@@ -8,30 +8,19 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def class_loss(logits: Array, labels: Array, smoothing: float = 0.1) -> Array:
-    """Softmax cross-entropy with label smoothing. logits [..., C], labels [...] -> [...]."""
-    target = jax.nn.one_hot(labels, logits.shape[-1])
-    target = target * (1.0 - smoothing) + smoothing / logits.shape[-1]
+def label_loss(logits: Array, labels: Array, multi_label: bool, smoothing: float) -> Array:
+    """Cross-entropy of logits with 0/1 labels, both [..., C] -> [...]."""
+    if multi_label:
+        target = labels * (1 - 2 * smoothing) + smoothing
+        return (jax.nn.softplus(logits) - target * logits).mean(axis=-1)
+    target = labels * (1 - smoothing) + smoothing / labels.shape[-1]
     return -(target * jax.nn.log_softmax(logits)).sum(axis=-1)
-
-
-def multi_label_loss(logits: Array, labels: Array, smoothing: float = 0.02) -> Array:
-    """Independent sigmoid cross-entropies, summed over classes. Shapes as :func:`class_loss`."""
-    target = jax.nn.one_hot(labels, logits.shape[-1]) * (1.0 - 2 * smoothing) + smoothing
-    each = jax.nn.softplus(logits) - target * logits
-    return each.sum(axis=-1)
 
 
 def masked_mean(values: Array, mask: Array) -> Array:
     """Mean of ``values`` where ``mask`` (weights of the same shape); 0 if nowhere."""
     mask = mask.astype(values.dtype)
     return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
-
-
-def cosine_loss(a: Array, b: Array) -> Array:
-    """1 - cosine of the last axis: [..., F] -> [...]."""
-    norm = lambda x: x * jax.lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-6)  # noqa: E731
-    return 1.0 - (norm(a) * norm(b)).sum(axis=-1)
 
 
 def generalised_iou(a: Array, b: Array) -> Array:

@@ -151,7 +151,7 @@ class Supervise:
         if late:  # the step of the answer exists too
             known &= batch["valid"][:, at + late][..., None]
         labels = batch["labels"][:, at]
-        each = label_loss(logits, labels, self.card.multi_label, self.config.smoothing)
+        each = losses.label_loss(logits, labels, self.card.multi_label, self.config.smoothing)
         return losses.masked_mean(each, known)
 
     def _clips(self, variables: Any, memory: Any, frames: Array, batch: Batch) -> Any:
@@ -162,15 +162,6 @@ class Supervise:
         )
         loss = self._compare(logits, batch, slice(tubelet - 1, None, tubelet))
         return loss, (memory, {"label": loss})
-
-
-def label_loss(logits: Array, labels: Array, multi_label: bool, smoothing: float) -> Array:
-    """Cross-entropy of logits with 0/1 labels, both [..., C] -> [...]."""
-    if multi_label:
-        target = labels * (1 - 2 * smoothing) + smoothing
-        return (jax.nn.softplus(logits) - target * logits).mean(axis=-1)
-    target = labels * (1 - smoothing) + smoothing / labels.shape[-1]
-    return -(target * jax.nn.log_softmax(logits)).sum(axis=-1)
 
 
 def person_terms(model: Any, variables: Any, features: Array, batch: Batch, sure: float) -> Any:

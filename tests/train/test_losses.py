@@ -200,14 +200,15 @@ def test_a_generalised_iou_goes_on_where_boxes_do_not_meet():
     assert losses.generalised_iou(a, jnp.asarray(far)) == pytest.approx(-0.4)
 
 
-def test_losses_of_given_classes():
-    logits = draw(13, 4, 3)
-    labels = jnp.asarray([0, 2, 1, 1])
-    right = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
-    np.testing.assert_allclose(losses.class_loss(logits, labels, 0.0), -right, rtol=1e-5)
+def test_one_label_per_box_is_a_softmax_with_smoothing():
+    logits = jax.random.normal(jax.random.key(0), (5, 3))
+    labels = jax.nn.one_hot(jnp.asarray([0, 2, 1, 1, 0]), 3)
+    log_p = np.log(np.exp(np.float64(logits)) / np.exp(np.float64(logits)).sum(-1, keepdims=True))
+    for smoothing in (0.0, 0.3):
+        target = np.float64(labels) * (1 - smoothing) + smoothing / 3
+        got = losses.label_loss(logits, labels, False, smoothing)
+        np.testing.assert_allclose(got, -(target * log_p).sum(-1), rtol=1e-5)
     p = np.float64(jax.nn.sigmoid(logits))
-    hot = np.eye(3)[np.asarray(labels)]
-    want = -(hot * np.log(p) + (1 - hot) * np.log(1 - p)).sum(axis=-1)
-    np.testing.assert_allclose(losses.multi_label_loss(logits, labels, 0.0), want, rtol=1e-4)
-    np.testing.assert_allclose(losses.cosine_loss(logits, 2 * logits), 0.0, atol=1e-5)
-    np.testing.assert_allclose(losses.cosine_loss(logits, -logits), 2.0, atol=1e-5)
+    target = np.float64(labels) * 0.8 + 0.1
+    want = -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean(-1)
+    np.testing.assert_allclose(losses.label_loss(logits, labels, True, 0.1), want, rtol=1e-4)

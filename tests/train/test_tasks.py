@@ -18,7 +18,6 @@ from streamzoo.train.tasks import (
     DistilConfig,
     Supervise,
     SuperviseConfig,
-    label_loss,
     split_stem,
 )
 from streamzoo.zoo import preprocess
@@ -488,20 +487,6 @@ def test_a_student_learns_the_labels_of_known_boxes_in_existing_frames():
     # labels of slots that do not count may be anything
     wrong = jnp.where(known[..., None], batch["labels"], 1 - batch["labels"])
     assert run(batch | {"labels": wrong})[0] == loss
-
-
-def test_one_label_per_box_is_a_softmax_with_smoothing():
-    logits = jax.random.normal(jax.random.key(0), (5, 3))
-    labels = jax.nn.one_hot(jnp.asarray([0, 2, 1, 1, 0]), 3)
-    log_p = np.log(np.exp(np.float64(logits)) / np.exp(np.float64(logits)).sum(-1, keepdims=True))
-    for smoothing in (0.0, 0.3):
-        target = np.float64(labels) * (1 - smoothing) + smoothing / 3
-        got = label_loss(logits, labels, False, smoothing)
-        np.testing.assert_allclose(got, -(target * log_p).sum(-1), rtol=1e-5)
-    p = np.float64(jax.nn.sigmoid(logits))
-    target = np.float64(labels) * 0.8 + 0.1
-    want = -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean(-1)
-    np.testing.assert_allclose(label_loss(logits, labels, True, 0.1), want, rtol=1e-4)
 
 
 def test_a_teacher_answers_for_every_tubelet_of_a_clip_at_once():

@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEMO = .venv-demo
 TEST = .venv-test
 
-.PHONY: demo test test-fast test-slow test-kernels lint notebook bench clean
+.PHONY: demo test test-fast test-slow lint notebook bench clean
 
 demo: $(DEMO)/ready  ## watch a real street video with a bundled student; results in out/
 	$(DEMO)/bin/streamzoo demo --out out
@@ -14,11 +14,8 @@ test: $(TEST)/ready  ## the whole suite but what is marked slow
 test-fast: $(TEST)/ready  ## the laws and parities of the layers only
 	$(TEST)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow" tests/layers
 
-test-slow: $(TEST)/ready
-	$(TEST)/bin/python -m pytest -q -m slow
-
-test-kernels: $(TEST)/ready  ## every kernel compiled for chips that are not here
-	$(TEST)/bin/python -m pytest -q -n auto -m slow tests/layers/kernels
+test-slow: $(TEST)/ready  ## the rest, e.g. every kernel compiled for chips that are not here
+	$(TEST)/bin/python -m pytest -q -n auto --dist loadgroup -m slow
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .

@@ -26,7 +26,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "distil"
 SEEDS = (0, 1, 2)
-STUDENTS = ("vit", "tsa", "dsta")
+STUDENTS = ("vit", "tsa", "dsta", "swa", "gdn")
 # UT-Interaction: fold f leaves sequences 2f - 1 and 2f of both sets out; two of the four are run
 QUARTERS = {f: (2 * f - 1, 2 * f, 2 * f + 9, 2 * f + 10) for f in (1, 2, 3, 4)}
 FOLDS = {f: QUARTERS[f] for f in (1, 2)}
@@ -54,7 +54,7 @@ def base(data: str, shared: str, cache: str):
         optim=OptimConfig(name="muon", rate=1.5e-3, ema=0.99),
     )  # fmt: skip
     if data == "synth":
-        train, test = Data(videos=320), Data(videos=40, split="test")
+        train, test = Data(videos=960), Data(videos=40, split="test")
         supervise = SuperviseConfig()
     elif data in ("ut", "adapt"):
         train = Data(
@@ -82,16 +82,15 @@ def base(data: str, shared: str, cache: str):
 def runs() -> list[Run]:
     """All runs, teachers first."""
     teacher = "model.name=videomae-window-lite0"
-    found = [Run("synth/teacher", (teacher, "loop.steps=900", "loop.lanes=8"))]
+    found = [Run("synth/teacher", (teacher, "loop.steps=1200", "loop.lanes=8"))]
 
     def student(
         data: str, name: str, taught: str, *more: str, arch: str, seeds: tuple = SEEDS
     ) -> None:
-        steps = {"synth": 400, "ut": 160, "ucf11": 120, "adapt": 80}[data]
+        steps = {"synth": 600, "ut": 160, "ucf11": 120, "adapt": 80}[data]
         if data == "synth":
             more = ("loop.optim.rate=3e-3", *more)
-        if name.startswith("short"):
-            steps = 200
+        steps = {"short": 200, "long": 900}.get(name.split("-")[0], steps)
         for seed in seeds:
             settings = (
                 f"model.name={arch}-lite0", f"teacher=runs/distil/{taught}/weights.safetensors",
@@ -106,16 +105,18 @@ def runs() -> list[Run]:
     found.append(
         Run("ucf11/teacher", (teacher, "model.window=5", "loop.steps=350", "loop.lanes=16"))
     )
-    for arch in ("vit", "tsa", "dsta"):
+    for arch in STUDENTS:
         student("synth", arch, "synth/teacher", arch=arch)
     for fold, out in FOLDS.items():
         kept = tuple(s for f in QUARTERS.values() for s in f if s not in out)
         split = (f"data.sequences={kept}", f"test.sequences={out}")
-        for arch in ("vit", "tsa", "dsta"):
+        for arch in ("vit", "tsa", "dsta", "swa"):
             student("ut", f"{arch}/{fold}", f"ut/teacher/{fold}", *split, arch=arch)
     for arch in ("vit", "tsa", "dsta"):
         student("ucf11", arch, "ucf11/teacher", arch=arch)
-    # ablations: half as long, with baselines as long as they are
+    for arch in ("vit", "tsa"):
+        student("synth", f"long-{arch}", "synth/teacher", arch=arch)
+    # ablations: a third as long, with baselines as long as they are
     for arch in ("vit", "tsa"):
         student("synth", f"short-{arch}", "synth/teacher", arch=arch)
     for name, more in {

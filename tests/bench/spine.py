@@ -389,6 +389,13 @@ SECTIONS = {
 # --- the run ---------------------------------------------------------------------------------
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def surroundings(command: list[str]) -> dict[str, Any]:
     """What the figures depend on besides the code."""
     import jax
@@ -405,7 +412,7 @@ def surroundings(command: list[str]) -> dict[str, Any]:
         "CPU": cpu,
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        **{package: metadata.version(package) for package in packages},
+        **{package: _version(package) for package in packages},
         "load average before": f"{os.getloadavg()[0]:.2f}",
     }
 

@@ -69,6 +69,7 @@ def subject(**options):
 
 
 @pytest.mark.parametrize("law", ["chunking", "gaps", "gradients"])
+@pytest.mark.slow
 def test_carry_law_while_frames_are_given_up(law):
     options = {"chunking": {"seeds": 4}, "gaps": {"seeds": 1}, "gradients": {}}
     s = subject(window=2, nearest=2, capacity=5)
@@ -79,6 +80,7 @@ def test_pages_of_several_frames():
     contract.check_chunking(subject(window=2, nearest=1, capacity=3, page=2), seeds=2)
 
 
+@pytest.mark.slow
 def test_counters_are_safe_for_a_year():
     """Keys are stored un-turned: moving the counters moves nothing."""
     contract.check_year(subject(window=2, nearest=2, capacity=5), warm=9)

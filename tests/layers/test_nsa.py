@@ -91,16 +91,19 @@ def subject(name):
 
 
 @pytest.mark.parametrize("law", ["chunking", "gaps", "gradients"])
+@pytest.mark.slow
 def test_carry_law_while_pages_are_given_up(law):
     options = {"chunking": {"seeds": 4}, "gaps": {"seeds": 1}, "gradients": {}}
     getattr(contract, f"check_{law}")(subject("selects and forgets"), **options[law])
 
 
 @pytest.mark.parametrize("name", ["single frame pages", "means, no positions"])
+@pytest.mark.slow
 def test_a_scan_is_the_clip(name):
     contract.check_scan(subject(name))
 
 
+@pytest.mark.slow
 def test_counters_are_safe_for_a_year():
     """Without positions: moving the counters of keys that were turned already moves the keys."""
     contract.check_year(subject("means, no positions"), warm=12)

@@ -50,6 +50,7 @@ def test_registered_sizes():
 
 
 @pytest.mark.parametrize("letters", ["MAF"])
+@pytest.mark.slow
 def test_a_mamba_stack_obeys_the_carry_law(letters):
     """Jamba's and Nemotron's idea, with a linear attention as well."""
     model, params = init_params(
@@ -167,6 +168,7 @@ def part(weights, prefix):
     return {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
 
 
+@pytest.mark.slow
 def test_equals_qwen3_next_three_to_one():
     torch = pytest.importorskip("torch")
     qwen = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
@@ -215,6 +217,7 @@ def test_equals_qwen3_next_three_to_one():
     compare("Qwen3-Next", layers, x, back(clip), back(live), [5, 1, 2, 4])
 
 
+@pytest.mark.slow
 def test_equals_a_mamba2_stack():
     torch = pytest.importorskip("torch")
     mamba = pytest.importorskip("transformers.models.mamba2.modeling_mamba2")

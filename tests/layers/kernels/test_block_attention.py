@@ -104,6 +104,7 @@ def test_a_partial_last_page():
 
 
 @pytest.mark.parametrize("implementation", BACKENDS)
+@pytest.mark.slow
 def test_gradients_and_invalid_slots(implementation):
     """Those of autodiff through the reference; nothing comes from slots that hold NaN."""
     arrays, options = cases.random_case(1)
@@ -123,6 +124,7 @@ def test_gradients_and_invalid_slots(implementation):
 
 
 @pytest.mark.parametrize("implementation", [None, *BACKENDS])
+@pytest.mark.slow
 def test_under_vmap_scan_and_shard_map(implementation):
     arrays, options = cases.random_case(11)
     call = functools.partial(block_attention, **options, implementation=implementation)

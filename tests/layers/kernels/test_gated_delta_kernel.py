@@ -80,6 +80,7 @@ def test_kernels_and_reference_equal_the_float64_loop(seed, dtype):
     "implementation,steps,heads",
     [("reference", 1, 2), ("reference", 21, 1), ("interpret", 1, 1), ("interpret", 21, 2)],
 )
+@pytest.mark.slow
 def test_gradients_equal_autodiff_of_the_recurrence(implementation, steps, heads):
     arrays = cases.arrays_of(0, 2, steps, 2, heads, 8, 8)
     rng = np.random.default_rng(1)
@@ -121,6 +122,7 @@ def test_fla_recurrent_gives_the_same():
             close(f"{implementation} state", state, golden[f"{seed}/state"], 2e-6)
 
 
+@pytest.mark.slow
 def test_it_works_under_vmap_scan_and_shard_map():
     arrays, _ = cases.random_case(2)
     want = run("reference", arrays)

@@ -110,6 +110,7 @@ def test_recurrentgemma_reads_the_same_states():
         close("last", got, last.numpy(), 1e-6)
 
 
+@pytest.mark.slow
 def test_it_works_under_vmap_scan_and_shard_map():
     arrays, _ = cases.random_case(3)
     a, b, h0, reset = arrays

@@ -99,6 +99,7 @@ def test_kernels_equal_the_reference(kind, implementation):
 
 
 @pytest.mark.parametrize("kind", [0, 6, 8])
+@pytest.mark.slow
 def test_kernels_in_bfloat16(kind):
     """To 0.03 of values of size 1: products of bf16, summed in fp32."""
     for seed in range(kind, SEEDS * len(CLASSES), len(CLASSES)):
@@ -119,6 +120,7 @@ def test_kernels_in_bfloat16(kind):
         (5, "interpret", (("keys", 16), ("rows", 16))),
     ],
 )
+@pytest.mark.slow
 def test_blocks_that_do_not_divide(kind, implementation, blocks):
     (q, keys), _ = cases.random_case(kind)
     want = compiled(kind, "reference")(q, keys)
@@ -127,6 +129,7 @@ def test_blocks_that_do_not_divide(kind, implementation, blocks):
 
 
 @pytest.mark.parametrize("kind", [0, 8])
+@pytest.mark.slow
 def test_gradients(kind):
     """Those of the reference, and finite beside slots that hold NaN."""
     (q, keys), options = cases.random_case(kind + 10)
@@ -143,6 +146,7 @@ def test_gradients(kind):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_under_vmap_scan_and_shard_map():
     (q, keys), options = cases.random_case(0)
     want = compiled(0, "reference")(q, keys)

@@ -117,6 +117,7 @@ def test_split_anywhere_resets_and_gaps():
 
 
 @pytest.mark.parametrize("index", [1, 4])
+@pytest.mark.slow
 def test_gradients_equal_those_of_the_definition(index):
     arrays, options = random_case(index)
     weight = np.random.default_rng(9).normal(size=arrays[2].shape).astype(np.float32)
@@ -137,6 +138,7 @@ def test_gradients_equal_those_of_the_definition(index):
 
 
 @pytest.mark.parametrize("index", [0, 4])
+@pytest.mark.slow
 def test_under_vmap_scan_and_shard_map(index):
     arrays, options = random_case(index)
     op = functools.partial(linear_attention, implementation="interpret", **options)

@@ -6,6 +6,10 @@
 is automatic there and can take these arguments, and the reference elsewhere: under ``jit``,
 ``vmap``, ``shard_map`` and ``jax.export`` alike, also for a platform that this machine lacks. A
 backend that is named is used, or the call fails and says why.
+
+XLA cannot split a kernel over devices by itself. With several devices a kernel is automatic within
+``shard_map`` only, where each device has its own part; elsewhere the reference is, which XLA can
+split. A program that stays on one of several devices may name its backend.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import jax
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import get_abstract_mesh
 
 PLATFORMS = ("cpu", "tpu", "cuda")
 # Before 0.11 a pallas_call on a GPU means another compiler (KERNELS of the CHANGELOG of Pallas).
@@ -41,6 +46,7 @@ class Backend:
       automatic: where ``implementation=None`` takes it.
       unable: (the call's arguments) -> None, or the argument, its value and why it cannot be
         taken, e.g. ``"k has head width 48, which is no multiple of 128"``. Shapes and dtypes only.
+      divisible: whether XLA can split it over devices, as it can all that is no kernel.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Backend:
     platforms: tuple[str, ...] = PLATFORMS
     automatic: tuple[str, ...] = ()
     unable: Callable[..., str | None] = lambda *args, **options: None
+    divisible: bool = False
 
 
 class Op:
@@ -68,11 +75,12 @@ class Op:
         if implementation is not None:
             return self._named(implementation, arrays, options)
         chosen = {}
+        apart = _split_by_xla()
         for platform in ("tpu", "cuda"):
             if platform == "cuda" and not GPU_PALLAS:
                 continue
             for backend in self.backends.values():
-                fits = platform in backend.automatic
+                fits = platform in backend.automatic and (backend.divisible or not apart)
                 if fits and backend.unable(*arrays, **options) is None:
                     chosen[platform] = functools.partial(backend.run, **options)
                     break
@@ -114,6 +122,13 @@ class Op:
             return backend.run(*jax.tree.unflatten(tree, leaves), **options)
 
         return run(*arrays)
+
+
+def _split_by_xla() -> bool:
+    """Whether the program that is traced may be one that XLA splits over several devices."""
+    mesh = get_abstract_mesh()
+    own = bool(mesh.axis_names) and set(mesh.manual_axes) == set(mesh.axis_names)
+    return jax.device_count() > 1 and not own
 
 
 # The identity, which cannot be lowered for a platform that its backend does not run on.

@@ -14,7 +14,7 @@ Array = jax.Array
 _OP = Op(
     "attention",
     Backend("reference", _reference),
-    Backend("library", _library, automatic=("tpu", "cuda")),
+    Backend("library", _library, automatic=("tpu", "cuda"), divisible=True),
 )
 
 

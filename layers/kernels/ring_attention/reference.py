@@ -60,9 +60,23 @@ def time_rates(half: int, base: float, pairs: int | None) -> np.ndarray:
 
 def rotate(x: Array, angle: Array) -> Array:
     """x [..., Dh] turned by angle [..., Dh / 2] (halves convention), in fp32."""
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return _turn(x, jnp.cos(angle), jnp.sin(angle))
+
+
+def _turn(x: Array, cos: Array, sin: Array) -> Array:
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def _places(place: Array, low: int, high: int, rates: np.ndarray) -> tuple[Array, Array]:
+    """cos and sin [B, K, Dh / 2] of int32 places [B, K] within low .. high (others: anything).
+
+    Looked up: XLA would compute them again for every token and head that they turn.
+    """
+    angle = np.arange(low, high + 1)[:, None] * np.float64(rates)
+    index = jnp.clip(place - low, 0, high - low)
+    cos, sin = (jnp.asarray(f(angle), jnp.float32)[index] for f in (np.cos, np.sin))
+    return cos, sin
 
 
 def read(
@@ -155,10 +169,14 @@ def _dense(q, keys: Keys, gaps, rates, heads, kv_heads, over: str, sinks, window
             return x.transpose(0, 2, 3, 1, 4, 5).reshape(batch, tokens, kv_heads, -1, head)
         return x.transpose(0, 3, 1, 4, 2, 5).reshape(batch, kv_heads, -1, head)
 
-    def score(x: Array, turn: Array, k: Array, place: Array) -> Array:
-        if rates is not None:
-            x = rotate(x, turn[..., None, None, None, None].astype(jnp.float32) * rates)
-            k = rotate(k, place[..., None, None, None].astype(jnp.float32) * rates)
+    def turned(x: Array, place: Array) -> Array:
+        if rates is None:
+            return x
+        most = sinks + window + steps
+        lone = tuple(range(2, x.ndim - 1))
+        return _turn(x, *(jnp.expand_dims(a, lone) for a in _places(place, -most, most, rates)))
+
+    def score(x: Array, k: Array) -> Array:
         logits = jnp.matmul(
             rows(x),
             columns(k).swapaxes(-1, -2),
@@ -176,16 +194,17 @@ def _dense(q, keys: Keys, gaps, rates, heads, kv_heads, over: str, sinks, window
         k = k.astype(jnp.float32)
     start = keys.now[:, :1]
     if steps == 1:  # the query stays, the keys lie behind it
-        logits = score(q, jnp.zeros_like(start), k, -gaps[:, 0])
+        logits = score(q, turned(k, -gaps[:, 0]))
     else:
         # In the window only the distance matters; sinks stand still while the query's place in
         # the cache stops growing, so they are scored against a query of their own.
-        logits = score(q, keys.now - start, k, jnp.where(keys.pos < 0, 0, keys.pos - start))
+        place = jnp.where(keys.pos < 0, 0, keys.pos - start)
+        logits = score(turned(q, keys.now - start), turned(k, place))
         if sinks and rates is not None:
             slots = keys.pos.shape[1] - steps
             pick = np.r_[:sinks, slots : slots + min(sinks, steps)]
             place = jnp.minimum(keys.now, sinks + window - 1)
-            own = score(q, place, k[:, pick], keys.pos[:, pick])
+            own = score(turned(q, place), turned(k[:, pick], keys.pos[:, pick]))
             sink = (keys.pos[:, pick] < sinks).reshape(batch, 1, 1, 1, 1, 1, -1, 1)
             own = jnp.where(sink, own, logits[..., pick, :])
             logits = logits.at[..., pick, :].set(own)

@@ -57,6 +57,26 @@ def test_a_program_for_two_platforms_holds_both():
     assert "stablehlo.subtract" in text and "stablehlo.add" in text
 
 
+def test_with_several_devices_kernels_are_for_shard_map(monkeypatch):
+    """XLA cannot split a kernel: outside of shard_map such a program must not hold one."""
+    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
+    sharded = jax.shard_map(
+        lambda a, b: OP(a, b), mesh=mesh, in_specs=P("data"), out_specs=P("data")
+    )
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+
+    def holds_the_kernel(run):
+        text = export.export(jax.jit(run), platforms=["tpu"])(A, B).mlir_module()
+        return "stablehlo.subtract" in text
+
+    assert not holds_the_kernel(lambda a, b: OP(a, b))
+    assert holds_the_kernel(sharded)
+    assert holds_the_kernel(lambda a, b: OP(a, b, implementation="pallas"))
+    library = Op("mix", OP.reference, Backend("own", lambda a, b: a - b, automatic=("tpu",),
+                                              divisible=True))  # fmt: skip
+    assert holds_the_kernel(lambda a, b: library(a, b))
+
+
 def test_arguments_that_no_kernel_takes_fall_back():
     text = export.export(jax.jit(OP), platforms=["tpu"])(A[:, :3], B[:, :3]).mlir_module()
     assert "stablehlo.subtract" not in text

@@ -69,7 +69,14 @@ def test_every_name_can_be_built(name):
 
 
 # One worker per architecture, so that its programs are compiled once.
-GROUPED = [pytest.param(arch, marks=pytest.mark.xdist_group(f"arch {arch}")) for arch in ARCHS]
+# The hybrid is minutes of compiling, of parts that other architectures and the mixers cover.
+GROUPED = [
+    pytest.param(
+        arch,
+        marks=[pytest.mark.xdist_group(f"arch {arch}"), *[pytest.mark.slow] * (arch == "hybrid")],
+    )
+    for arch in ARCHS
+]
 
 
 @pytest.mark.parametrize("law", contract.LAWS, ids=lambda law: law.__name__)
@@ -78,7 +85,7 @@ def test_carry_law(arch, law):
     law(subject(arch))
 
 
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", GROUPED)
 def test_carry_law_in_bfloat16(arch):
     """bf16 compute, fp32 state: chunking and gaps to 0.06 of max(1, |value|)."""
     model, params = tiny(arch, dtype="bfloat16")

@@ -35,6 +35,7 @@ class GatedAttention(nn.Module):
         i + head_dim / 2, and the first pairs turn.
       rope_base: of the rotary frequencies.
       eps: of the norms.
+      implementation: of ``ring_attention``.
 
     Raises:
       ValueError: kv_heads does not divide heads, or rotary outside 0 .. 1.
@@ -49,6 +50,7 @@ class GatedAttention(nn.Module):
     rotary: float = 0.25
     rope_base: float = 10_000.0
     eps: float = 1e-6
+    implementation: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     latency = 0
@@ -103,9 +105,8 @@ class GatedAttention(nn.Module):
             window=self.window,
             fresh=None if valid is None else dense.fresh,
             rope_base=self.rope_base if turning else None,
-            # the pairs that do not turn stand on an axis along which nothing moves
-            coords=jnp.zeros((x.shape[2], 1)) if turning else None,
-            rope_pairs=(turning, head // 2 - turning) if turning else None,
+            rope_pairs=(turning,),
+            implementation=self.implementation,
         )
         y = self.out(y * jax.nn.sigmoid(self.gate(dense.x)))
         return carry, scatter(y, dense, valid)

@@ -54,8 +54,9 @@ class LSTM(nn.Module):
 
     @nn.nowrap
     def init_carry(self, batch: int, tokens: int) -> LSTMState:
-        zeros = jnp.zeros((batch, tokens, self.width), jnp.float32)
-        return LSTMState(zeros, zeros)
+        shape = (batch, tokens, self.width)
+        # a buffer each: one that stands twice in a carry cannot be donated
+        return LSTMState(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
     def __call__(self, carry: LSTMState, x: Array, valid: Array | None = None):
         """x [B, T, N, D], valid [B, T] -> (carry, y [B, T, N, D])."""

@@ -296,8 +296,8 @@ class NSA(nn.Module):
         """Empty; see :class:`NSAState`."""
         _, kv_heads, width = self.sizes
         ring = init_ring(batch, tokens, self.capacity, self.page, kv_heads * width, self.dtype)
-        zeros = jnp.zeros((batch, tokens, self.capacity, kv_heads * width), self.dtype)
-        return NSAState(ring, zeros, zeros)
+        shape = (batch, tokens, self.capacity, kv_heads * width)
+        return NSAState(ring, jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
     def __call__(
         self, carry: NSAState, x: Array, valid: Array | None = None

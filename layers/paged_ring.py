@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .positions import rotate_halves
+
 Array = jax.Array
 
 
@@ -54,8 +56,9 @@ class View(NamedTuple):
 
 def init_ring(batch: int, tokens: int, capacity: int, page: int, width: int, dtype) -> PagedRing:
     """An empty ring; leaves as in :class:`PagedRing`."""
-    zeros = jnp.zeros((batch, tokens, capacity * page, width), dtype)
-    return PagedRing(zeros, zeros, jnp.zeros((batch,), jnp.int32))
+    shape = (batch, tokens, capacity * page, width)
+    # a buffer each, so that the carry can be donated from the first frame on
+    return PagedRing(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.zeros(batch, jnp.int32))
 
 
 def drop_set(old: Array, slot: Array, new: Array) -> Array:
@@ -125,6 +128,4 @@ def turn(x: Array, position: Array, base: float) -> Array:
     whole = jnp.round(rate * (TURN / (2 * jnp.pi))).astype(jnp.int32)
     steps = (position[..., None, None] * whole) & (TURN - 1)  # int32 wraps; TURN divides 2 ** 32
     angle = steps.astype(jnp.float32) * (2 * jnp.pi / TURN)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
+    return rotate_halves(x, jnp.cos(angle), jnp.sin(angle)).astype(x.dtype)

@@ -49,11 +49,20 @@ def resize_table(table: Array, old: tuple[int, int], new: tuple[int, int]) -> Ar
     return grid.reshape(new[0] * new[1], -1).astype(table.dtype)
 
 
-def axial_rope(height: int, width: int, head: int, *, prefix: int = 0, base: float = 100.0):
+def axial_rope(
+    height: int,
+    width: int,
+    head: int,
+    *,
+    prefix: int = 0,
+    base: float = 100.0,
+    turn: float = np.pi,
+):
     """Rotary angles of a grid: half of the head's pairs turn with y, half with x.
 
-    Coordinates are centred and scaled to [-1, 1] times pi, so a finer grid interpolates (the form
-    of DINOv3, arXiv 2508.10104). ``prefix`` tokens in front (registers) are not turned.
+    Coordinates are centred and scaled to [-1, 1], so a finer grid interpolates; ``turn`` is the
+    angle of the fastest pair at 1 (DINOv3, arXiv 2508.10104: 2 pi, base 100). ``prefix`` tokens in
+    front (class token, registers) are not turned.
 
     Returns:
       cos, sin: each [prefix + height * width, head / 2].
@@ -67,6 +76,64 @@ def axial_rope(height: int, width: int, head: int, *, prefix: int = 0, base: flo
     ys = 2 * (np.arange(height) + 0.5) / height - 1
     xs = 2 * (np.arange(width) + 0.5) / width - 1
     y, x = np.meshgrid(ys, xs, indexing="ij")
-    angle = np.concatenate([y.reshape(-1, 1) * rate, x.reshape(-1, 1) * rate], axis=1) * np.pi
+    angle = np.concatenate([y.reshape(-1, 1) * rate, x.reshape(-1, 1) * rate], axis=1) * turn
     angle = np.concatenate([np.zeros((prefix, head // 2)), angle]).astype(np.float32)
     return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate_halves(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotary embedding: pair i is channels i and i + D / 2. x [..., D], cos and sin broadcastable
+    to [..., D / 2], or to [..., D] where the channels of a pair have angles of their own (V-JEPA 2)
+    -> [..., D] in fp32."""
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    if cos.shape[-1] != x.shape[-1]:
+        return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return x.astype(jnp.float32) * cos + jnp.concatenate([-b, a], axis=-1) * sin
+
+
+def resize_matrix(old: int, new: int, method: str = "bicubic", antialias: bool = False):
+    """Resampling along one axis as torch's ``interpolate`` does it (align_corners false).
+
+    Published position tables were tuned with that kernel: edges repeated, cubic with a = -0.75;
+    with ``antialias`` a = -0.5 and, where the axis shrinks, a kernel as much wider
+    (``jax.image.resize`` is the latter; it has no other).
+
+    Returns:
+      numpy [new, old], rows add up to 1.
+
+    Raises:
+      ValueError: method is not bilinear or bicubic.
+    """
+    if method not in ("bilinear", "bicubic"):
+        raise ValueError(f"resampling {method!r}: choose bilinear or bicubic")
+    reach = 1 if method == "bilinear" else 2
+    at = (np.arange(new) + 0.5) * old / new - 0.5
+    weights = np.zeros((new, old))
+    if antialias:
+        wide = max(old / new, 1.0)
+        d = np.abs(np.arange(old)[None] - at[:, None]) / wide
+        weights = _kernel(d, method, -0.5)
+        return weights / weights.sum(axis=1, keepdims=True)
+    first = np.floor(at).astype(int)
+    for tap in range(1 - reach, reach + 1):
+        value = _kernel(np.abs(at - (first + tap)), method, -0.75)
+        np.add.at(weights, (np.arange(new), np.clip(first + tap, 0, old - 1)), value)
+    return weights
+
+
+def _kernel(d: np.ndarray, method: str, a: float) -> np.ndarray:
+    """Weight of a sample at distance d >= 0."""
+    if method == "bilinear":
+        return np.maximum(0.0, 1.0 - d)
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((d - 5) * d + 8) * d * a - 4 * a
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+def resample_table(table: Array, rows: np.ndarray, cols: np.ndarray) -> Array:
+    """A table [h, w, D] through matrices of :func:`resize_matrix`, [h', h] and [w', w], in fp32:
+    [h', w', D]."""
+    x = table.astype(jnp.float32)
+    exact = jax.lax.Precision.HIGHEST
+    x = jnp.einsum("rh,hwd->rwd", rows.astype(np.float32), x, precision=exact)
+    return jnp.einsum("cw,rwd->rcd", cols.astype(np.float32), x, precision=exact)

@@ -8,6 +8,8 @@ import pytest
 from streamzoo.layers.gated_delta import GatedDelta, l2norm, rate_init, step_init
 from streamzoo.layers.kernels.gated_delta import gated_delta, gated_delta_recurrent
 
+from .qwen import qwen_delta
+
 KEY = jax.random.key
 QWEN = "transformers.models.qwen3_next.modeling_qwen3_next"
 
@@ -131,24 +133,7 @@ def test_mixer_equals_qwen3_next(steps):
         for name, p in reference.named_parameters():
             p.normal_(std=0.4)
     w = {k: v.detach().numpy() for k, v in reference.named_parameters()}
-    # The fused projection is laid out head by head (q, k, v, z of head 0, then of head 1).
-    fused = w["in_proj_qkvz.weight"].reshape(heads, 2 * dk + 2 * dv, dim)
-    parts = np.split(fused, [dk, 2 * dk, 2 * dk + dv], axis=1)
-    q, k, v, z = (p.reshape(-1, dim).T for p in parts)
-    ba = w["in_proj_ba.weight"].reshape(heads, 2, dim)
-    params = {
-        "params": {
-            "qkv": {"kernel": np.concatenate([q, k, v], axis=1)},
-            "gate": {"kernel": z},
-            "beta": {"kernel": ba[:, 0].T},
-            "step": {"kernel": ba[:, 1].T},
-            "conv_kernel": w["conv1d.weight"][:, 0].T,
-            "log_rate": w["A_log"],
-            "step_bias": w["dt_bias"],
-            "norm_scale": w["norm.weight"],
-            "out": {"kernel": w["out_proj.weight"].T},
-        }
-    }
+    params = {"params": qwen_delta(w, heads, dk, dv)}
     x = np.random.default_rng(0).normal(size=(2, steps, tokens, dim)).astype(np.float32)
     rows = torch.tensor(x.transpose(0, 2, 1, 3).reshape(-1, steps, dim))
     back = lambda y: y.numpy().reshape(2, tokens, -1, dim).transpose(0, 2, 1, 3)  # noqa: E731

@@ -1,4 +1,4 @@
-"""What the loop learns: from a teacher without labels, and from labels, through the carry."""
+"""What a student learns from a teacher, without labels, through the carry."""
 
 from __future__ import annotations
 
@@ -10,117 +10,33 @@ import numpy as np
 import optax
 import pytest
 
-from streamzoo.layers.mixers import mix
 from streamzoo.train import losses
 from streamzoo.train.data.base import DataError
 from streamzoo.train.tasks import (
-    Distil,
     DistilConfig,
-    Supervise,
-    SuperviseConfig,
     split_stem,
 )
 from streamzoo.zoo import preprocess
 from streamzoo.zoo.action import (
-    CausalViT,
-    SlidingWindow,
-    StudentConfig,
     VideoMAE,
-    WindowConfig,
 )
 from streamzoo.zoo.action.from_teacher import student_from_teacher
-from streamzoo.zoo.registry import Card
 
-LANES, STEPS, BOXES, CLASSES = 3, 6, 2, 4
-CARD = Card("test", input_size=(32, 32))
-SHAPE = dict(image_size=(32, 32), dim=16, depth=2, num_classes=CLASSES)
-
-
-def weights_of(model, seed, size):
-    """Random weights, without zeros and ones that would hide a mistake. Compiles nothing."""
-    rng = np.random.default_rng(seed)
-    frames = jnp.zeros((1, 1, *size, 3))
-    shapes = jax.eval_shape(model.init, jax.random.key(0), model.init_carry(1), frames)
-
-    def fill(path, a):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        x = rng.normal(size=a.shape) * (a.shape[-2] ** -0.5 if name.endswith("kernel") else 0.1)
-        return jnp.asarray(x + name.endswith("scale"), jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(fill, shapes)
-
-
-def make_teacher(**fields):
-    shape = dict(SHAPE, heads=2, frames=4, roi_time="last") | fields
-    model = SlidingWindow(WindowConfig(**shape))
-    return model, weights_of(model, 1, shape["image_size"])
-
-
-def make_student(kind="shift", **fields):
-    shape = dict(SHAPE, heads_per_block=2, heads=("roi",), temporal=(mix(kind),)) | fields
-    model = CausalViT(StudentConfig(**shape))
-    return model, weights_of(model, 2, shape["image_size"])
-
-
-def make_batch(seed=0, size=(32, 32), steps=STEPS):
-    rng = np.random.default_rng(seed)
-    low = rng.uniform(0, 0.5, (LANES, steps, BOXES, 2))
-    boxes = np.concatenate([low, low + rng.uniform(0.2, 0.5, low.shape)], -1)
-    box_valid = rng.random((LANES, steps, BOXES)) < 0.8
-    return {
-        "frames": jnp.asarray(rng.integers(0, 256, (LANES, steps, *size, 3), np.uint8)),
-        "boxes": jnp.asarray(boxes, jnp.float32),
-        "box_valid": jnp.asarray(box_valid),
-        "persons": jnp.asarray(rng.uniform(0, 1, box_valid.shape) * box_valid, jnp.float32),
-        "labels": jnp.asarray(rng.random((*box_valid.shape, CLASSES)) < 0.4, jnp.float32),
-        "labelled": jnp.asarray(box_valid),
-        "fresh": jnp.zeros(LANES, bool),
-        "valid": jnp.ones((LANES, steps), bool),
-    }
-
-
-class Run:
-    """A task with its loss, and its loss and gradients, compiled when they are asked for."""
-
-    def __init__(self, task):
-        self.task = task
-        self.params = task.init(jax.random.key(5))
-        self.memory = task.init_memory(LANES)
-        self.forward = jax.jit(task.loss)
-        self.backward = jax.jit(jax.value_and_grad(task.loss, argnums=(0, 1), has_aux=True))
-
-    def _given(self, batch, params=None, memory=None, constants=None, key=9):
-        return (
-            self.params if params is None else params,
-            self.task.constants if constants is None else constants,
-            self.memory if memory is None else memory,
-            jax.random.key(key),
-            batch,
-        )
-
-    def __call__(self, batch, **options):
-        """(loss, memory, figures)"""
-        loss, (memory, figures) = self.forward(*self._given(batch, **options))
-        return float(loss), memory, figures
-
-    def slopes(self, batch, **options):
-        """(loss, memory, figures, gradient of the parameters, gradient of the constants)"""
-        (loss, (memory, figures)), grads = self.backward(*self._given(batch, **options))
-        return float(loss), memory, figures, *grads
-
-
-def close(a, b, atol=1e-6):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
-
-
-def equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def distil(config=DistilConfig(), student=None, teacher=None, card=CARD, **options):
-    model, variables = student or make_student()
-    stream, weights = teacher or make_teacher()
-    return Distil(model, card, variables, stream, weights, config, **options)
+from .tiny import (
+    BOXES,
+    CARD,
+    LANES,
+    STEPS,
+    Run,
+    by_frame,
+    close,
+    distil,
+    equal,
+    make_batch,
+    make_student,
+    make_teacher,
+    windows_by_hand,
+)
 
 
 @pytest.fixture(scope="module")
@@ -306,19 +222,6 @@ def test_a_frozen_stem_is_no_parameter():
 # --- the carry that it is trained through is the one it will have ------------------------------
 
 
-def by_frame(model, variables, carry, batch):
-    x = preprocess(batch["frames"], CARD)
-    apply = jax.jit(lambda c, x, v, b, k: model.apply(variables, c, x, v, boxes=b, box_valid=k))
-    outs = []
-    for t in range(x.shape[1]):
-        at = slice(t, t + 1)
-        carry, out = apply(
-            carry, x[:, at], batch["valid"][:, at], batch["boxes"][:, at], batch["box_valid"][:, at]
-        )
-        outs.append(out.box_logits[:, 0])
-    return carry, jnp.stack(outs, 1)
-
-
 @pytest.mark.parametrize("kind", ["shift", "lstm"])
 def test_the_memory_it_hands_on_is_that_of_a_stream(kind):
     student = make_student(kind)
@@ -374,19 +277,6 @@ def test_what_comes_after_a_videos_end_has_no_say():
 
 
 # --- targets ---------------------------------------------------------------------------------
-
-
-def windows_by_hand(teacher, weights, batch, late, memory=()):
-    """What the offline teacher says about frame t, from the window of frames cut out by hand."""
-    cfg = teacher.config
-    offline = jax.jit(lambda x, b, v: VideoMAE(cfg).apply(weights, x, b, v, ("attention", "roi")))
-    x = preprocess(batch["frames"], CARD)
-    found = []
-    for t in range(x.shape[1] - late):
-        index = np.arange(t + late - cfg.frames + 1, t + late + 1).clip(min=0)
-        out = offline(x[:, index], batch["boxes"][:, t], batch["box_valid"][:, t])
-        found.append((out.box_logits, out.taps["roi"], out.taps["attention"]))
-    return found
 
 
 @pytest.mark.parametrize("late", [0, 1, 2])
@@ -468,85 +358,3 @@ def test_recomputed_activations_change_nothing(plain):
 
 
 # --- from labels -----------------------------------------------------------------------------
-
-
-def test_a_student_learns_the_labels_of_known_boxes_in_existing_frames():
-    student = make_student()
-    run = Run(Supervise(student[0], CARD, student[1]))
-    valid = jnp.asarray([[True] * 6, [True] * 4 + [False] * 2, [True] * 6])
-    batch = make_batch() | {"valid": valid}
-    batch |= {"labelled": batch["box_valid"] & (jnp.arange(STEPS) % 2 == 0)[:, None]}
-    carry, logits = by_frame(student[0], student[1], student[0].init_carry(LANES), batch)
-    known = np.asarray(batch["labelled"] & batch["box_valid"] & valid[..., None])
-    p, y = np.float64(jax.nn.sigmoid(logits)), np.float64(batch["labels"])
-    each = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean(axis=-1)
-    loss, memory, figures = run(batch)
-    np.testing.assert_allclose(loss, each[known].mean(), rtol=1e-4)
-    assert float(figures["label"]) == loss
-    close(memory, carry, 1e-5)
-    # labels of slots that do not count may be anything
-    wrong = jnp.where(known[..., None], batch["labels"], 1 - batch["labels"])
-    assert run(batch | {"labels": wrong})[0] == loss
-
-
-def test_a_teacher_answers_for_every_tubelet_of_a_clip_at_once():
-    teacher, weights = make_teacher()
-    batch = make_batch()
-    x = preprocess(batch["frames"], CARD)
-    offline = VideoMAE(teacher.config)
-    boxes, there = batch["boxes"], batch["box_valid"]
-
-    @jax.jit
-    def ask(weights):
-        dense = offline.apply(weights, x, boxes, there, method="every_tubelet")
-        return dense, offline.apply(weights, x, boxes[:, -1], there[:, -1], ("features",))
-
-    got, last = ask(weights)
-    assert got.shape == (LANES, STEPS // 2, BOXES, CLASSES)
-    # the last one is the ordinary answer
-    valid = np.asarray(there[:, -1])
-    np.testing.assert_allclose(got[:, -1][valid], last.box_logits[valid], atol=1e-5)
-    # the others: each box alone, pooled from the features of its own tubelet
-    head = weights["params"]["head"]
-
-    @jax.jit
-    def pool(features, boxes, valid):
-        one = offline.apply(
-            weights, features, boxes, valid, (32, 32), method=lambda m, *a: m._pool(*a)
-        )
-        return one[:, 0] @ head["kernel"] + head["bias"]
-
-    for time in range(STEPS // 2):
-        for k in range(BOXES):
-            slot = (slice(None), 2 * time + 1, slice(k, k + 1))
-            want = pool(last.taps["features"][:, time], boxes[slot], there[slot])
-            np.testing.assert_allclose(got[:, time, k], want, atol=1e-5)
-    # the step of the dense teacher: each tubelet's last boxes and labels
-    known = np.asarray((batch["labelled"] & there)[:, 1::2])
-    p, y = np.float64(jax.nn.sigmoid(got)), np.float64(batch["labels"][:, 1::2])
-    each = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean(axis=-1)
-    loss = Run(Supervise(teacher, CARD, weights))(batch)[0]
-    np.testing.assert_allclose(loss, each[known].mean(), rtol=1e-4)
-    with pytest.raises(ValueError, match="roi_time"):
-        mean = dataclasses.replace(teacher.config, roi_time="mean")
-        VideoMAE(mean).apply(weights, x, boxes, there, method="every_tubelet")
-
-
-def test_a_teacher_can_be_taught_through_its_stream(late=2):
-    teacher = make_teacher(lookahead=late)
-    count = STEPS - late  # all there are: the draw is then no matter
-    run = Run(Supervise(teacher[0], CARD, teacher[1], SuperviseConfig(windows=count)))
-    batch = make_batch()
-    loss, memory, _ = run(batch)
-    total, n = 0.0, 0
-    for t, (logits, _, _) in enumerate(windows_by_hand(*teacher, batch, late)):
-        there = np.asarray(batch["box_valid"][:, t])
-        p, y = np.float64(jax.nn.sigmoid(logits)), np.float64(batch["labels"][:, t])
-        each = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean(axis=-1)
-        total, n = total + each[there].sum(), n + there.sum()
-    np.testing.assert_allclose(loss, total / n, rtol=1e-4)
-    np.testing.assert_array_equal(memory.frames, preprocess(batch["frames"], CARD)[:, -3:])
-    # fewer windows: another draw with another key, the same with the same
-    few = Run(Supervise(teacher[0], CARD, teacher[1], SuperviseConfig(windows=2)))
-    assert few(batch, key=1)[0] == few(batch, key=1)[0]
-    assert len({few(batch, key=k)[0] for k in range(5)}) > 1

@@ -17,6 +17,8 @@ from streamzoo.layers.mamba2 import Mamba2
 from streamzoo.layers.mixers import MIXERS, Mix, mix
 from streamzoo.zoo import create_model, init_params, list_models, model_config
 
+from ..layers.qwen import qwen_delta
+
 
 def test_a_string_is_a_tuple_of_mixers():
     assert pattern("DDDA") == (mix("gated_delta"),) * 3 + (mix("window"),)
@@ -120,25 +122,6 @@ def torch_model(model, rows, config):
             live.append(model(inputs_embeds=rows[:, t : t + 1], **past).last_hidden_state)
     weights = {k: v.detach().numpy() for k, v in model.named_parameters()}
     return clip.numpy(), torch.cat(live, 1).numpy(), weights
-
-
-def qwen_delta(w, heads, dk, dv):
-    """Weights of ``GatedDelta``: the fused projection lies head by head (q, k, v, z)."""
-    dim = w["in_proj_ba.weight"].shape[1]
-    fused = w["in_proj_qkvz.weight"].reshape(heads, 2 * dk + 2 * dv, dim)
-    q, k, v, z = (p.reshape(-1, dim).T for p in np.split(fused, [dk, 2 * dk, 2 * dk + dv], axis=1))
-    ba = w["in_proj_ba.weight"].reshape(heads, 2, dim)
-    return {
-        "qkv": {"kernel": np.concatenate([q, k, v], axis=1)},
-        "gate": {"kernel": z},
-        "beta": {"kernel": ba[:, 0].T},
-        "step": {"kernel": ba[:, 1].T},
-        "conv_kernel": w["conv1d.weight"][:, 0].T,
-        "log_rate": w["A_log"],
-        "step_bias": w["dt_bias"],
-        "norm_scale": w["norm.weight"],
-        "out": {"kernel": w["out_proj.weight"].T},
-    }
 
 
 def qwen_attention(w, heads, head, turning):

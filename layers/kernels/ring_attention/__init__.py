@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...positions import rotate_halves
 from ..dispatch import Backend, KernelError, Op
 from . import launch, reference
-from .reference import Keys, rotate
+from .reference import Keys
 from .ring import BITS, Ring, dequantise, groups_of, init_ring, padded, quantise, write
 
 __all__ = ["Ring", "dequantise", "init_ring", "quantise", "read", "ring_attention"]
@@ -66,7 +67,8 @@ def ring_attention(
       coords: [N, A] where the tokens stand on A further axes, in any unit (axial RoPE, 2-D or
         3-D with time); a token's place in its frame never changes, so this is in the stored keys.
       rope_pairs: pairs of a head that turn with (time, axis 1 .. A); default: even shares, the
-        rest to time. ``(0, 16, 16)`` is purely spatial.
+        rest to time. ``(0, 16, 16)`` is purely spatial; ``(8,)`` without coords turns the first
+        8 pairs with time and leaves the others (partial rotary).
       segment: [B, T] int32, what each new frame belongs to (a shot, a speaker); needs a ring
         with ``segments=True``. A query reads keys of its own segment only.
       select: [B, T, M] int32, instead: the segments that each query reads.
@@ -88,6 +90,8 @@ def ring_attention(
     if coords is not None and rope_base is not None:
         angle, pairs = _axial(coords, half, rope_base, rope_pairs)
         q, k = _turn(q, angle, heads), _turn(k, angle, kv_heads)
+    elif rope_pairs is not None:
+        pairs = _partial(rope_pairs, half)
     if fresh is None:
         fresh = jnp.full((batch,), steps, jnp.int32)
     now = ring.seen[:, None] + jnp.arange(steps, dtype=jnp.int32)  # [B, T]
@@ -154,9 +158,19 @@ def _axial(coords: Array, half: int, base: float, pairs: Sequence[int] | None):
     return jnp.concatenate(parts, axis=-1), pairs[0]
 
 
+def _partial(pairs: Sequence[int], half: int) -> int:
+    if len(pairs) != 1 or not 0 <= pairs[0] <= half:
+        raise KernelError(
+            f"ring_attention: rope_pairs={tuple(pairs)} without coords must be one number of pairs "
+            f"from 0 to {half}, half of the head width"
+        )
+    return pairs[0]
+
+
 def _turn(x: Array, angle: Array, heads: int) -> Array:
     split = x.reshape(*x.shape[:-1], heads, -1)
-    return rotate(split, angle[:, None]).astype(x.dtype).reshape(x.shape)
+    cos, sin = jnp.cos(angle)[:, None], jnp.sin(angle)[:, None]
+    return rotate_halves(split, cos, sin).astype(x.dtype).reshape(x.shape)
 
 
 def _check(ring, q, k, v, heads, kv_heads, sinks, window, over, segment, select) -> None:

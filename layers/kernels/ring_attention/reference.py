@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...positions import rotate_halves
 from .ring import dequantise
 
 Array = jax.Array
 HIGHEST = jax.lax.Precision.HIGHEST
-FEW = 16  # below this many tokens one batched product beats a walk over the slots
+FEW = 16  # tokens: where the forms below change places in speed on a CPU
 
 
 class Keys(NamedTuple):
@@ -58,16 +59,6 @@ def time_rates(half: int, base: float, pairs: int | None) -> np.ndarray:
     return rates
 
 
-def rotate(x: Array, angle: Array) -> Array:
-    """x [..., Dh] turned by angle [..., Dh / 2] (halves convention), in fp32."""
-    return _turn(x, jnp.cos(angle), jnp.sin(angle))
-
-
-def _turn(x: Array, cos: Array, sin: Array) -> Array:
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-
 def _places(place: Array, low: int, high: int, rates: np.ndarray) -> tuple[Array, Array]:
     """cos and sin [B, K, Dh / 2] of int32 places [B, K] within low .. high (others: anything).
 
@@ -102,6 +93,8 @@ def read(
     rates = None if rope_base is None else time_rates(head // 2, rope_base, pairs)
     if q.shape[1] == 1 and over == "position" and q.shape[2] >= FEW:
         return _walk(q, keys, gaps[:, 0], rates, heads, kv_heads)
+    if q.shape[1] == 1 and (q.shape[2] == 1 or over == "frame" and q.shape[2] <= FEW):
+        return _few(q, keys, gaps[:, 0], rates, heads, kv_heads, sinks, window)
     return _dense(q, keys, gaps, rates, heads, kv_heads, over, sinks, window)
 
 
@@ -148,6 +141,41 @@ def _walk(q, keys: Keys, gaps, rates, heads: int, kv_heads: int) -> Array:
     return y.reshape(batch, 1, tokens, dim).astype(dtype)
 
 
+def _few(q, keys: Keys, gaps, rates, heads, kv_heads, sinks, window) -> Array:
+    """One frame of a few queries, each over all tokens of the past: one product for all heads,
+    with zeros between them. It does ``kv_heads`` times the arithmetic and never transposes the
+    window, which costs more."""
+    batch, _, tokens, dim = q.shape
+    head, group, dtype = dim // heads, heads // kv_heads, q.dtype
+    alive = (gaps >= 0)[..., None, None]
+
+    def prepare(x: Array, scale: Array | None) -> Array:
+        x = dequantise(x, scale, kv_heads)[:, :, :tokens].astype(jnp.float32)
+        return jnp.where(alive, x, 0.0)  # [B, K, N, Dk]
+
+    def rows(x: Array) -> Array:  # [B, K, N, ...] -> [B, K N, the rest]
+        return x.reshape(batch, gaps.shape[1] * tokens, -1)
+
+    k, v = prepare(keys.k, keys.k_scale), prepare(keys.v, keys.v_scale)
+    split = k.reshape(*k.shape[:3], kv_heads, 2, head // 2)
+    halves = split[..., 0, :], split[..., 1, :]
+    if rates is not None:  # the query stays, the keys lie behind it
+        most = sinks + window + 1
+        cos, sin = (a[:, :, None, None] for a in _places(-gaps, -most, most, rates))
+        halves = halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin
+    q = q.astype(jnp.float32).reshape(batch, tokens, kv_heads, group, 2, head // 2)
+    sparse = jnp.einsum("bnhgcd,hj->cbhdjgn", q, jnp.eye(kv_heads))  # zero but where h = j
+    sparse = sparse.reshape(2, batch, kv_heads * (head // 2), -1)
+    parts = [jnp.matmul(rows(x), z, precision=HIGHEST) for x, z in zip(halves, sparse)]
+    logits = (parts[0] + parts[1]) * head**-0.5  # [B, K N, Hk G N]
+    seen = jnp.repeat(gaps >= 0, tokens, axis=1)[..., None]
+    weights = _softmax(jnp.where(seen, logits, -jnp.inf), (1,))
+    y = jnp.matmul(weights.swapaxes(1, 2), rows(v), precision=HIGHEST)
+    y = y.reshape(batch, kv_heads, group, tokens, kv_heads, head)
+    y = jnp.einsum("bhgnhd->bnhgd", y)
+    return y.reshape(batch, 1, tokens, dim).astype(dtype)
+
+
 def _dense(q, keys: Keys, gaps, rates, heads, kv_heads, over: str, sinks, window) -> Array:
     """All scores at once, heads in front of the products (faster on a CPU than behind)."""
     batch, steps, tokens, dim = q.shape
@@ -174,7 +202,8 @@ def _dense(q, keys: Keys, gaps, rates, heads, kv_heads, over: str, sinks, window
             return x
         most = sinks + window + steps
         lone = tuple(range(2, x.ndim - 1))
-        return _turn(x, *(jnp.expand_dims(a, lone) for a in _places(place, -most, most, rates)))
+        cos, sin = (jnp.expand_dims(a, lone) for a in _places(place, -most, most, rates))
+        return rotate_halves(x, cos, sin)
 
     def score(x: Array, k: Array) -> Array:
         logits = jnp.matmul(

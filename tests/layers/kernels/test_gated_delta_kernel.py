@@ -20,6 +20,7 @@ from streamzoo.layers.kernels.gated_delta import pallas_tpu as lanes
 from streamzoo.layers.kernels.gated_delta.reference import unit_lower_inverse
 
 from . import gated_delta_cases as cases
+from .compare import close
 
 DATA = Path(__file__).parents[1] / "data"
 NAMES = ("q", "k", "v", "g", "beta", "state")
@@ -35,13 +36,6 @@ def compiled(implementation, chunk=64, blocks=None):
 
 def run(implementation, arrays, chunk=64, blocks=None):
     return compiled(implementation, chunk, tuple(blocks.items()) if blocks else None)(*arrays)
-
-
-def close(name, got, want, tolerance):
-    want = np.asarray(want, np.float64)
-    error = np.abs(np.asarray(got, np.float64) - want).max() / max(1.0, np.abs(want).max())
-    print(f"{name}: max relative difference {error:.1e}")
-    assert error <= tolerance, name
 
 
 def loop(q, k, v, g, beta, state, reset):

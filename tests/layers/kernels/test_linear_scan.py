@@ -13,6 +13,7 @@ from streamzoo.layers.kernels.linear_scan import linear_scan
 from streamzoo.layers.kernels.linear_scan import pallas_generic as generic
 
 from . import linear_scan_cases as cases
+from .compare import close
 
 
 @functools.cache
@@ -23,13 +24,6 @@ def compiled(implementation, blocks):
 
 def run(implementation, arrays, blocks=None):
     return compiled(implementation, tuple(blocks.items()) if blocks else None)(*arrays)
-
-
-def close(name, got, want, tolerance):
-    want = np.asarray(want, np.float64)
-    error = np.abs(np.asarray(got, np.float64) - want).max() / max(1.0, np.abs(want).max())
-    print(f"{name}: max relative difference {error:.1e}")
-    assert error <= tolerance, name
 
 
 def loop(a, b, h0, reset):

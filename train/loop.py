@@ -5,6 +5,7 @@ A task says what is learned (:class:`Task`); a job is a task with its data (:cla
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -43,7 +44,7 @@ class LoopConfig:
         multiple of the lowest such mean; 0: never. For losses above 0.
       keep: checkpoints that are kept.
       out: folder of the run; on a pod, one that all hosts share.
-      profile: folder for a profile of three steps; "": none.
+      profile: folder for a profile of the eleventh to thirteenth step; "": none.
       tensorboard: also write for TensorBoard, under ``out``.
     """
 
@@ -169,6 +170,7 @@ class _Run:
         self.scores: dict[str, float] = {}
         self.waiting: list[Array] = []  # figures still on the device
         self.lowest = math.inf
+        self.trace = contextlib.ExitStack()  # holds the profile while it is written
 
     def _seek(self, positions: list[Any]) -> None:
         # the next batch is the one after the checkpoint's
@@ -186,7 +188,7 @@ class _Run:
 
     def go(self) -> Result:
         config, stopped, mark = self.config, 0, self.done
-        with _signals() as caught, self.log, self.saved:
+        with _signals() as caught, self.log, self.saved, self.trace:
             batch = self._fetch() if self.done < config.steps else self._evaluate()
             while self.done < config.steps and not stopped:
                 self._profile(self.done - mark)
@@ -262,12 +264,13 @@ class _Run:
             self.log.scores(self.done, self.scores)
 
     def _profile(self, count: int) -> None:
+        # a run that ends between the two leaves the trace on its way out
         if self.config.profile and count in (10, 13):
             jax.block_until_ready(self.state)
             if count == 10:
-                jax.profiler.start_trace(self.config.profile)
+                self.trace.enter_context(jax.profiler.trace(self.config.profile))
             else:
-                jax.profiler.stop_trace()
+                self.trace.close()
 
 
 def _due(step: int, every: int) -> bool:

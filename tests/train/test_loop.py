@@ -63,6 +63,11 @@ def whole(tmp_path_factory):
     return out
 
 
+def test_a_profile_is_whole_though_the_run_ends_within_it(tmp_path):
+    train(tmp_path, "loop.steps=12", f"loop.profile={tmp_path / 'profile'}")
+    assert [p for p in (tmp_path / "profile").rglob("*.xplane.pb") if p.stat().st_size]
+
+
 def test_every_step_is_logged_and_the_loss_falls(whole):
     rows = read_table(whole / "log.csv")
     assert [row["step"] for row in rows] == list(range(1, 25))

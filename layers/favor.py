@@ -144,7 +144,7 @@ class Favor(nn.Module):
         estimate falls with their square root, the state grows with them.
       horizon: frames after which old ones begin to fade (see the module); None never.
       seed: of the directions.
-      chunk: frames per chunk of the parallel form.
+      chunk, implementation: see :func:`favor_attention`.
 
     Raises:
       ValueError: heads does not divide dim, or horizon < 2.
@@ -156,6 +156,7 @@ class Favor(nn.Module):
     horizon: int | None = 2**16
     seed: int = 0
     chunk: int = 64
+    implementation: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     latency = 0
@@ -216,6 +217,7 @@ class Favor(nn.Module):
             forget=each(forget),
             alive=each(alive),
             chunk=self.chunk,
+            implementation=self.implementation,
         )
         y = self.out(y.reshape(batch, tokens, steps, dim).swapaxes(1, 2))
         s, z, peak = (a.reshape(old.shape) for a, old in zip(sums, carry[:3], strict=True))

@@ -46,6 +46,7 @@ class Mamba2(nn.Module):
       chunk: frames per chunk of the parallel form.
       eps: of the output norm.
       dt_limit: step sizes are clipped to it.
+      implementation: of :func:`~streamzoo.layers.kernels.ssd.ssd`.
 
     Raises:
       ValueError: head_dim does not divide the inner width, or groups does not divide the heads.
@@ -60,6 +61,7 @@ class Mamba2(nn.Module):
     chunk: int = 64
     eps: float = 1e-5
     dt_limit: tuple[float, float] = (0.0, float("inf"))
+    implementation: str | None = None
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
     latency = 0
@@ -137,6 +139,7 @@ class Mamba2(nn.Module):
             carry.h.reshape(batch * tokens, self.state, self.inner),
             d=self.skip,
             chunk=self.chunk,
+            implementation=self.implementation,
         )
         y = y.reshape(batch, tokens, steps, self.inner).swapaxes(1, 2).astype(jnp.float32)
         y = y * nn.silu(self.gate(dense.x).astype(jnp.float32))

@@ -85,6 +85,7 @@ def test_a_fresh_carry_can_be_donated(name):
     assert len({a.unsafe_buffer_pointer() for a in leaves}) == len(leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MIXERS)
 def test_carry_law_in_bfloat16(name):
     """bf16 in and out, fp32 state: to 0.05 of max(1, |value|), about six steps of bf16."""

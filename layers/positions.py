@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,9 +133,17 @@ def _kernel(d: np.ndarray, method: str, a: float) -> np.ndarray:
 
 
 def resample_table(table: Array, rows: np.ndarray, cols: np.ndarray) -> Array:
-    """A table [h, w, D] through matrices of :func:`resize_matrix`, [h', h] and [w', w], in fp32:
-    [h', w', D]."""
+    """Maps [..., h, w, D] through matrices of :func:`resize_matrix`, [h', h] and [w', w], in fp32:
+    [..., h', w', D]."""
     x = table.astype(jnp.float32)
     exact = jax.lax.Precision.HIGHEST
-    x = jnp.einsum("rh,hwd->rwd", rows.astype(np.float32), x, precision=exact)
-    return jnp.einsum("cw,rwd->rcd", cols.astype(np.float32), x, precision=exact)
+    x = jnp.einsum("rh,...hwd->...rwd", rows.astype(np.float32), x, precision=exact)
+    return jnp.einsum("cw,...rwd->...rcd", cols.astype(np.float32), x, precision=exact)
+
+
+def resize_cubic(x: Array, size: Sequence[int]) -> Array:
+    """Maps [..., H, W, D] -> [..., h, w, D] by torch's cubic kernel, in x's type."""
+    old = x.shape[-3:-1]
+    if old == tuple(size):
+        return x
+    return resample_table(x, *map(resize_matrix, old, size)).astype(x.dtype)

@@ -38,6 +38,30 @@ def check_frames(frames: Any, multiple: int, model: str, features: int = 0) -> N
         )
 
 
+def check_images(frames: Any, multiple: int, model: str) -> None:
+    """Frames of an image encoder must be floats [B, H, W, 3], H and W multiples of ``multiple``.
+
+    Raises:
+      ValueError: with what came and what would do.
+    """
+    shape = jnp.shape(frames)
+    if len(shape) != 4 or shape[-1] != 3:
+        raise ValueError(
+            f"{model} takes frames [batch, height, width, 3], got {list(shape)}; a clip "
+            "[B, T, H, W, 3] is frames.reshape(-1, *frames.shape[2:]), one frame is frames[None]"
+        )
+    if not jnp.issubdtype(frames.dtype, jnp.floating):
+        raise ValueError(
+            f"{model} takes normalised floats, got {frames.dtype}; "
+            "streamzoo.preprocess(frames, card) makes them from uint8"
+        )
+    if shape[1] % multiple or shape[2] % multiple or not shape[1] * shape[2]:
+        raise ValueError(
+            f"{model} takes frames with sides that are multiples of {multiple}, "
+            f"got {shape[1]}x{shape[2]}; resize or pad them"
+        )
+
+
 def check_taps(taps: Sequence[str], known: Sequence[str]) -> None:
     """Raises ValueError for a tap that the model does not have."""
     for tap in taps:

@@ -43,6 +43,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -271,13 +272,16 @@ def _raise(problems: Mapping[str, list[str]]) -> None:
 class Plan:
     """What a converter decided about one checkpoint.
 
-    model and overrides are for ``create_model``; ignore as in :func:`convert`.
+    model and overrides are for ``create_model``; ignore as in :func:`convert`; prepare, if given,
+    turns the tensors into those the rules read, for what needs several at a time (folding batch
+    norms).
     """
 
     model: str
     rules: Sequence[Rule]
     overrides: Mapping[str, Any] = field(default_factory=dict)
     ignore: Sequence[str] = ()
+    prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)
@@ -288,12 +292,15 @@ class Converter:
             parsed ``config.json`` beside it, or None
     plan:   (tensors, config) -> :class:`Plan`; sizes that are not in a config are read from
             the shapes of ``tensors``
+    models: a pattern of our names for which this converter is taken whatever recognises the file:
+            several models may come out of one checkpoint (a tower, or both)
     """
 
     name: str
     detect: Callable[[frozenset[str], Mapping[str, Any] | None], bool]
     plan: Callable[[Mapping[str, np.ndarray], Mapping[str, Any] | None], Plan]
     about: str = ""
+    models: str = ""
 
 
 CONVERTERS: dict[str, Converter] = {}
@@ -318,12 +325,20 @@ def detect_converter(keys: Iterable[str], config: Mapping[str, Any] | None = Non
         return found[0]
     known = ", ".join(sorted(CONVERTERS)) or "none registered"
     if not found:
+        kind = (config or {}).get("model_type")
         raise ConvertError(
             "no converter recognises this checkpoint"
-            f" (keys like {listing(sorted(names), limit=3)}); converters: {known}"
+            + (f", of model_type {kind!r}" if kind else "")
+            + f" (keys like {listing(sorted(names), limit=3)}); converters: {known}"
         )
     clash = ", ".join(c.name for c in found)
     raise ConvertError(f"several converters recognise this checkpoint: {clash}; name one of them")
+
+
+def converter_for(model: str) -> str | None:
+    """The name of the converter that alone makes this model, None if the files tell."""
+    found = [c.name for c in CONVERTERS.values() if c.models and fnmatch(model, c.models)]
+    return found[0] if found else None
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
@@ -387,4 +402,20 @@ def convert_checkpoint(
         expected = shapes_of(plan.model, **plan.overrides)
     else:
         expected = template(plan)
-    return plan, convert(tensors, plan.rules, ignore=plan.ignore, template=expected)
+    ready = plan.prepare(tensors) if plan.prepare else tensors
+    return plan, convert(ready, plan.rules, ignore=plan.ignore, template=expected)
+
+
+def guess(path: str | Path) -> Plan:
+    """What :func:`convert_checkpoint` would make of a checkpoint, by its names and shapes alone.
+
+    Raises ConvertError where no converter recognises it.
+    """
+    tensors, config = read_checkpoint(path)
+    return detect_converter(tensors, config).plan(tensors, config)
+
+
+def describe(plan: Plan) -> str:
+    """The model of a plan in a few words: its name, and in what it differs from that."""
+    changed = [f"{k}={v!r}" for k, v in plan.overrides.items() if not isinstance(v, Mapping)]
+    return plan.model + (f" with {listing(changed, limit=8)}" if changed else "")

@@ -6,9 +6,10 @@ client itself reads them once, at import).
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 _SPEC = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<rev>[^:@\s]+))?(?::(?P<file>[^:\s]+))?")
@@ -97,6 +98,44 @@ def download(source: HubFile) -> Path:
             f"{source}: the download from {endpoint} failed ({_line(error)}); try again"
         ) from None
     raise NotFoundError(f"{source} ({why})")
+
+
+INDEX = "model.safetensors.index.json"
+
+
+def download_model(source: HubFile) -> Path:
+    """As :func:`download`; a model that is published in parts is downloaded whole.
+
+    Returns:
+      The local file, or the local index of the parts, which lie beside it.
+    """
+    try:
+        return download(source)
+    except NotFoundError as error:
+        if source.file != "model.safetensors":
+            raise
+        try:
+            index = download(replace(source, file=INDEX))
+        except NotFoundError:
+            raise error from None
+    try:
+        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{index}: not an index of weights ({_line(error)})") from None
+    for file in sorted(parts):
+        if not str(file).endswith(".safetensors") or Path(file).name != file:
+            raise WeightsError(f"{source}: its index names {file!r}, no .safetensors beside it")
+        download(replace(source, file=file))
+    return index
+
+
+def download_config(source: HubFile) -> Path | None:
+    """The config.json in the folder of the weights; None if there is none."""
+    folder = source.file.rpartition("/")[0]
+    try:
+        return download(replace(source, file=f"{folder}/config.json" if folder else "config.json"))
+    except NotFoundError:
+        return None
 
 
 def _line(error: Exception) -> str:

@@ -6,7 +6,9 @@ leading "params/") and, in its header, what made it: ``format`` "streamzoo", ``f
 whatever the caller adds. Pickle is never read.
 
 A name is looked for in this order: a path that exists, ``zoo/bundled``, ``$STREAMZOO_HOME``
-(default ``~/.cache/streamzoo``), the Hugging Face Hub.
+(default ``~/.cache/streamzoo``), the Hugging Face Hub. What a hub repository holds in its own
+project's layout is converted on the way (``zoo/convert.py``); which model it is, its config.json
+and its keys tell.
 """
 
 from __future__ import annotations
@@ -249,7 +251,7 @@ def find_weights(name_or_path: str | Path) -> Path:
         return path
     if text.startswith("hf:"):
         try:
-            return hub.download(hub.parse(text))
+            return hub.download_model(hub.parse(text))
         except hub.NotFoundError as error:
             raise WeightsError(f"no weights; looked for {error}") from None
     if path.suffix.lower() in {".safetensors", *_PICKLES}:
@@ -274,7 +276,7 @@ def find_weights(name_or_path: str | Path) -> Path:
         tried.append("Hugging Face Hub (the card names no repository)")
     else:
         try:
-            return _verified(hub.download(source), card)
+            return _verified(hub.download_model(source), card)
         except hub.NotFoundError as error:
             tried.append(str(error))
     raise WeightsError(f"no weights for {text!r}; looked for " + "; ".join(tried))
@@ -336,7 +338,7 @@ def load_weights(
 ) -> dict[str, Any]:
     """Variables ``{"params": tree}`` of jax arrays, checked and in the dtypes of the model.
 
-    name_or_path: as in :func:`find_weights`
+    name_or_path: as in :func:`find_weights`; a hub repository may hold its own project's layout
     model:        module to check against; by default the one the name or the file's header says
     template:     variables of arrays or ShapeDtypeStruct instead of a model
     A file that names no model, without model and template, is returned unchecked, floating
@@ -345,6 +347,8 @@ def load_weights(
     import jax
 
     path = find_weights(name_or_path)
+    if _is_foreign(name_or_path, path):
+        return _converted(name_or_path, path, model, template)[1]
     variables, metadata = load_file(path)
     flat = flatten(variables)
     if template is None:
@@ -357,11 +361,69 @@ def load_weights(
     if template is None:
         return jax.device_put(nest({k: as_float(v, np.float32) for k, v in flat.items()}))
     flat |= _parts(metadata, template)
-    ours = metadata.get("format") == "streamzoo"
-    hint = "" if ours else "; another project's checkpoint is read by `streamzoo convert`"
-    check_tree(flat, template, str(path), hint=hint)
+    check_tree(flat, template, str(path), hint=_looks_like(path, metadata))
     dtypes = {name: leaf.dtype for name, leaf in flatten(template).items()}
     return jax.device_put(nest({k: v.astype(dtypes[k], copy=False) for k, v in flat.items()}))
+
+
+def _looks_like(path: Path, metadata: Mapping[str, str]) -> str:
+    """What a file that does not fit may be, as the end of a sentence."""
+    if metadata.get("format") == "streamzoo":
+        return f"; the file is of {metadata['model']!r}" if "model" in metadata else ""
+    from .convert import ConvertError, describe, guess
+
+    try:
+        plan = guess(path)
+    except ConvertError:
+        return "; another project's checkpoint is read by `streamzoo convert`"
+    return f"; it looks like {describe(plan)}: `streamzoo convert` reads it"
+
+
+def _source(name_or_path: str | Path) -> hub.HubFile | None:
+    """Where on the hub a name or an address leads."""
+    text = os.fspath(name_or_path)
+    if not _is_name(name_or_path):
+        return hub.parse(text) if text.startswith("hf:") else None
+    card = registry.model_card(text)
+    return hub.parse(card.source, card.weights) if card.source.startswith("hf:") else None
+
+
+def _is_foreign(name_or_path: str | Path, path: Path) -> bool:
+    """True for a file of the hub that another project wrote."""
+    if _source(name_or_path) is None:
+        return False
+    return path.name == hub.INDEX or read_metadata(path).get("format") != "streamzoo"
+
+
+def _converted(
+    name_or_path: str | Path, path: Path, model: nn.Module | None = None, template: Any = None
+) -> tuple[Any, dict[str, Any]]:
+    """(plan, variables) of another project's checkpoint on the hub, checked against the model or
+    template, or against the model of the name."""
+    import jax
+
+    from .convert import ConvertError, convert_checkpoint, converter_for, describe
+
+    source = _source(name_or_path)
+    if source is not None:
+        hub.download_config(source)
+    chosen = converter_for(os.fspath(name_or_path)) if _is_name(name_or_path) else None
+    file = path.parent if path.name == hub.INDEX else path
+    try:
+        plan, variables = convert_checkpoint(file, chosen)
+    except ConvertError as error:
+        raise ConvertError(f"{source}: {error}") from None
+    if template is None and model is not None:
+        template = _shapes(plan.model, model)
+    if template is None and _is_name(name_or_path):
+        name = os.fspath(name_or_path)
+        template = _shapes(name, registry.create_model(name))
+    if template is None:
+        return plan, jax.device_put(variables)
+    flat = flatten(variables)
+    check_tree(flat, template, str(source), hint=f"; it looks like {describe(plan)}")
+    dtypes = {name: leaf.dtype for name, leaf in flatten(template).items()}
+    return plan, jax.device_put(nest({k: v.astype(dtypes[k], copy=False) for k, v in flat.items()}))
 
 
 def _parts(metadata: Mapping[str, str], template: Any) -> dict[str, Any]:
@@ -376,12 +438,22 @@ def _parts(metadata: Mapping[str, str], template: Any) -> dict[str, Any]:
 
 
 def load(name_or_path: str | Path, **overrides: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """(module, variables) of a name with weights, or of a file whose header names its model.
+    """(module, variables) of a name with weights, of a file whose header names its model, or of a
+    hub repository, "hf:owner/repo", that holds one of the checkpoints we can convert.
 
     overrides: config fields to replace; ones that change shapes make the weights misfit
     Raises UnknownModelError, UnknownOverrideError and WeightsError.
     """
     path = find_weights(name_or_path)
+    if _is_foreign(name_or_path, path):
+        plan, variables = _converted(name_or_path, path)
+        model = registry.create_model(plan.model, **{**plan.overrides, **overrides})
+        if overrides:
+            from .convert import describe
+
+            hint = f"; it looks like {describe(plan)}"
+            check_tree(flatten(variables), _shapes(plan.model, model), str(path), hint=hint)
+        return model, variables
     metadata = read_metadata(path)
     name = _named(name_or_path, metadata)
     if name is None:

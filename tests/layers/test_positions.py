@@ -4,7 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from streamzoo.layers.positions import axial_rope, resize_table, sincos_1d, sincos_2d
+from streamzoo.layers.positions import (
+    axial_rope,
+    resize_matrix,
+    resize_table,
+    sincos_1d,
+    sincos_2d,
+)
 from streamzoo.layers.vit import rotate
 
 
@@ -51,3 +57,19 @@ def test_resize_table():
     assert (np.diff(wide, axis=1) > 0).all()  # still a ramp, twice as fine
     with pytest.raises(ValueError, match="12 positions is not a 5x5 grid"):
         resize_table(table, (5, 5), (6, 6))
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("method", ["bilinear", "bicubic"])
+def test_resampling_is_that_of_torch(method, antialias):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(size=(1, 2, 7, 9)).astype(np.float32)
+    for size in ((7, 9), (4, 3), (13, 20), (1, 9)):
+        want = torch.nn.functional.interpolate(
+            torch.from_numpy(x), size=size, mode=method, align_corners=False, antialias=antialias
+        )
+        down, across = (resize_matrix(a, b, method, antialias) for a, b in zip(x.shape[2:], size))
+        got = np.einsum("rh,bchw,sw->bcrs", down, x, across)
+        np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match="nearest"):
+        resize_matrix(2, 3, "nearest")

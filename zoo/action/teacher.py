@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...layers.positions import sincos_1d
+from ...layers.positions import resize_matrix, sincos_1d
 from ...layers.roi_align import roi_align
 from ...layers.vit import BlockStack, Taps, layer_norm
 from ..checks import check_frames, check_taps
@@ -317,20 +317,6 @@ def position_table(
     if grid == native:
         return table
     table = table.reshape(times, *native, dim).astype(np.float64)
-    table = np.einsum("ry,tyxd->trxd", _cubic(native[0], grid[0]), table)
-    table = np.einsum("cx,trxd->trcd", _cubic(native[1], grid[1]), table)
+    table = np.einsum("ry,tyxd->trxd", resize_matrix(native[0], grid[0]), table)
+    table = np.einsum("cx,trxd->trcd", resize_matrix(native[1], grid[1]), table)
     return table.reshape(-1, dim).astype(np.float32)
-
-
-def _cubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
-    """Cubic convolution along one axis, edges repeated: the matrix [new, old]."""
-    at = (np.arange(new) + 0.5) * old / new - 0.5
-    first = np.floor(at).astype(int)
-    weights = np.zeros((new, old))
-    for tap in range(-1, 3):
-        d = np.abs(at - (first + tap))
-        near = ((a + 2) * d - (a + 3)) * d * d + 1
-        far = ((d - 5) * d + 8) * d * a - 4 * a
-        value = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
-        np.add.at(weights, (np.arange(new), np.clip(first + tap, 0, old - 1)), value)
-    return weights

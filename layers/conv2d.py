@@ -1,0 +1,72 @@
+"""Convolutions of single frames: pointwise, depthwise and dense, with torch's padding.
+
+Depthwise filters are sums of shifted products: XLA's grouped convolution is several times slower
+on a CPU, and the sum fuses into one loop everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def depthwise_conv2d(x: Array, kernel: Array, bias: Array | None = None, stride: int = 1) -> Array:
+    """One k x k filter per channel, (k - 1) / 2 zeros on all four sides, products in fp32.
+
+    x [M, H, W, C], kernel [k, k, 1, C], bias [C] -> [M, ceil(H / stride), ceil(W / stride), C] in
+    the dtype of x, for odd k.
+    """
+    side = kernel.shape[0]
+    height, width = (-(-n // stride) for n in x.shape[1:3])
+    pad = (side - 1) // 2
+    x32 = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))).astype(jnp.float32)
+    weights = kernel.astype(jnp.float32)
+    y: Any = 0.0 if bias is None else bias.astype(jnp.float32)
+    for row in range(side):
+        for col in range(side):
+            part = x32[:, row : row + (height - 1) * stride + 1 : stride]
+            part = part[:, :, col : col + (width - 1) * stride + 1 : stride]
+            y = y + part * weights[row, col, 0]
+    return y.astype(x.dtype)
+
+
+class Depthwise(nn.Module):
+    """:func:`depthwise_conv2d` with learned ``kernel`` [k, k, 1, C] and ``bias`` [C]."""
+
+    dim: int
+    size: int = 3
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+        self.kernel = self.param("kernel", init, (self.size, self.size, 1, self.dim))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.dim,))
+
+    def __call__(self, x: Array) -> Array:
+        """x [M, H, W, C] -> [M, H / stride, W / stride, C]."""
+        return depthwise_conv2d(x.astype(self.dtype), self.kernel, self.bias, self.stride)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gates from the mean over the frame (Hu et al., arXiv 1709.01507).
+
+    x [M, H, W, C] -> x * sigmoid(up(relu(down(mean of x)))).
+    """
+
+    dim: int
+    squeezed: int
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.down = nn.Dense(self.squeezed, dtype=self.dtype)
+        self.up = nn.Dense(self.dim, dtype=self.dtype)
+
+    def __call__(self, x: Array) -> Array:
+        mean = x.astype(jnp.float32).mean(axis=(1, 2)).astype(x.dtype)
+        return x * nn.sigmoid(self.up(nn.relu(self.down(mean))))[:, None, None]

@@ -1,6 +1,6 @@
 """Models by name: the registry, cards, weights, and the model families."""
 
-from . import action, encode
+from . import action, encode, segment
 from .preprocess import preprocess
 from .registry import (
     Card,
@@ -29,4 +29,5 @@ __all__ = [
     "preprocess",
     "register",
     "save",
+    "segment",
 ]

@@ -1,4 +1,4 @@
-"""Figures of merit on host arrays: AVA frame-mAP, average precision, top-1, detection delay."""
+"""Figures of merit on host arrays: AVA frame-mAP, average precision, top-1, delay, J&F."""
 
 from .ava import VARIANTS, FrameMap, frame_map
 from .ava_files import read_csv, read_excluded, read_labels, rows
@@ -9,6 +9,14 @@ from .average_precision import (
     voc_average_precision,
 )
 from .delay import Delay, Event, detection_delay
+from .jf import (
+    Jaccard,
+    boundary_accuracy,
+    jf,
+    region_similarity,
+    statistics,
+    tracking_length,
+)
 
 __all__ = [
     "VARIANTS",
@@ -16,13 +24,19 @@ __all__ = [
     "Delay",
     "Event",
     "FrameMap",
+    "Jaccard",
     "average_precision",
+    "boundary_accuracy",
     "detection_delay",
     "frame_map",
+    "jf",
     "read_csv",
     "read_excluded",
     "read_labels",
+    "region_similarity",
     "rows",
+    "statistics",
     "top1",
+    "tracking_length",
     "voc_average_precision",
 ]

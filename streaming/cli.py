@@ -1,4 +1,4 @@
-"""The command line: streamzoo list | info | watch | bench | convert | demo."""
+"""The command line: streamzoo list | info | watch | track | bench | convert | demo."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def default_model() -> str:
     from ..zoo import list_models, model_card, model_config
     from ..zoo.registry import BUNDLED
 
-    names = list_models(streaming=True, pretrained=True)
+    names = [n for n in list_models(streaming=True, pretrained=True) if _acts(n)]
     if not names:
         raise CliError(
             "no model comes with weights in this installation; name one of `streamzoo list "
@@ -43,6 +43,31 @@ def default_model() -> str:
         "person" in model_config(name).heads
     )
     return min(names, key=lambda name: (not here(name), not finds(name)))
+
+
+def default_tracker() -> str:
+    """The tracker that `track` uses. Raises CliError: none has weights."""
+    from ..zoo import list_models
+
+    names = [n for n in list_models(streaming=True, pretrained=True) if _tracks(n)]
+    if not names:
+        raise CliError(
+            "no tracker comes with weights in this installation: give a weights file with --model "
+            "(`streamzoo convert` makes one of a published checkpoint)"
+        )
+    return names[0]
+
+
+def _tracks(name: str) -> bool:
+    from ..zoo import model_config
+
+    return hasattr(model_config(name), "prompted_slots")
+
+
+def _acts(name: str) -> bool:
+    from ..zoo import model_config
+
+    return hasattr(model_config(name), "num_classes")
 
 
 def run_list(args: argparse.Namespace) -> None:
@@ -115,8 +140,36 @@ def run_info(args: argparse.Namespace) -> None:
 
 def run_watch(args: argparse.Namespace) -> None:
     """Watches a source and writes what was seen."""
-    from ..zoo import init_params, load
     from .session import Session, card_of
+
+    name = args.model or default_model()
+    if _tracks(card_of(name).name):
+        raise CliError(f"{name} tracks what it is shown: streamzoo track SOURCE --point X,Y")
+    _watch(args, name, lambda step, source: (Session(step), None))
+
+
+def run_track(args: argparse.Namespace) -> None:
+    """Tracks prompted objects and writes their masks."""
+    from .session import card_of
+    from .track import TrackSession, TrackView, read_prompts
+
+    prompts = read_prompts(args.point, args.box)
+    if not prompts:
+        raise CliError("nothing to track: --point X,Y or --box X0,Y0,X1,Y1, in pixels of the video")
+    name = args.model or default_tracker()
+    if not _tracks(card_of(name).name):
+        raise CliError(f"{name} is no tracker; `streamzoo list '*tam*'` and '*video*' are")
+
+    def session(step: Any, source: Any) -> tuple[Any, Any]:
+        return TrackSession(step, source.original_size, prompts), TrackView()
+
+    _watch(args, name, session)
+
+
+def _watch(args: argparse.Namespace, name: str, open_session: Callable[..., Any]) -> None:
+    """Runs ``open_session(step, source) -> (session, view or None)`` over the source."""
+    from ..zoo import init_params, load
+    from .session import card_of
     from .sources import open_source
     from .step import Step
     from .watch import Board, size_text, watch
@@ -132,7 +185,6 @@ def run_watch(args: argparse.Namespace) -> None:
         _need("PIL", "drawing on video", "demo", "or pass --no-video")
     if sys.stderr.isatty():
         _need("rich", "the live table", "demo")
-    name = args.model or default_model()
     card = card_of(name)
     _check_watchable(name, card, args.random_weights)
     with open_source(
@@ -148,12 +200,14 @@ def run_watch(args: argparse.Namespace) -> None:
                 f"{name} answers {late} frames late and would be drawn on the wrong frames; "
                 "watch with a model of latency 0"
             )
-        with Session(Step(model, params, card)) as session:
+        session, view = open_session(Step(model, params, card), source)
+        with session:
             _say(f"ready after {time.monotonic() - start:.1f} s; Ctrl-C stops")
             try:
                 figures = watch(
                     session,
                     source,
+                    view=view,
                     video=video,
                     lines=lines,
                     max_frames=args.frames,
@@ -362,7 +416,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     run = globals()[f"run_{args.command}"]
     try:
-        if not args.no_compile_cache and args.command in ("watch", "demo", "bench"):
+        if not args.no_compile_cache and args.command in ("watch", "track", "demo", "bench"):
             _compile_cache()
         run(args)
         sys.stdout.flush()

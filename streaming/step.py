@@ -62,6 +62,10 @@ class Step:
         frames = jax.ShapeDtypeStruct((batch, steps, height, width, 3), jnp.uint8)
         return self._program(self._commit, carry, frames, None, {})
 
+    def warm(self, carry: Any, frames: Any, valid: Any = None, **extras: Any) -> None:
+        """Compiles the call with these arguments, or others of their shapes; runs nothing."""
+        self._program(self._commit, carry, frames, valid, extras)
+
     def _program(self, jitted, carry, frames, valid, extras):
         args = (carry, frames, valid, extras)
         shapes = tuple((a.shape, a.dtype) for a in jax.tree.leaves(args))

@@ -10,12 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 import numpy as np
 
 from .overlay import ScoreHistory, canvas_size, draw
-from .session import Result, Session
+from .session import Result
 from .source_base import Frame, FrameSource
 from .video_writer import JsonLines, VideoWriter
 
@@ -104,19 +104,57 @@ def best(scores: np.ndarray, classes: tuple[str, ...], top: int) -> dict[str, fl
     return {classes[i] if i < len(classes) else f"class {i}": float(scores[i]) for i in order}
 
 
-def paint(
-    frame: Frame,
-    line: dict[str, Any],
-    history: ScoreHistory,
-    caption: str,
-    size: tuple[int, int],
-) -> np.ndarray:
-    """The frame at ``size`` (height, width) with boxes, labels and the strip of scores."""
+def fitted(frame: Frame, size: tuple[int, int]) -> np.ndarray:
+    """The source's picture at ``size`` (height, width)."""
     image = frame.original if frame.original is not None else frame.image
     if image.shape[:2] != size:  # the stream changed its resolution, the video cannot
         from PIL import Image
 
         image = np.asarray(Image.fromarray(image).resize((size[1], size[0])))
+    return image
+
+
+class View(Protocol):
+    """What is written and drawn of a session's results."""
+
+    def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the drawn pictures for a source of ``size``."""
+        ...
+
+    def record(self, frame: Frame, result: Any, latency_ms: float) -> dict[str, Any]:
+        """The JSON line of a frame."""
+        ...
+
+    def paint(
+        self, image: np.ndarray, time: float, result: Any, line: dict[str, Any], caption: str
+    ) -> np.ndarray:
+        """The picture, uint8 [h, w, 3], with what was found; ``time`` in seconds."""
+        ...
+
+
+class ActionView:
+    """Persons, their actions and a strip of scores over time."""
+
+    def __init__(self):
+        self.history = ScoreHistory()
+
+    def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
+        return canvas_size(size)
+
+    def record(self, frame: Frame, result: Result, latency_ms: float) -> dict[str, Any]:
+        return record(frame, result, latency_ms)
+
+    def paint(
+        self, image: np.ndarray, time: float, result: Result, line: dict[str, Any], caption: str
+    ) -> np.ndarray:
+        del result  # the line says it all
+        return paint(image, time, line, self.history, caption)
+
+
+def paint(
+    image: np.ndarray, time: float, line: dict[str, Any], history: ScoreHistory, caption: str
+) -> np.ndarray:
+    """The picture with boxes, labels and the strip of scores."""
     boxes, labels, scores = [], [], []
     for person in line["persons"]:
         ranked = list(person.get("classes", {"person": person["score"]}).items())
@@ -131,7 +169,7 @@ def paint(
         for person in line["persons"]:
             for name, score in person.get("classes", {}).items():
                 seen[name] = max(score, seen.get(name, 0.0))
-    history.push(frame.time, seen)
+    history.push(time, seen)
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     return draw(image, boxes, labels, scores, history, caption=caption)
 
@@ -195,7 +233,7 @@ def size_text(count: float) -> str:
 
 
 def rows_of(
-    meter: Meter, session: Session, source: FrameSource, dropped: int = 0
+    meter: Meter, session: Any, source: FrameSource, dropped: int = 0
 ) -> dict[str, str]:
     """The live table's rows; ``dropped`` frames that the source dropped before are not counted."""
     f = meter.figures()
@@ -216,9 +254,10 @@ def rows_of(
 
 
 def watch(
-    session: Session,
+    session: Any,
     source: FrameSource,
     *,
+    view: View | None = None,
     video: str | Path | None = None,
     lines: str | Path | None = None,
     max_frames: int | None = None,
@@ -228,7 +267,10 @@ def watch(
     """Runs a session over a source until it ends, a limit is reached, or SIGINT or SIGTERM.
 
     Args:
+      session: a :class:`~streamzoo.streaming.session.Session`, or one whose ``push`` gives what
+        ``view`` understands.
       source: opened with the session's ``frame_shape`` and ``keep_original=True``.
+      view: what is written and drawn; default :class:`ActionView`.
       video: annotated MP4 to write; playable at every moment, whatever happens.
       lines: JSON-lines file to write, one line per frame (see :func:`record`).
       max_frames: stop after so many frames.
@@ -242,7 +284,7 @@ def watch(
       OutputError: a file cannot be written. SourceError: the source broke and stayed broken;
         what was written until then is complete.
     """
-    meter, history = Meter(), ScoreHistory()
+    meter, view = Meter(), view or ActionView()
     start, first, moment = time.monotonic(), 0.0, 0.0
     dropped = source.dropped  # while the model compiled: not the watching's fault
     with ExitStack() as stack:
@@ -251,7 +293,7 @@ def watch(
             stack.callback(lambda: board.close(rows_of(meter, session, source, dropped)))
         writer, size = None, source.original_size
         if video is not None:
-            canvas = canvas_size(size)
+            canvas = view.canvas(size)
             writer = stack.enter_context(VideoWriter(video, source.fps or 25.0, canvas))
         log = stack.enter_context(JsonLines(lines)) if lines is not None else None
         while not stop and (max_frames is None or meter.frames < max_frames):
@@ -271,14 +313,15 @@ def watch(
             meter.add(result.milliseconds, latency)
             if meter.frames == 1:
                 first = 1e3 * (time.monotonic() - start)
-            line = record(frame, result, latency)
+            line = view.record(frame, result, latency)
             if log is not None:
                 log.write(line)
             if writer is not None:
                 caption = f"{meter.figures()['model_ms']:.0f} ms per frame"
                 # A damaged file can set frames closer than the video's clock ticks.
                 moment = max(frame.time, moment + 1e-4)
-                writer.write(paint(frame, line, history, caption, size), moment)
+                image = fitted(frame, size)
+                writer.write(view.paint(image, frame.time, result, line, caption), moment)
             if board is not None:
                 board.update(rows_of(meter, session, source, dropped))
         stopped = stop[0] if stop else 0

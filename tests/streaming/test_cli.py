@@ -48,7 +48,7 @@ def count_lines(path):
     return len([json.loads(line) for line in Path(path).read_text().splitlines()])
 
 
-@pytest.mark.parametrize("command", ["list", "info", "watch", "demo", "bench", "convert"])
+@pytest.mark.parametrize("command", ["list", "info", "watch", "track", "demo", "bench", "convert"])
 def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

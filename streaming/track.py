@@ -1,0 +1,304 @@
+"""Tracking objects in a live stream: prompts by name, masks out, frame by frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..zoo.segment.objects import Objects
+from ..zoo.segment.outputs import resize_logits
+from ..zoo.weights import load
+from .overlay import draw, tint
+from .session import SessionClosed, card_of
+from .step import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """What to track, in pixels of the source's frames.
+
+    Attributes:
+      name: of the object; a new name starts a new object, a known one corrects it.
+      points: (x, y) each. labels: 1 on the object, 0 beside it; () for all on it.
+      box: (x0, y0, x1, y1), or None.
+      mask: bool [h, w], in place of points and box.
+      at: seconds into the stream from which it counts.
+
+    Raises:
+      ValueError: nothing was given, a mask with points or a box, or labels that do not fit.
+    """
+
+    name: Hashable
+    points: tuple[tuple[float, float], ...] = ()
+    labels: tuple[int, ...] = ()
+    box: tuple[float, float, float, float] | None = None
+    mask: Any = dataclasses.field(default=None, compare=False)
+    at: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.points and self.box is None and self.mask is None:
+            raise ValueError(f"object {self.name}: give a point, a box or a mask")
+        if self.mask is not None and (self.points or self.box is not None):
+            raise ValueError(f"object {self.name}: give a mask, or points and a box, not both")
+        if self.labels and len(self.labels) != len(self.points):
+            raise ValueError(
+                f"object {self.name}: {len(self.labels)} labels for {len(self.points)} points"
+            )
+        if strange := set(self.labels) - {0, 1}:
+            raise ValueError(
+                f"object {self.name}: label {strange.pop()} is not 1 (on it) or 0 (beside it)"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracked:
+    """The objects in one frame.
+
+    Attributes:
+      index, time, milliseconds: as in :class:`~streamzoo.streaming.session.Result`.
+      masks: name -> bool [h, w] in the source's size.
+      scores: name -> probability that the object is in the frame.
+      absent: prompted in this frame, and the model sees nothing there.
+    """
+
+    index: int
+    time: float
+    milliseconds: float
+    masks: dict[Hashable, np.ndarray]
+    scores: dict[Hashable, float]
+    absent: tuple[Hashable, ...] = ()
+
+
+class TrackSession:
+    """One live stream of a tracker.
+
+        with TrackSession.of("weights.safetensors", source_size=(480, 640)) as session:
+            session.add(Prompt("dog", points=((320, 200),)))
+            for frame in frames:                       # uint8, the model's input size
+                masks = session.push(frame).masks      # {"dog": bool [480, 640]}
+
+    Compiles on creation; objects come and go without compiling again.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        source_size: tuple[int, int] | None = None,
+        prompts: Iterable[Prompt] = (),
+    ):
+        """source_size: (height, width) in which prompts are given and masks come back; None: the
+        model's input size. prompts: to be applied when their time comes.
+
+        Raises ValueError for a model that tracks nothing, and as :meth:`add`.
+        """
+        config: Any = getattr(step.model, "config", None)
+        if not hasattr(config, "prompted_slots"):
+            raise ValueError(
+                f"{step.card.name} is no tracker; `streamzoo list '*video*'` and edgetam are"
+            )
+        self._step = step
+        self.card = step.card
+        self.frame_shape = tuple(config.image_size)
+        self.source_size = tuple(source_size or self.frame_shape)
+        self.objects = Objects(config)
+        self.frames = 0
+        self._began = time.monotonic()
+        self._carry = step.init_carry(1, self.frame_shape)
+        self._later: list[Prompt] = []
+        for prompt in sorted(prompts, key=lambda p: p.at):
+            self._check(prompt)
+            (self._later.append if prompt.at > 0 else self.add)(prompt)
+        blank = np.zeros((1, 1, *self.frame_shape, 3), np.uint8)
+        step.warm(self._carry, blank, prompts=Objects(config).take(masks=True))
+        size = self.source_size
+        self._resize = jax.jit(functools.partial(resize_logits, size=size))
+
+    @classmethod
+    def of(cls, name: str, source_size: tuple[int, int] | None = None, **overrides: Any):
+        """A session of a model by name or weights file (see ``streamzoo.load``)."""
+        model, params = load(name, **overrides)
+        return cls(Step(model, params, card_of(name, model)), source_size)
+
+    @property
+    def carry_bytes(self) -> int:
+        """Size of what the stream remembers; the same at every frame."""
+        return sum(a.nbytes for a in jax.tree.leaves(self._carry))
+
+    def _check(self, prompt: Prompt) -> None:
+        h, w = self.source_size
+        corners = () if prompt.box is None else (prompt.box[:2], prompt.box[2:])
+        for x, y in (*corners, *prompt.points):
+            if not (0 <= x <= w and 0 <= y <= h):
+                raise ValueError(
+                    f"object {prompt.name}: ({x:g}, {y:g}) is outside the image, which is "
+                    f"{w} wide and {h} high"
+                )
+        if prompt.box is not None and not (
+            prompt.box[0] < prompt.box[2] and prompt.box[1] < prompt.box[3]
+        ):
+            raise ValueError(f"object {prompt.name}: box {prompt.box} is empty: x0, y0, x1, y1")
+        count, most = len(corners) + len(prompt.points), self.objects.config.points
+        if count > most:
+            raise ValueError(
+                f"object {prompt.name}: {count} points, this tracker takes {most} (a box counts as "
+                "two); load it with points=..."
+            )
+        if prompt.mask is not None and np.shape(prompt.mask) != self.source_size:
+            raise ValueError(
+                f"object {prompt.name}: mask {np.shape(prompt.mask)}, the image is {(h, w)}"
+            )
+
+    def add(self, prompt: Prompt) -> None:
+        """Prompts the next frame; ``prompt.at`` does not matter.
+
+        Raises:
+          ValueError: outside the image, too many points, a mask of another size, or no slot left.
+        """
+        self._check(prompt)
+        h, w = (a / b for a, b in zip(self.frame_shape, self.source_size))
+        if prompt.mask is not None:
+            mask = jax.image.resize(np.asarray(prompt.mask, np.float32), self.frame_shape, "linear")
+            self.objects.mask(prompt.name, np.asarray(mask) > 0.5)
+        if prompt.box is not None:
+            x0, y0, x1, y1 = prompt.box
+            self.objects.box(prompt.name, x0 * w, y0 * h, x1 * w, y1 * h)
+        for (x, y), label in zip(prompt.points, prompt.labels or (1,) * len(prompt.points)):
+            self.objects.click(prompt.name, x * w, y * h, label)
+
+    def remove(self, name: Hashable) -> None:
+        """Forgets an object from the next frame on. Raises ValueError: there is none of this
+        name."""
+        self.objects.remove(name)
+
+    def push(self, frame: Any, time_s: float | None = None) -> Tracked:
+        """Takes uint8 RGB [h, w, 3] of the model's input size and finds the objects.
+
+        Raises:
+          ValueError: wrong shape or type. SessionClosed: after :meth:`close`.
+        """
+        if self._carry is None:
+            raise SessionClosed("this session is closed; open a new one")
+        frame = np.asarray(frame)
+        if frame.shape != (*self.frame_shape, 3) or frame.dtype != np.uint8:
+            raise ValueError(
+                f"frame is {frame.dtype} {frame.shape} and should be uint8 "
+                f"{(*self.frame_shape, 3)}: the size cannot change in a stream; resize it at the "
+                "source (open_source(..., size=(h, w)) does)"
+            )
+        now = time.monotonic() - self._began if time_s is None else time_s
+        while self._later and self._later[0].at <= now:
+            self.add(self._later.pop(0))
+        prompts = self.objects.take(masks=True)
+        start = time.perf_counter()
+        self._carry, out = self._step(self._carry, frame[None, None], prompts=prompts)
+        masks = np.asarray(self._resize(out.masks[0, 0])) > 0
+        scores = 0.5 * (1 + np.tanh(0.5 * np.asarray(out.scores[0, 0], np.float32)))
+        took = 1e3 * (time.perf_counter() - start)
+        said = (prompts.pointed | prompts.masked)[0, 0]
+        slots = {name: i for i, name in enumerate(self.objects.ids) if name is not None}
+        absent = tuple(n for n, i in slots.items() if said[i] and not masks[i].any())
+        self.frames += 1
+        return Tracked(
+            self.frames - 1,
+            now,
+            took,
+            {name: masks[i] for name, i in slots.items()},
+            {name: float(scores[i]) for name, i in slots.items()},
+            absent,
+        )
+
+    def close(self) -> None:
+        """Frees the carry. Idempotent."""
+        self._carry = None
+
+    def __enter__(self) -> TrackSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """A bool mask [h, w] as COCO's uncompressed run lengths: column by column, zeros first."""
+    flat = mask.T.reshape(-1)
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    return [0, *runs] if flat.size and flat[0] else runs
+
+
+def box_of(mask: np.ndarray) -> list[float] | None:
+    """x0, y0, x1, y1 in [0, 1] around a mask [h, w], None for an empty one."""
+    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    h, w = mask.shape
+    return [cols[0] / w, rows[0] / h, (cols[-1] + 1) / w, (rows[-1] + 1) / h]
+
+
+def read_prompts(points: Iterable[str], boxes: Iterable[str]) -> list[Prompt]:
+    """Prompts as typed: ``[NAME=]X,Y[,0][@SECONDS]`` and ``[NAME=]X0,Y0,X1,Y1[@SECONDS]``.
+
+    Those of one name and time are one prompt. Raises ValueError for a text that is neither.
+    """
+    found: dict[tuple[str, float], dict[str, Any]] = {}
+    for kind, texts, counts in (("point", points, (2, 3)), ("box", boxes, (4,))):
+        for text in texts:
+            name, _, rest = text.rpartition("=")
+            numbers, _, at = rest.partition("@")
+            try:
+                values = tuple(float(v) for v in numbers.split(","))
+                key = name or "1", float(at or 0)
+            except ValueError:
+                values, key = (), ("", 0.0)
+            if len(values) not in counts or key[1] < 0:
+                form = "[NAME=]X,Y[,0][@SECONDS]" if kind == "point" else (
+                    "[NAME=]X0,Y0,X1,Y1[@SECONDS]"
+                )
+                raise ValueError(f"--{kind} {text}: write it as {form}")
+            one = found.setdefault(key, {"points": (), "labels": (), "box": None})
+            if kind == "box":
+                one["box"] = values
+            else:
+                one["points"] += (values[:2],)
+                one["labels"] += (int(values[2]) if len(values) == 3 else 1,)
+    return [Prompt(name, at=at, **what) for (name, at), what in found.items()]
+
+
+class TrackView:
+    """How :func:`~streamzoo.streaming.watch.watch` writes and draws tracked objects."""
+
+    def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
+        return size
+
+    def record(self, frame: Any, result: Tracked, latency_ms: float) -> dict[str, Any]:
+        """One JSON line: per object its box in [0, 1], score and mask (``counts`` of COCO)."""
+        objects = []
+        for name, mask in result.masks.items():
+            entry = {"name": name, "score": round(result.scores[name], 4), "box": None}
+            if (box := box_of(mask)) is not None:
+                entry["box"] = [round(v, 4) for v in box]
+                entry["mask"] = {"size": list(mask.shape), "counts": run_lengths(mask)}
+            objects.append(entry)
+        return {
+            "frame": frame.index,
+            "time": round(frame.time, 4),
+            "model_ms": round(result.milliseconds, 2),
+            "latency_ms": round(latency_ms, 2),
+            "objects": objects,
+        }
+
+    def paint(
+        self, image: np.ndarray, time: float, result: Tracked, line: dict[str, Any], caption: str
+    ) -> np.ndarray:
+        del time, caption
+        shown = [entry for entry in line["objects"] if entry["box"] is not None]
+        for entry in shown:
+            image = tint(image, result.masks[entry["name"]], str(entry["name"]))
+        names, scores = [str(e["name"]) for e in shown], [e["score"] for e in shown]
+        return draw(image, [e["box"] for e in shown], names, scores)

@@ -1,0 +1,153 @@
+"""Tracking a live stream: prompts by name, in the source's pixels, and what the files say."""
+
+import json
+
+import numpy as np
+import pytest
+
+from streamzoo import create_model, init_params, save
+from streamzoo.streaming.cli import main
+from streamzoo.streaming.session import card_of
+from streamzoo.streaming.step import Step
+from streamzoo.streaming.track import Prompt, TrackSession, box_of, read_prompts, run_lengths
+from streamzoo.zoo.segment.decoder import DecoderConfig
+from streamzoo.zoo.segment.hiera import HieraConfig
+from streamzoo.zoo.segment.stream import no_prompts
+
+from .rtsp import make_clip
+
+NAME, SIZE, SOURCE = "sam2.1video-t", (64, 96), (32, 64)
+TINY = dict(
+    image_size=SIZE, depth=1, hidden=32, memory_hidden=32, memories=3, max_pointers=3, objects=2,
+    points=3, prompted_slots=2, memory_dtype="float32",
+    decoder=DecoderConfig(dim=64, heads=2, depth=1, hidden=32, iou_hidden=16),
+    trunk=HieraConfig(dims=(8, 16, 32, 64), heads=(1, 1, 2, 4), blocks=(1, 1, 1, 1),
+                      windows=(8, 4, 2, 1), global_blocks=(2,)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tracker.safetensors"
+    model, params = init_params(NAME, **TINY)
+    save(path, params, {"model": NAME, "config": model.config})
+    return path
+
+
+@pytest.fixture(scope="module")
+def step(weights):
+    model, params = init_params(NAME, **TINY)
+    return Step(model, params, card_of(NAME, model))
+
+
+def frames(count):
+    return np.random.default_rng(0).integers(0, 256, (count, *SIZE, 3), dtype=np.uint8)
+
+
+@pytest.mark.slow  # a tracker is long to compile
+def test_objects_by_name_are_the_models_slots(step):
+    """Names, the source's pixels and times, against the module's own arrays."""
+    film = frames(4)
+    cat, dog = Prompt("cat", points=((16.0, 8.0), (60.0, 30.0)), labels=(1, 0)), "dog"
+    session = TrackSession(step, SOURCE, [cat, Prompt(dog, box=(4, 2, 40, 20), at=2.0)])
+    compiled = step.compiles
+    found = [session.push(frame, float(t)) for t, frame in enumerate(film)]
+    session.remove("cat")
+    found.append(session.push(film[0], 4.0))
+    assert step.compiles == compiled
+    assert [sorted(f.masks) for f in found] == [["cat"]] * 2 + [["cat", "dog"]] * 2 + [["dog"]]
+    assert all(m.shape == SOURCE and m.dtype == bool for f in found for m in f.masks.values())
+
+    carry = step.init_carry(1, SIZE)
+    for t, frame in enumerate([*film, film[0]]):
+        prompts = no_prompts(1, 1, 2, 3, SIZE)
+        if t == 0:
+            prompts.points[0, 0, 0, :2] = [[24, 16], [90, 60]]
+            prompts.labels[0, 0, 0, :2] = [1, 0]
+            prompts.pointed[0, 0, 0] = True
+        if t == 2:
+            prompts.points[0, 0, 1, :2] = [[6, 4], [60, 40]]
+            prompts.labels[0, 0, 1, :2] = [2, 3]
+            prompts.pointed[0, 0, 1] = True
+        prompts.remove[0, 0, 0] = t == 4
+        carry, out = step(carry, frame[None, None], prompts=prompts)
+        for slot, name in enumerate(("cat", "dog")):
+            if name in found[t].masks:
+                want = 1 / (1 + np.exp(-float(out.scores[0, 0, slot])))
+                assert found[t].scores[name] == pytest.approx(want, abs=1e-6)
+
+
+@pytest.mark.slow  # a tracker is long to compile
+def test_what_cannot_be_meant_is_refused(step):
+    session = TrackSession(step, SOURCE)
+    add = lambda **what: session.add(Prompt("a", **what))  # noqa: E731
+    for words, what in {
+        "outside the image, which is 64 wide": dict(points=((65.0, 1.0),)),
+        "is empty": dict(box=(9, 9, 9, 12)),
+        "this tracker takes 3": dict(points=((1.0, 1.0),) * 2, box=(0, 0, 5, 5)),
+        "the image is": dict(mask=np.ones((4, 4), bool)),
+        "give a point": {},
+        "not both": dict(points=((1.0, 1.0),), mask=np.ones(SOURCE, bool)),
+        "2 labels for 1": dict(points=((1.0, 1.0),), labels=(1, 0)),
+        "label 4": dict(points=((1.0, 1.0),), labels=(4,)),
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            add(**what)
+    for name in "ab":
+        session.add(Prompt(name, points=((1.0, 1.0),)))
+    with pytest.raises(ValueError, match="one too many: this tracker has 2 slots"):
+        session.add(Prompt("c", points=((1.0, 1.0),)))
+    with pytest.raises(ValueError, match="unknown object 'z'; tracked objects: 'a', 'b'"):
+        session.remove("z")
+    with pytest.raises(ValueError, match="size cannot change"):
+        session.push(np.zeros((32, 32, 3), np.uint8))
+    student = Step(create_model("tsa-s16"), None, card_of("tsa-s16"))
+    with pytest.raises(ValueError, match="tsa-s16 is no tracker"):
+        TrackSession(student)
+
+
+def test_prompts_as_typed():
+    got = read_prompts(["3,4", "5,6,0", "car=1,2@1.5"], ["0,1,20,30", "dog=1,2,3,4"])
+    assert got == [
+        Prompt("1", points=((3, 4), (5, 6)), labels=(1, 0), box=(0, 1, 20, 30)),
+        Prompt("car", points=((1, 2),), labels=(1,), at=1.5),
+        Prompt("dog", box=(1, 2, 3, 4)),
+    ]
+    for bad in ("3", "a,b", "1,2,3,4", "1,2@-3", "1,2@x"):
+        with pytest.raises(ValueError, match="write it as"):
+            read_prompts([bad], [])
+
+
+def test_run_lengths_give_the_mask_back():
+    rng = np.random.default_rng(1)
+    for mask in [rng.random((5, 7)) > p for p in (0, 0.3, 0.7, 1)]:
+        runs = run_lengths(mask)
+        back = np.repeat(np.arange(len(runs)) % 2, runs).astype(bool).reshape(7, 5).T
+        assert (back == mask).all()
+    assert box_of(np.zeros((3, 3), bool)) is None
+    mask = np.zeros((4, 8), bool)
+    mask[1:3, 2:4] = True
+    assert box_of(mask) == [0.25, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.slow  # a tracker is long to compile
+def test_the_command_writes_masks(weights, tmp_path, capsys):
+    clip = make_clip(tmp_path / "dog.mp4", frames=8)
+    command = ["track", str(clip), "--model", str(weights), "--out", str(tmp_path / "out")]
+    assert main([*command, "--point", "dog=20,10"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("8 frames") and "dog.mp4" in out
+    lines = [json.loads(s) for s in (tmp_path / "out" / "dog.jsonl").read_text().splitlines()]
+    assert [line["frame"] for line in lines] == list(range(8))
+    assert all([o["name"] for o in line["objects"]] == ["dog"] for line in lines)
+    for words, more in {
+        "nothing to track": [],
+        "outside the image": ["--point", "5000,3"],
+        "write it as": ["--box", "1,2,3"],
+    }.items():
+        assert main([*command, *more]) == 2
+        assert words in capsys.readouterr().err
+    assert main(["track", str(clip), "--model", "tsa-s16", "--point", "1,1"]) == 2
+    assert "is no tracker" in capsys.readouterr().err
+    assert main(["watch", str(clip), "--model", NAME]) == 2
+    assert "streamzoo track" in capsys.readouterr().err

@@ -104,8 +104,8 @@ class TrackSession:
             )
         self._step = step
         self.card = step.card
-        self.frame_shape = tuple(config.image_size)
-        self.source_size = tuple(source_size or self.frame_shape)
+        self.frame_shape: tuple[int, int] = tuple(config.image_size)
+        self.source_size = source_size or self.frame_shape
         self.objects = Objects(config)
         self.frames = 0
         self._began = time.monotonic()
@@ -149,7 +149,7 @@ class TrackSession:
                 f"object {prompt.name}: {count} points, this tracker takes {most} (a box counts as "
                 "two); load it with points=..."
             )
-        if prompt.mask is not None and np.shape(prompt.mask) != self.source_size:
+        if prompt.mask is not None and np.shape(prompt.mask) != tuple(self.source_size):
             raise ValueError(
                 f"object {prompt.name}: mask {np.shape(prompt.mask)}, the image is {(h, w)}"
             )

@@ -29,6 +29,9 @@ from jax.sharding import get_abstract_mesh
 PLATFORMS = ("cpu", "tpu", "cuda")
 # Before 0.11 a pallas_call on a GPU means another compiler (KERNELS of the CHANGELOG of Pallas).
 GPU_PALLAS = tuple(int(n) for n in jax.__version__.split(".")[:2]) >= (0, 11)
+# fp32 products of a kernel on a GPU: three on the tensor cores, nearly as exact. Plain ones use no
+# tensor core, and those of a whole chunk of a recurrence take minutes to compile.
+GPU_DOT = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 
 
 class KernelError(ValueError):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import triton as pallas_triton
 
-from ..dispatch import Backend, KernelError, Op
+from ..dispatch import GPU_DOT, Backend, KernelError, Op
 from . import pallas_generic as generic
 from . import pallas_tpu as tpu
 from . import reference
@@ -21,6 +21,7 @@ __all__ = ["gated_delta", "gated_delta_recurrent"]
 
 # Log decay of a reset: exp of it is exactly zero, and sums of it stay finite.
 RESET = -1e4
+GPU_CHUNK = 32  # frames: at width 128 the matrices of 64 exceed an H200's shared memory
 
 
 def _reference(*arrays, chunk, blocks=None):
@@ -53,6 +54,7 @@ def _launch(arrays, choose, chunk, blocks, **options):
     sizes = choose(*state.shape, size, -(-steps // size))
     sizes = sizes._replace(**(blocks or {}))
     if steps == 1:
+        options.pop("precision", None)  # there is no matrix product in a step
         q, k, v, g, beta = (x[:, 0] for x in (q, k, v, g, beta))
         o, state = generic.step(q, k, v, g, beta, state, blocks=sizes, **options)
         return o[:, None], state
@@ -65,7 +67,7 @@ def _pallas(*arrays, chunk, blocks):
         *arrays,
         tpu=lambda *a: _launch_tpu(a, chunk, blocks),
         cuda=lambda *a: _launch(
-            a, generic.gpu_blocks, chunk, blocks,
+            a, generic.gpu_blocks, min(chunk, GPU_CHUNK), blocks, precision=GPU_DOT,
             compiler_params=pallas_triton.CompilerParams(num_warps=warps, num_stages=1),
         ),
     )  # fmt: skip

@@ -8,7 +8,7 @@ carries the state in the output block (on a GPU, where a grid has no order, it h
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,39 +123,42 @@ def step(
     )(q, k, v, g, beta, state)
 
 
-def _dot(x: Array, y: Array) -> Array:
-    return jnp.dot(x, y, precision=HIGHEST, preferred_element_type=jnp.float32)
+def _dot(x: Array, y: Array, precision: Any) -> Array:
+    return jnp.dot(x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _chunk(q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array):
+def _chunk(dot, q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array):
     """One chunk of one head, as in the reference; g and beta [1, C]."""
     size = q.shape[0]
     i = lax.broadcasted_iota(jnp.int32, (size, size), 0)
     j = lax.broadcasted_iota(jnp.int32, (size, size), 1)
     lower, strict = i >= j, i > j
     beta = _column(beta)
-    log_decay = _dot(lower.astype(jnp.float32), jnp.where(strict, _column(g), 0.0))
+    log_decay = dot(lower.astype(jnp.float32), jnp.where(strict, _column(g), 0.0))
     decay = jnp.where(lower, jnp.exp(jnp.where(lower, log_decay, 0.0)), 0.0)
     start = jnp.exp(jnp.sum(jnp.where(lower, g, 0.0), axis=1, keepdims=True))
     end = jnp.exp(jnp.sum(jnp.where(j > i, g, 0.0), axis=1, keepdims=True))
     whole = jnp.exp(jnp.sum(g, axis=1, keepdims=True))
 
-    system = jnp.where(strict, beta * _dot(k, k.T) * decay, 0.0)
+    system = jnp.where(strict, beta * dot(k, k.T) * decay, 0.0)
     inverse = (i == j).astype(jnp.float32) - jnp.where(i // 2 == j // 2, system, 0.0)
     width = 2
     while width < size:  # X <- X - X S X, with S the blocks between pairs of inverted ones
         pair = (i // (2 * width) == j // (2 * width)) & (i // width != j // width)
-        between = _dot(jnp.where(pair, system, 0.0), inverse)
-        inverse = inverse - _dot(inverse, between)
+        between = dot(jnp.where(pair, system, 0.0), inverse)
+        inverse = inverse - dot(inverse, between)
         width *= 2
     q = q * q.shape[1] ** -0.5
-    update = _dot(inverse, beta * (v - start * _dot(k, state)))
-    o = start * _dot(q, state) + _dot(_dot(q, k.T) * decay, update)
-    return o, whole * state + _dot((k * end).T, update)
+    update = dot(inverse, beta * (v - start * dot(k, state)))
+    o = start * dot(q, state) + dot(dot(q, k.T) * decay, update)
+    return o, whole * state + dot((k * end).T, update)
 
 
-def _clip_body(q_ref, k_ref, v_ref, gate_ref, s_ref, o_ref, out_ref, *, chunk: int, parts: int):
+def _clip_body(
+    q_ref, k_ref, v_ref, gate_ref, s_ref, o_ref, out_ref, *, chunk: int, parts: int, precision: Any
+):
     """q, k [rows, T, heads * dk], v, o to match, gate [rows, heads, chunks, 2, C]."""
+    dot = functools.partial(_dot, precision=precision)
     rows, heads, dk, dv = s_ref.shape
     chunks = gate_ref.shape[2]
     part = pl.program_id(2)
@@ -184,7 +187,7 @@ def _clip_body(q_ref, k_ref, v_ref, gate_ref, s_ref, o_ref, out_ref, *, chunk: i
                 for ref, lanes in ((q_ref, keys), (k_ref, keys), (v_ref, values))
             )
             g, beta = (gate_ref[row, head, n, pl.ds(m, 1), :] for m in (0, 1))
-            o, state = _chunk(q, k, v, g, beta, state)
+            o, state = _chunk(dot, q, k, v, g, beta, state)
             o_ref[row, time, values] = o
             return state
 
@@ -204,9 +207,11 @@ def chunk_size(chunk: int, steps: int) -> int:
 
 
 def clip(
-    q, k, v, g, beta, state, *, chunk: int, blocks: Blocks, interpret=False, compiler_params=None
-) -> tuple[Array, Array]:
-    """T > 1 frames in chunks of :func:`chunk_size`; shapes as the operation's."""
+    q, k, v, g, beta, state, *,
+    chunk: int, blocks: Blocks, precision: Any = HIGHEST, interpret=False, compiler_params=None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """T > 1 frames in chunks of :func:`chunk_size`; shapes as the operation's. ``precision`` of the
+    matrix products."""
     batch, heads, dk, dv = state.shape
     steps = q.shape[1]
     rows, some, chunks = blocks
@@ -225,7 +230,7 @@ def clip(
     matrix = pl.BlockSpec((rows, some, dk, dv), lambda i, h, t: (i, h, 0, 0))
     gates = pl.BlockSpec((rows, some, chunks, 2, chunk), lambda i, h, t: (i, h, t, 0, 0))
     o, state = pl.pallas_call(
-        functools.partial(_clip_body, chunk=chunk, parts=parts),
+        functools.partial(_clip_body, chunk=chunk, parts=parts, precision=precision),
         grid=(-(-batch // rows), heads // some, parts),
         in_specs=[moving(dk), moving(dk), moving(dv), gates, matrix],
         out_specs=[moving(dv), matrix],

@@ -112,12 +112,13 @@ def power_of_two(n: int) -> int:
 def chunked(
     q: Array, k: Array, v: Array, g: Array, beta: Array, state: Array, *, chunk: int
 ) -> tuple[Array, Array]:
-    """The same in chunks of ``chunk`` frames, rounded up to a power of two."""
+    """The same in chunks of at most ``chunk`` frames, rounded up to a power of two."""
     batch, steps, heads, dk = q.shape
     if steps == 1:
         state, o = step(state, tuple(x[:, 0] for x in (q, k, v, g, beta)))
         return o[:, None], state
-    size = power_of_two(min(chunk, steps))
+    # Longer chunks than half a head's width do more arithmetic than they save on a CPU.
+    size = power_of_two(min(chunk, steps, max(32, dk // 2)))
     count = -(-steps // size)
 
     def split(x: Array) -> Array:  # [B, T, H, ...] -> [chunks, B * H, size, ...]

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
 from ..blocks import blocks_for
-from ..dispatch import KernelError
+from ..dispatch import GPU_DOT, KernelError
 from .reference import chunked
 
 Array = jax.Array
@@ -26,8 +26,8 @@ TILE = 128  # channels come in multiples of it, or the state would be copied aro
 SEGMENT = 1024  # frames per program of the chunk kernel: what lies in fast memory at once
 
 
-def _dot(a: Array, b: Array) -> Array:
-    return jnp.dot(a, b, precision=HIGHEST, preferred_element_type=jnp.float32)
+def _dot(a: Array, b: Array, precision: Any) -> Array:
+    return jnp.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
 def _lanes(shape: tuple[int, int], each: int, index: int) -> Array:
@@ -55,8 +55,11 @@ def _step_kernel(q_ref, k_ref, v_ref, g_ref, s_ref, o_ref, out_ref, *, rows, gro
         o_ref[row] = jnp.sum(s * column(q_ref, row), axis=0, keepdims=True)
 
 
-def _chunk_kernel(q_ref, k_ref, v_ref, g_ref, s_ref, o_ref, out_ref, *, size, head, group):
+def _chunk_kernel(
+    q_ref, k_ref, v_ref, g_ref, s_ref, o_ref, out_ref, *, size, head, group, precision
+):
     """q, k [groups, T, n]; v, g, o [T, tile]; s [n, tile]."""
+    dot = functools.partial(_dot, precision=precision)
     groups, steps = k_ref.shape[:2]
     tile = v_ref.shape[1]
     row = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
@@ -70,23 +73,23 @@ def _chunk_kernel(q_ref, k_ref, v_ref, g_ref, s_ref, o_ref, out_ref, *, size, he
     def advance(i, s):
         at = pl.ds(i * size, size)
         v, g = v_ref[at, :].astype(jnp.float32), g_ref[at, :]
-        begin = jnp.exp(_dot(lower, g))  # from the state to frame i
-        write = v * jnp.exp(_dot(later, g))  # from frame i to the end of the chunk
+        begin = jnp.exp(dot(lower, g))  # from the state to frame i
+        write = v * jnp.exp(dot(later, g))  # from frame i to the end of the chunk
         o = jnp.zeros((size, tile), jnp.float32)
         new = s * jnp.exp(jnp.sum(g, axis=0, keepdims=True))
         lane = jax.lax.broadcasted_iota(jnp.int32, (size, tile), 1)
         for i_group in range(groups):
             q = q_ref[i_group, at, :].astype(jnp.float32)
             k = k_ref[i_group, at, :].astype(jnp.float32)
-            o = o + begin * part(_dot(q, s), group, i_group)
-            new = new + _dot(k.T, part(write, group, i_group))
-            scores = _dot(q, k.T)
+            o = o + begin * part(dot(q, s), group, i_group)
+            new = new + dot(k.T, part(write, group, i_group))
+            scores = dot(q, k.T)
             for h in range(i_group * heads // groups, (i_group + 1) * heads // groups):
                 # g_{j+1} + .. + g_i as a product: no difference of large sums
                 own = jnp.sum(jnp.where(lane == h * head, g, 0.0), axis=1, keepdims=True)
-                logs = _dot(lower, jnp.where(row > col, own, 0.0))
+                logs = dot(lower, jnp.where(row > col, own, 0.0))
                 mixed = jnp.where(row >= col, jnp.exp(logs) * scores, 0.0)
-                o = o + _dot(mixed, part(v, head, h))
+                o = o + dot(mixed, part(v, head, h))
         o_ref[at, :] = o
         return new
 
@@ -99,6 +102,7 @@ class Options(NamedTuple):
     chunk: int
     rows: int  # streams per program of the step
     lanes: int  # channels per program
+    precision: Any  # of the matrix products
     params: tuple[tuple[str, Any], ...] = ()
 
     def call(self, kernel: Any, name: str, v: Array, state: Array, **specs: Any) -> Any:
@@ -148,7 +152,9 @@ def _segment(
     rows = pl.BlockSpec((None, steps, lanes), lambda b, i: (b, 0, i))
     square = pl.BlockSpec((None, n, lanes), lambda b, i: (b, 0, i))
     run = options.call(
-        functools.partial(_chunk_kernel, size=size, head=head, group=group),
+        functools.partial(
+            _chunk_kernel, size=size, head=head, group=group, precision=options.precision
+        ),
         "ssd_chunk",
         v,
         state,
@@ -185,7 +191,7 @@ def _clip(q: Array, k: Array, v: Array, g: Array, state: Array, options: Options
     return o.swapaxes(0, 1).reshape(batch, count * length, -1)[:, :steps], state
 
 
-def _forward(q, k, v, g, state, *, platform, chunk, blocks, **params):
+def _forward(q, k, v, g, state, *, platform, chunk, blocks, precision=HIGHEST, **params):
     sizes = blocks_for("ssd", platform, "", dict(blocks or ()))
     widths = {v.shape[2]: "channels", v.shape[2] // g.shape[2]: "channels of a head"}
     widths[v.shape[2] // k.shape[2]] = "channels of a group"
@@ -193,7 +199,7 @@ def _forward(q, k, v, g, state, *, platform, chunk, blocks, **params):
     for width, what in widths.items():
         if width % lanes and (lanes % width or what == "channels"):
             raise KernelError(f"ssd: block size lanes={lanes} does not fit {width} {what}")
-    options = Options(chunk, sizes["rows"], lanes, tuple(params.items()))
+    options = Options(chunk, sizes["rows"], lanes, precision, tuple(params.items()))
     g, state = g.astype(jnp.float32), state.astype(jnp.float32)
     return (_step if v.shape[1] == 1 else _clip)(q, k, v, g, state, options)
 
@@ -201,7 +207,9 @@ def _forward(q, k, v, g, state, *, platform, chunk, blocks, **params):
 def _compiled(*arrays, **options):
     def cuda(*arrays):
         params = plt.CompilerParams(num_warps=4, num_stages=2)
-        return _forward(*arrays, platform="cuda", compiler_params=params, **options)
+        return _forward(
+            *arrays, platform="cuda", precision=GPU_DOT, compiler_params=params, **options
+        )
 
     tpu = functools.partial(_forward, platform="tpu", **options)
     return jax.lax.platform_dependent(*arrays, cuda=cuda, default=tpu)

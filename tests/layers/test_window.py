@@ -42,7 +42,7 @@ def brute_force(q, k, v, heads, sinks, window, base, over):
 
 
 @pytest.mark.parametrize("over", ["position", "frame"])
-@pytest.mark.parametrize("base", [None, 100.0])
+@pytest.mark.parametrize("base", [pytest.param(None, marks=pytest.mark.slow), 100.0])
 @pytest.mark.parametrize(("sinks", "window"), [(0, 4), (3, 2), (1, 20), (12, 3)])
 @pytest.mark.parametrize("chunks", [[3, 1, 5, 2], [1] * 11])
 def test_equals_brute_force(over, base, sinks, window, chunks):

@@ -63,6 +63,7 @@ def whole(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_a_profile_is_whole_though_the_run_ends_within_it(tmp_path):
     train(tmp_path, "loop.steps=12", f"loop.profile={tmp_path / 'profile'}")
     assert [p for p in (tmp_path / "profile").rglob("*.xplane.pb") if p.stat().st_size]

@@ -82,11 +82,14 @@ def test_every_name_can_be_built(name):
 
 
 # One worker per architecture, so that its programs are compiled once.
-# The hybrid is minutes of compiling, of parts that other architectures and the mixers cover.
+# These are minutes of compiling, of parts that other architectures and the mixers cover.
 GROUPED = [
     pytest.param(
         arch,
-        marks=[pytest.mark.xdist_group(f"arch {arch}"), *[pytest.mark.slow] * (arch == "hybrid")],
+        marks=[
+            pytest.mark.xdist_group(f"arch {arch}"),
+            *[pytest.mark.slow] * (arch in ("hybrid", "gdn")),
+        ],
     )
     for arch in ARCHS
 ]
@@ -144,6 +147,7 @@ def test_carry_bytes_at_frame_10_and_10_000(arch):
     assert bool(jnp.isfinite(out.logits).all())
 
 
+@pytest.mark.slow
 def test_the_past_matters_to_every_student_but_the_one_without_memory():
     for arch in ARCHS:
         model, params = tiny(arch)

@@ -31,7 +31,7 @@ PLATFORMS = ("cpu", "tpu", "cuda")
 GPU_PALLAS = tuple(int(n) for n in jax.__version__.split(".")[:2]) >= (0, 11)
 # fp32 products of a kernel on a GPU: three on the tensor cores, nearly as exact. Plain ones use no
 # tensor core, and those of a whole chunk of a recurrence take minutes to compile.
-GPU_DOT = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+GPU_DOT: Any = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
 
 
 class KernelError(ValueError):

@@ -59,7 +59,7 @@ def distinct():
             yield pytest.param(name, marks=[pytest.mark.slow] * tracker)
 
 
-@pytest.mark.parametrize("name", distinct())
+@pytest.mark.parametrize("name", [*distinct()])
 def test_every_name_can_be_built(name):
     model = create_model(name)
     shapes = shapes_of(name)

@@ -1,6 +1,8 @@
 """Block sizes of the kernels: one small table, keyed by operation, chip and class of shapes.
 
-A caller overrides any of them with ``blocks={"rows": 64}``; a tuner prints lines for the table.
+A size of the table is what a kernel aims at: each operation cuts it to the shape and to what its
+chip can hold. A caller overrides any of them with ``blocks={"rows": 64}``, which is taken as it
+is; ``tests/bench/tune_kernels.py`` prints lines for the table.
 """
 
 from __future__ import annotations
@@ -21,7 +23,23 @@ TABLE: dict[tuple[str, str, str], dict[str, int]] = {
     # rows: streams per program of a step; lanes: channels per program
     ("ssd", "tpu", ""): {"rows": 8, "lanes": 128},
     ("ssd", "cuda", ""): {"rows": 1, "lanes": 64},
+    # rows: streams of one program; heads: of them at once; chunks: of frames in one block
+    ("gated_delta", "tpu", "step"): {"rows": 8, "heads": 64},
+    ("gated_delta", "tpu", "clip"): {"rows": 8, "heads": 1, "chunks": 64},
+    ("gated_delta", "cuda", ""): {"rows": 1, "heads": 1},
+    # frames, rows (axes between time and channels) and channels of one block
+    ("linear_scan", "tpu", "plain"): {"frames": 256, "channels": 1 << 16},
+    ("linear_scan", "tpu", "rows"): {"frames": 64, "rows": 1 << 16, "channels": 1024},
+    ("linear_scan", "cuda", ""): {"rows": 1, "channels": 256},
+    # keys: of the pages of one grid step (tpu), of one product (cuda); rows: queries of a program
+    ("block_attention", "tpu", ""): {"keys": 128},
+    ("block_attention", "cuda", ""): {"rows": 64, "keys": 64},
 }
+
+
+def power_of_two_divisor(n: int, most: int) -> int:
+    """The largest power of two that divides n, at most ``most``: what Triton takes as a block."""
+    return min(n & -n, 1 << (most.bit_length() - 1))
 
 
 def chip(platform: str) -> str | None:

@@ -22,7 +22,6 @@ from kernel_chips import cases
 from kernel_race import difference
 from spine import say
 
-from streamzoo.layers.kernels.blocks import TABLE
 from streamzoo.layers.kernels.ring_attention.reference import Keys
 
 EXAMPLE = """examples:
@@ -48,7 +47,8 @@ SIZES: dict[tuple[str, str], dict[str, tuple[int, ...]]] = {
         "rows": (8, 16, 64),
         "channels": (128, 256, 512, 1024),
     },
-    ("block_attention", "tpu"): {"pages": (1, 2, 4, 8)},
+    ("block_attention", "cuda"): {"rows": (16, 32, 64, 128), "keys": (16, 32, 64)},
+    ("block_attention", "tpu"): {"keys": (64, 128, 256, 512)},
 }
 KERNELS = {("block_attention", "tpu"): "pallas_tpu"}  # else "pallas"
 INTERPRETED = {
@@ -105,9 +105,19 @@ def given(op: str, sizes: Sizes | None) -> Any:
     """``sizes`` as the operation takes them."""
     if sizes is None:
         return None
-    if op == "block_attention":
-        return sizes["pages"]
-    return tuple(sorted(sizes.items())) if op in ("ring_attention", "ssd") else sizes
+    exact = op in ("gated_delta", "linear_scan")
+    return sizes if exact else tuple(sorted(sizes.items()))
+
+
+def shape_class(op: str, arrays: tuple, options: Mapping[str, Any]) -> str:
+    """The class of TABLE that these arrays belong to."""
+    if op == "ring_attention":
+        return options["over"]
+    if op == "gated_delta":
+        return "step" if arrays[0].shape[1] == 1 else "clip"
+    if op == "linear_scan":
+        return "rows" if arrays[0].ndim > 3 else "plain"
+    return ""
 
 
 def timed(run: Any, arrays: tuple, count: int, rounds: int) -> tuple[float, Any]:
@@ -186,7 +196,7 @@ def tune(op: str, platform: str, chip: str, kernel: str, args: argparse.Namespac
     combinations = [dict(zip(space, v, strict=True)) for v in itertools.product(*space.values())]
     by_class: dict[str, list] = {}
     for name, arrays, options in shapes_of(op, args):
-        kind = options["over"] if op == "ring_attention" else ""
+        kind = shape_class(op, arrays, options)
         result = try_all(op, name, arrays, options, combinations, kernel, args.dry_run)
         if result:
             by_class.setdefault(kind, []).append((name, *result))
@@ -200,11 +210,9 @@ def tune(op: str, platform: str, chip: str, kernel: str, args: argparse.Namespac
             print(f"    # {op}, {kind}: no combination works at all of the shapes")
             continue
         best = min(scores, key=lambda i: scores[i])
-        listed = any(line[0] == op for line in TABLE)
         gain = scores[best] < 0.97
-        lead = "    " if listed and gain else "    # "
+        lead = "    " if gain else "    # "
         verdict = "" if gain else "; no gain: keep what is there"
-        verdict += "" if listed else "; not read from the table: pass blocks="
         print(f"{lead}({op!r}, {chip!r}, {kind!r}): {combinations[best]},")
         print(f"    # {scores[best]:.3f} of the present time (geometric mean){verdict}")
         for name, base, found in results:

@@ -7,6 +7,7 @@ The sparse primitive under NSA, ReKV, paged retrieval and kNN memories: somebody
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +84,7 @@ def block_attention(
     scale: float | None = None,
     with_lse: bool = False,
     implementation: str | None = None,
-    blocks: int | None = None,
+    blocks: Mapping[str, int] | None = None,
 ) -> Array | tuple[Array, Array]:
     """Attends to selected pages of ``page`` consecutive keys; one softmax over all of them.
 
@@ -104,7 +105,8 @@ def block_attention(
       scale: of the scores; None for Dk ** -0.5.
       with_lse: also return the log of the softmax's denominator, for :func:`merge`.
       implementation: a backend's name; None takes the best of the platform.
-      blocks: pages per grid step of the TPU kernel.
+      blocks: block sizes in place of those of ``blocks.TABLE``: ``keys`` (of the pages that one
+        grid step of the TPU kernel brings).
 
     Returns:
       values [B, T, heads * Dv] in q's type, zeros where a query sees no key; with ``with_lse`` also
@@ -144,7 +146,7 @@ def block_attention(
         page=page,
         window=window,
         scale=(q.shape[-1] // heads) ** -0.5 if scale is None else float(scale),
-        blocks=blocks,
+        blocks=tuple(sorted(blocks.items())) if blocks else None,
     )
     return (y, lse) if with_lse else y
 

@@ -9,22 +9,18 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from ..blocks import blocks_for, power_of_two_divisor
 from .layout import Tiles, attend_page, pack_positions, pack_rows, tiles, unpack_rows
+from .reference import Sizes
 
 Array = jax.Array
-ROWS = 64  # of a program
 
 
-def _rows(count: int) -> int:
+def _rows(count: int, most: int) -> int:
     """Triton wants powers of two, and its matrix units 16 rows; many rows are cut into tiles."""
-    if count > ROWS:
-        return -(-count // ROWS) * ROWS
+    if count > most:
+        return -(-count // most) * most
     return max(16, 1 << (count - 1).bit_length())
-
-
-def _piece(page: int) -> int:
-    """Keys at a time: the largest power of two in a page, 64 at most."""
-    return min(64, page & -page)
 
 
 def unable(q, k, v, pages, key_pos, query_pos, *, heads, kv_heads, page, blocks=None, **_):
@@ -48,7 +44,7 @@ def _kernel(
 ):
     q, now = q_ref[...], now_ref[...]
     line = t.page_list(pl.program_id(2))
-    piece = _piece(page)
+    piece = pos_ref.shape[-1]
     parts = page // piece
 
     def body(j, state):
@@ -92,14 +88,15 @@ def block_attention(
     page: int,
     window: int | None,
     scale: float,
-    blocks: int | None = None,
+    blocks: Sizes = None,
     interpret: bool = False,
 ) -> tuple[Array, Array]:
     """As ``reference.block_attention``."""
-    del blocks
+    sizes = blocks_for("block_attention", "cuda", "", dict(blocks or ()))
     slots, width, values = k.shape[1], k.shape[-1] // kv_heads, v.shape[-1] // kv_heads
-    t = tiles(q, pages, heads, kv_heads, 1, _rows)
-    none, rows, piece = None, min(ROWS, t.rows), _piece(page)
+    most = 1 << max(4, sizes["rows"].bit_length() - 1)
+    t = tiles(q, pages, heads, kv_heads, 1, functools.partial(_rows, most=most))
+    none, rows, piece = None, min(most, t.rows), power_of_two_divisor(page, sizes["keys"])
     whole = lambda size: pl.BlockSpec((none, slots, size), lambda b, g, h, r: (b, 0, h))  # noqa: E731
 
     def tile(size):

@@ -1,6 +1,6 @@
 """Block-gather attention for TPU: page numbers are prefetched, the pipeline fetches the pages.
 
-The cache stays in HBM and is never copied: each grid step brings ``blocks`` pages into VMEM, at
+The cache stays in HBM and is never copied: each grid step brings a few pages into VMEM, at
 addresses that the index maps read from the page list.
 """
 
@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from ..blocks import blocks_for
 from .layout import Tiles, attend_page, pack_positions, pack_rows, tiles, unpack_rows
+from .reference import Sizes
 
 Array = jax.Array
 LANES = 128
@@ -32,9 +34,10 @@ def _rows(count: int) -> int:
     return -(-count // 16) * 16
 
 
-def _per_step(count: int, page: int, blocks: int | None) -> int:
-    """Pages per grid step: about 128 keys, as a step has a fixed price."""
-    return min(count, blocks or max(1, LANES // page))
+def _per_step(count: int, page: int, blocks: Sizes) -> int:
+    """Pages per grid step, as a step has a fixed price."""
+    keys = blocks_for("block_attention", "tpu", "", dict(blocks or ()))["keys"]
+    return min(count, max(1, keys // page))
 
 
 def unable(q, k, v, pages, key_pos, query_pos, *, heads, kv_heads, page, blocks=None, **_):
@@ -118,10 +121,10 @@ def block_attention(
     page: int,
     window: int | None,
     scale: float,
-    blocks: int | None = None,
+    blocks: Sizes = None,
     interpret: bool = False,
 ) -> tuple[Array, Array]:
-    """As ``reference.block_attention``; ``blocks``: pages per grid step."""
+    """As ``reference.block_attention``; ``blocks``: see there."""
     slots, width = k.shape[1], k.shape[-1] // kv_heads
     pack = _pack(width, kv_heads)
     t = tiles(q, pages, heads, kv_heads, pack, _rows)

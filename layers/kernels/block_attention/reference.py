@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+Sizes = tuple[tuple[str, int], ...] | None  # block sizes by name, of the kernels
 
 
 def take_rows(x: Array, index: Array) -> Array:
@@ -30,7 +31,7 @@ def block_attention(
     page: int,
     window: int | None,
     scale: float,
-    blocks: int | None = None,
+    blocks: Sizes = None,
 ) -> tuple[Array, Array]:
     """As :func:`streamzoo.layers.kernels.block_attention.block_attention`, arguments made whole.
 

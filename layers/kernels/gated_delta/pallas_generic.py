@@ -8,6 +8,7 @@ carries the state in the output block (on a GPU, where a grid has no order, it h
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from ..blocks import blocks_for, power_of_two_divisor
 from .reference import power_of_two
 
 Array = jax.Array
@@ -35,37 +37,39 @@ def _lanes(n: int) -> int:
     return -(-n // 128) * 128
 
 
+def _heads(heads: int, aim: int, fits: Callable[[int], bool]) -> int:
+    """The most heads, at most ``aim``, that divide all of them and fit; else the fewest that do."""
+    able = [h for h in range(1, heads + 1) if heads % h == 0 and (h == heads or fits(h))]
+    return max((h for h in able if h <= aim), default=able[0])
+
+
 def tpu_blocks(streams: int, heads: int, dk: int, dv: int, chunk: int, count: int) -> Blocks:
-    """The most streams (8 at most) and heads that fit; ``count`` chunks of ``chunk`` frames."""
+    """The table's program as far as it fits; ``count`` chunks of ``chunk`` frames."""
+    aim = blocks_for("gated_delta", "tpu", "step" if chunk == 1 else "clip")
+    most = min(aim["rows"], streams)
     state = 2 * dk * _lanes(dv) * 4
     if chunk == 1:
         vectors = (2 * _lanes(dk) + 2 * _lanes(dv) + 2 * 128) * 4
         per_head = 2 * (state + vectors)
-        some = next(
-            (h for h in range(heads, 0, -1) if heads % h == 0 and _whole(h, heads, per_head)), 8
-        )
-        return Blocks(max(1, min(8, streams, TPU_BYTES // (some * per_head))), some, 1)
+        aimed = min(aim["heads"], TPU_BYTES // per_head)
+        some = _heads(heads, aimed, lambda h: h % 8 == 0)  # a part is whole tiles of sublanes
+        return Blocks(max(1, min(most, TPU_BYTES // (some * per_head))), some, 1)
     # Heads lie side by side in the lanes, so a part of them must be a multiple of 128 lanes.
-    some = next(
-        h for h in range(1, heads + 1)
-        if heads % h == 0 and (h == heads or (h * dk % 128 == 0 and h * dv % 128 == 0))
-    )  # fmt: skip
+    some = _heads(heads, aim["heads"], lambda h: h * dk % 128 == 0 and h * dv % 128 == 0)
     frames = chunk * (2 * _lanes(some * dk) + 2 * _lanes(some * dv)) * 4 + some * 8 * _lanes(chunk)
     rest = TPU_BYTES // 2 - some * state
-    chunks = max(1, min(count, rest // frames))
+    chunks = max(1, min(count, aim["chunks"], rest // frames))
     rows = 1
     if chunks == count:
-        rows = max(1, min(8, streams, TPU_BYTES // (2 * (some * state + count * frames))))
+        rows = max(1, min(most, TPU_BYTES // (2 * (some * state + count * frames))))
     return Blocks(rows, some, chunks)
 
 
-def _whole(part: int, heads: int, per_head: int) -> bool:
-    return (part == heads or part % 8 == 0) and part * per_head <= TPU_BYTES
-
-
 def gpu_blocks(streams: int, heads: int, dk: int, dv: int, chunk: int, count: int) -> Blocks:
-    """One stream and one head per program, all chunks."""
-    return Blocks(1, 1, count)
+    """Powers of two that divide streams and heads, all chunks."""
+    aim = blocks_for("gated_delta", "cuda", "step" if chunk == 1 else "clip")
+    rows = power_of_two_divisor(streams, aim["rows"])
+    return Blocks(rows, power_of_two_divisor(heads, aim["heads"]), count)
 
 
 def _column(row: Array) -> Array:

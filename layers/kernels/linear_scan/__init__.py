@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import triton as pallas_triton
 
+from ..blocks import power_of_two_divisor
 from ..dispatch import Backend, KernelError, Op
 from . import pallas_generic as generic
 from . import reference
@@ -66,7 +67,7 @@ def _kernel(run):
 
 def _unable(a, b, h0, *, blocks=None) -> str | None:
     channels = a.shape[-1] if a.ndim > 2 else 1
-    if generic.power_of_two_divisor(channels, 16) < generic.MIN_GPU_CHANNELS:
+    if power_of_two_divisor(channels, 16) < generic.MIN_GPU_CHANNELS:
         return f"a has {channels} channels, which is no multiple of {generic.MIN_GPU_CHANNELS}"
     return None
 

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from ..blocks import blocks_for, power_of_two_divisor
+
 Array = jax.Array
 TPU_ELEMENTS = 350_000  # of a block: a, b and h in fp32, twice (one in flight) stay below 9 MiB
-GPU_CHANNELS = 256
 MIN_GPU_CHANNELS = 16
 
 
@@ -28,28 +29,34 @@ class Blocks(NamedTuple):
     channels: int
 
 
-def power_of_two_divisor(n: int, most: int) -> int:
-    """The largest power of two that divides n, at most ``most``."""
-    return min(n & -n, most)
+def _whole_or(unit: int, n: int, most: int) -> int:
+    """n where it is at most ``most``, else the largest multiple of ``unit`` that is, at best one
+    that divides n; at least one unit."""
+    if n <= most:
+        return n
+    most = max(unit, most // unit * unit)
+    return next((m for m in range(most, 0, -unit) if n % m == 0), most)
 
 
 def tpu_blocks(steps: int, rows: int | None, channels: int) -> Blocks:
-    """A block that fits; rows None where there is no such axis."""
+    """The table's block as far as it fits; rows None where there is no such axis."""
+    aim = blocks_for("linear_scan", "tpu", "plain" if rows is None else "rows")
     if rows is None:  # frames are sublanes here: a multiple of 8, or all
-        frames = steps if steps <= 256 else 256
-        wide = max(128, TPU_ELEMENTS // frames // 128 * 128)
-        return Blocks(frames, 1, channels if channels <= wide else wide)
-    wide = channels if channels <= 1024 else 512
-    frames = min(steps, 64)
-    high = max(8, TPU_ELEMENTS // (frames * max(wide, 128)) // 8 * 8)
-    return Blocks(frames, rows if rows <= high else high, wide)
+        frames = steps if steps <= aim["frames"] else max(8, aim["frames"] // 8 * 8)
+        most = min(aim["channels"], TPU_ELEMENTS // frames)
+        return Blocks(frames, 1, _whole_or(128, channels, most))
+    wide = _whole_or(128, channels, aim["channels"])
+    frames = min(steps, aim["frames"])
+    most = min(aim["rows"], TPU_ELEMENTS // (frames * max(wide, 128)))
+    return Blocks(frames, _whole_or(8, rows, most), wide)
 
 
 def gpu_blocks(steps: int, rows: int | None, channels: int) -> Blocks:
-    """All frames; powers of two that divide the other axes."""
-    wide = power_of_two_divisor(channels, GPU_CHANNELS)
-    high = power_of_two_divisor(rows or 1, max(1, GPU_CHANNELS // wide))
-    return Blocks(steps, high, wide)
+    """All frames; powers of two that divide the other axes, rows for channels that are missing."""
+    aim = blocks_for("linear_scan", "cuda", "plain" if rows is None else "rows")
+    wide = power_of_two_divisor(channels, aim["channels"])
+    most = max(1, aim["rows"] * aim["channels"] // wide)
+    return Blocks(steps, power_of_two_divisor(rows or 1, most), wide)
 
 
 def _body(a_ref, b_ref, h0_ref, h_ref, last_ref, *, steps: int, block: int, reverse: bool):

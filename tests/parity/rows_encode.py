@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from .golden import draw, read
 from .harness import Row, images, lively, run, to_torch
 
 TAPS = ("embedding", "hidden", "attention")
@@ -83,6 +84,36 @@ def naflex(reference, frames):
     )
 
 
+def compare_packed(reference, module, variables) -> dict:
+    """A padded batch of frames of three shapes, their tokens one after another."""
+    import numpy as np
+    import torch
+
+    from streamzoo.zoo.encode.naflex import encode_packed, pack
+
+    frames = [images(h, w, batch=1, seed=h)[0] for h, w in ((64, 64), (32, 112), (80, 48))]
+    patches, shapes = pack(frames, 16, 20)
+    counts = shapes.prod(axis=1)
+    keep = np.arange(20) < counts[:, None]
+    want = reference.vision_model(
+        torch.from_numpy(patches),
+        pixel_attention_mask=torch.from_numpy(keep.astype(np.int64)),
+        spatial_shapes=torch.from_numpy(shapes.astype(np.int64)),
+        output_hidden_states=True,
+        output_attentions=True,
+    )
+    patches[~keep] = 1e3  # padding that may not count
+    out = run(module, variables, patches, shapes, method=encode_packed, taps=TAPS)
+    pairs = {"embedding": (out.taps["embedding"][keep], want.hidden_states[0][keep])}
+    for i, rows in enumerate(want.attentions):
+        ours, theirs = out.taps["attention"][i].swapaxes(1, 2), rows.swapaxes(1, 2)
+        pairs[f"attention {i}"] = (ours[keep], theirs[keep])
+        pairs[f"hidden {i}"] = (out.taps["hidden"][i][keep], want.hidden_states[i + 1][keep])
+    pairs["features"] = (out.features[keep], want.last_hidden_state[keep])
+    pairs["pooled"] = (out.pooled, want.pooler_output)
+    return pairs
+
+
 def radio(reference, frames):
     """RADIO normalises inside; our frames come normalised."""
     mean, std = reference.config.norm_mean, reference.config.norm_std
@@ -91,7 +122,25 @@ def radio(reference, frames):
     return want
 
 
-def convert_dual(name: str, folder):
+def save_radio_heads(stored, folder) -> None:
+    """With heads, in the layout of the checkpoints whose code is their own."""
+    import json
+
+    from safetensors.numpy import save_file
+
+    from .golden_radio import SPECIAL
+
+    save_file(draw(stored[0], SPECIAL), folder / "model.safetensors")
+    config = {k: v for k, v in RADIO.items() if k != "summary_idxs"} | {"model_type": "radio"}
+    (folder / "config.json").write_text(json.dumps(config | {"adaptor_configs": HEADS}))
+
+
+def compare_radio_heads(stored, module, variables) -> dict:
+    out = run(module, variables, images(48, 64))
+    return {key: (getattr(out[key.split()[0]], key.split()[1]), x) for key, x in stored[1].items()}
+
+
+def convert_named(name: str, folder):
     from streamzoo.zoo.convert import convert_checkpoint
     from streamzoo.zoo.registry import create_model
 
@@ -208,6 +257,11 @@ DINOV3 = TINY | dict(image_size=64, patch_size=16, num_register_tokens=4, interm
 WIDE = TINY | dict(intermediate_size=160)
 TEXT = WIDE | dict(vocab_size=50, max_position_embeddings=12)
 VISION = WIDE | dict(image_size=64, patch_size=16)
+SIGLIP2 = dict(
+    scale=1.0,
+    vision_config=WIDE | dict(num_patches=16, patch_size=16),
+    text_config=WIDE | dict(vocab_size=50),
+)
 DUAL = [
     (
         "clip",
@@ -225,6 +279,22 @@ DUAL = [
         dict(vision_config=WIDE | dict(num_patches=16, patch_size=16), text_config=TEXT),
     ),
 ]
+RADIO = TINY | dict(
+    max_img_size=128, patch_size=16, num_cls_tokens=3, num_registers=5, summary_idxs=[0, 1, 2]
+)
+HEADS = {
+    "clip": {
+        "head_idx": 2,
+        "summary": dict(input_size=64, hidden_size=40, output_size=24, num_inner=2),
+        "feature": dict(input_size=64, hidden_size=32, output_size=20, num_inner=0),
+    },
+    "sam": {
+        "head_idx": 0,
+        "summary": dict(input_size=64, hidden_size=24, output_size=16, num_inner=0),
+        "feature": dict(input_size=64, hidden_size=24, output_size=48, num_inner=1)
+        | {"upsample_factor": 2},
+    },
+}
 ODD = [(56, 56), (42, 98)]  # the table's own grid, and another
 SQUARE = [(64, 64), (48, 96)]
 
@@ -267,11 +337,7 @@ ROWS: list[Row] = [
         "clip-b32",
         "CLIPModel",
         "CLIPConfig",
-        dict(
-            vision_config=WIDE | dict(image_size=64, patch_size=16),
-            text_config=WIDE | dict(vocab_size=50),
-            projection_dim=24,
-        ),
+        dict(vision_config=VISION, text_config=WIDE | dict(vocab_size=50), projection_dim=24),
         sizes=SQUARE,
         prefix=1,
         call=clip,
@@ -280,11 +346,7 @@ ROWS: list[Row] = [
         "siglip-b16",
         "SiglipModel",
         "SiglipConfig",
-        dict(
-            scale=1.0,
-            vision_config=WIDE | dict(image_size=64, patch_size=16),
-            text_config=WIDE | dict(vocab_size=50),
-        ),
+        dict(scale=1.0, vision_config=VISION, text_config=WIDE | dict(vocab_size=50)),
         sizes=SQUARE,
         prefix=0,
         call=clip,
@@ -293,30 +355,38 @@ ROWS: list[Row] = [
         "siglip2-b16",
         "Siglip2Model",
         "Siglip2Config",
-        dict(
-            scale=1.0,
-            vision_config=WIDE | dict(num_patches=16, patch_size=16),
-            text_config=WIDE | dict(vocab_size=50),
-        ),
+        SIGLIP2,
         sizes=SQUARE,
         prefix=0,
         call=naflex,
+    ),
+    Row(
+        "siglip2-b16 packed",
+        "transformers Siglip2Model, padded frames of three shapes",
+        partial(
+            build,
+            "Siglip2Model",
+            "Siglip2Config",
+            **SIGLIP2,
+        ),
+        compare_packed,
     ),
     row(
         "radio-h16",
         "RadioModel",
         "RadioConfig",
-        TINY
-        | dict(
-            max_img_size=128,
-            patch_size=16,
-            num_cls_tokens=3,
-            num_registers=5,
-            summary_idxs=[0, 2],
-        ),
+        RADIO | dict(summary_idxs=[0, 2]),
         sizes=SQUARE,
         prefix=8,
         call=radio,
+    ),
+    Row(
+        "radio-adapted-h16",
+        "NVlabs/RADIO MLP2 on transformers RadioModel (stored numbers)",
+        lambda: read("radio_heads"),
+        compare_radio_heads,
+        save=save_radio_heads,
+        convert=partial(convert_named, "radio-adapted"),
     ),
     Row(
         "vjepa2-l16",
@@ -362,7 +432,7 @@ ROWS: list[Row] = [
             f"transformers {model}",
             partial(build, f"{model}Model", f"{model}Config", scale=scale, **fields),
             partial(compare_dual, kind=kind),
-            convert=partial(convert_dual, "clip-dual" if kind == "clip" else "siglip-dual"),
+            convert=partial(convert_named, "clip-dual" if kind == "clip" else "siglip-dual"),
         )
         for kind, size, model, scale, fields in DUAL
     ),

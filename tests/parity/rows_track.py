@@ -7,11 +7,14 @@ corrects the first with a box.
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
+from .golden import draw, read
 from .harness import Row, images, lively, to_torch
 
 FRAMES = 20
@@ -27,6 +30,8 @@ PROMPTS = {
     7: (1, None, None, MASK),
     12: (0, BOX, [2, 3], None),
 }
+FLOOR = -16.0  # an absent object's logits are -1024, beside which nothing else would count
+STARTS = {0: 0, 1: 7}  # object -> the frame from which it is tracked
 
 SMALL = dict(
     image_size=SIDE,
@@ -122,13 +127,22 @@ def streamed(reference: Any, session: Any, module: Any, variables: Any) -> dict:
 def paired(want: dict[str, list[np.ndarray]], module: Any, variables: Any) -> dict:
     """The arrays of both objects over the frames in which they are tracked."""
     got = ours(module, variables, video())
-    first = next(t for t, p in PROMPTS.items() if p[0] == 1)
-    pairs = {}
-    for name, value in want.items():
-        for which, start in ((0, 0), (1, first)):
-            truth = np.stack([v[which] for v in value[start:]])
-            pairs[f"{name} {which}"] = (got[name][start:, which], truth)
-    return pairs
+    return {name: (mine(got, name), truth) for name, truth in by_object(want).items()}
+
+
+def by_object(found: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    """name -> list over frames (objects there were then)  ->  "name object" -> [T, ...]."""
+    return {
+        f"{name} {which}": np.maximum(np.stack([v[which] for v in value[start:]]), FLOOR)
+        for name, value in found.items()
+        for which, start in STARTS.items()
+    }
+
+
+def mine(got: dict[str, np.ndarray], key: str) -> np.ndarray:
+    """What :func:`ours` has of "name object"."""
+    name, which = key.rsplit(" ", 1)
+    return np.maximum(got[name][STARTS[int(which)] :, int(which)], FLOOR)
 
 
 def at_scale(model: Any, score: float) -> Any:
@@ -180,9 +194,7 @@ def build_sam2(score: float = 2.5, **fields: Any) -> Any:
     return at_scale(transformers.Sam2VideoModel(config), score)
 
 
-def compare_sam2(
-    reference: Any, module: Any, variables: Any, memory: str = "float32"
-) -> dict:
+def compare_sam2(reference: Any, module: Any, variables: Any, memory: str = "float32") -> dict:
     """The reference keeps memories in bf16. A rounding that falls the other way there is 4e-3, so
     both sides keep fp32, but in one row."""
     import torch
@@ -277,169 +289,32 @@ ROWS = [
 
 # --- EfficientTAM ----------------------------------------------------------------------------
 
-
-def import_efficienttam() -> None:
-    """The package efficient-track-anything is a top-level ``sam2``, as others are; its parts are
-    imported without its ``__init__``, which starts a configuration system."""
-    import importlib.util
-    import sys
-    import types
-    from pathlib import Path
-
-    import pytest
-
-    spec = importlib.util.find_spec("sam2")
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    if not any((Path(place) / "modeling/backbones/vitdet.py").is_file() for place in places):
-        pytest.skip("the package efficient-track-anything is not installed")
-    if not hasattr(sys.modules.get("sam2"), "bare"):
-        bare: Any = types.ModuleType("sam2")
-        bare.__path__, bare.bare = places, True
-        sys.modules["sam2"] = bare
+EFFICIENTTAM = dict(image_size=SIDE, num_attention_heads=3, window_size=3, global_blocks=[1, 3],
+                    max_pointers=6)  # fmt: skip
 
 
-def build_efficienttam() -> Any:
-    import_efficienttam()
-    from sam2.modeling.backbones.image_encoder import (  # pyright: ignore[reportMissingImports]
-        ImageEncoder,
-        ViTDetNeck,
-    )
-    from sam2.modeling.backbones.vitdet import ViT  # pyright: ignore[reportMissingImports]
-    from sam2.modeling.memory_attention import (  # pyright: ignore[reportMissingImports]
-        MemoryAttention,
-        MemoryAttentionLayer,
-    )
-    from sam2.modeling.memory_encoder import (  # pyright: ignore[reportMissingImports]
-        CXBlock,
-        Fuser,
-        MaskDownSampler,
-        MemoryEncoder,
-    )
-    from sam2.modeling.position_encoding import (  # pyright: ignore[reportMissingImports]
-        PositionEmbeddingSine,
-    )
-    from sam2.modeling.sam.transformer import (  # pyright: ignore[reportMissingImports]
-        EfficientRoPEAttention1,
-        RoPEAttention,
-    )
-    from sam2.modeling.sam2_base import SAM2Base  # pyright: ignore[reportMissingImports]
+def save_efficienttam(stored: Any, folder: Path) -> None:
+    from safetensors.numpy import save_file
 
-    def sines(width: int) -> Any:
-        return PositionEmbeddingSine(width, normalize=True, scale=None, temperature=10000)
+    from .golden_efficienttam import SPECIAL
 
-    trunk = ViT(
-        img_size=SIDE, embed_dim=48, depth=4, num_heads=3, window_size=3,
-        window_block_indexes=(0, 2), init_values=0.5,
-    )  # fmt: skip
-    neck = ViTDetNeck(sines(128), 128, trunk.channel_list, neck_norm="LN")
-    rope = dict(rope_theta=10000.0, feat_sizes=(4, 4), embedding_dim=128, num_heads=1,
-                downsample_rate=1, dropout=0.1)  # fmt: skip
-    layer = MemoryAttentionLayer(
-        "relu", EfficientRoPEAttention1(rope_k_repeat=True, kv_in_dim=64, **rope), 128, 96, 0.1,
-        False, True, False, RoPEAttention(**rope),
-    )  # fmt: skip
-    writer = MemoryEncoder(
-        64, MaskDownSampler(128, kernel_size=3, stride=2, padding=1),
-        Fuser(CXBlock(128, kernel_size=7, padding=3, layer_scale_init_value=0.5), 2),
-        sines(64), in_dim=128,
-    )  # fmt: skip
-    model = SAM2Base(
-        ImageEncoder(trunk, neck), MemoryAttention(128, True, layer, 2), writer,
-        num_maskmem=4, image_size=SIDE, max_obj_ptrs_in_encoder=6,
-        sigmoid_scale_for_mem_enc=20.0, sigmoid_bias_for_mem_enc=-10.0,
-        binarize_mask_from_pts_for_mem_enc=True, use_mask_input_as_output_without_sam=True,
-        directly_add_no_mem_embed=True, multimask_output_in_sam=True, multimask_min_pt_num=0,
-        multimask_output_for_tracking=True, use_multimask_token_for_obj_ptr=True,
-        iou_prediction_use_sigmoid=True, use_obj_ptrs_in_encoder=True,
-        add_tpos_enc_to_obj_ptrs=False, only_obj_ptrs_in_the_past_for_eval=True,
-        pred_obj_scores=True, pred_obj_scores_mlp=True, fixed_no_obj_ptr=True,
-        use_mlp_for_obj_ptr_proj=True,
-        sam_mask_decoder_extra_args=dict(
-            dynamic_multimask_via_stability=True, dynamic_multimask_stability_delta=0.05,
-            dynamic_multimask_stability_thresh=0.98,
-        ),
-    )  # fmt: skip
-    return settle_efficienttam(model)
+    save_file(draw(stored[0], SPECIAL), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(EFFICIENTTAM))
 
 
-def settle_efficienttam(model: Any) -> Any:
-    """As :func:`at_scale`, for Meta's names."""
-    import torch
+def compare_efficienttam(stored: Any, module: Any, variables: Any) -> dict:
+    from .golden_efficienttam import thinned
 
-    lively(model, scale=2.0)
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for vector in (model.no_mem_embed, model.no_obj_ptr, model.maskmem_tpos_enc):
-            vector.normal_()
-        for parameter in model.sam_mask_decoder.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(1.5)
-        model.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.div_(3)
-        model.sam_mask_decoder.pred_obj_score_head.layers[-1].bias.add_(SCORE)
-    return model.eval()
-
-
-SCORE = 4.0
-
-
-def save_efficienttam(reference: Any, folder: Any) -> None:
-    import json
-
-    from safetensors.torch import save_file
-
-    save_file(reference.state_dict(), folder / "model.safetensors")
-    sizes = dict(image_size=SIDE, num_attention_heads=3, window_size=3, global_blocks=[1, 3],
-                 max_pointers=6)  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(sizes))
-
-
-def stream_efficienttam(reference: Any, frames: np.ndarray) -> dict[str, list[np.ndarray]]:
-    """Frame by frame through ``track_step``, objects apart as in its predictor."""
-    import torch
-
-    found: dict[str, list[np.ndarray]] = {"masks": [], "pointer": [], "memory": []}
-    kept: dict[int, dict[str, dict]] = {}
-    for t in range(FRAMES):
-        features = reference.forward_image(to_torch(frames[:, t]))
-        _, maps, places, sizes = reference._prepare_backbone_features(features)
-        if t in PROMPTS:
-            kept.setdefault(PROMPTS[t][0], {"cond_frame_outputs": {}, "non_cond_frame_outputs": {}})
-        row: dict[str, list[np.ndarray]] = {name: [] for name in found}
-        for which, tracks in sorted(kept.items()):
-            mine = PROMPTS.get(t, (-1,))[0] == which
-            points = mask = None
-            if mine:
-                _, at, labels, given = PROMPTS[t]
-                if given is None:
-                    points = {
-                        "point_coords": torch.tensor([at]),
-                        "point_labels": torch.tensor([labels], dtype=torch.int32),
-                    }
-                else:
-                    mask = torch.from_numpy(given)[None, None]
-            out = reference.track_step(
-                t, mine, maps, places, sizes, points, mask, tracks, num_frames=10_000
-            )
-            tracks["cond_frame_outputs" if mine else "non_cond_frame_outputs"][t] = out
-            row["masks"].append(out["pred_masks"][0, 0].numpy())
-            row["pointer"].append(out["obj_ptr"][0].numpy())
-            row["memory"].append(out["maskmem_features"][0].flatten(1).T.numpy())
-        for name, value in row.items():
-            found[name].append(np.stack(value))
-    return found
-
-
-def compare_efficienttam(reference: Any, module: Any, variables: Any) -> dict:
     config = dataclasses.replace(module.config, objects=3, points=2, memory_dtype="float32")
-    frames = video()
-    return paired(stream_efficienttam(reference, frames), module.clone(config=config), variables)
+    got = ours(module.clone(config=config), variables, video())
+    return {key: (thinned(key, mine(got, key)), truth) for key, truth in stored[1].items()}
 
 
 ROWS.append(
     Row(
         "efficienttam",
-        "efficient-track-anything SAM2Base, EfficientRoPEAttention1",
-        build_efficienttam,
+        "efficient-track-anything SAM2Base, EfficientRoPEAttention1 (stored numbers)",
+        lambda: read("efficienttam"),
         compare_efficienttam,
         FRAMES,
         save=save_efficienttam,

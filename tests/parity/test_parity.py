@@ -3,8 +3,10 @@
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from .golden import draw
 from .harness import Row, check, measure
 
 FILES = sorted(Path(__file__).parent.glob("rows_*.py"))
@@ -16,6 +18,14 @@ ROWS: list[Row] = [
 def test_rows_have_their_own_names():
     keys = [(row.name, row.reference) for row in ROWS]
     assert len(set(keys)) == len(keys)
+
+
+def test_drawn_weights_never_change():
+    """Stored answers are worth nothing otherwise."""
+    weights = draw({"a.weight": (3, 4), "b.bias": (3,), "b.weight": (2,)}, {"b.b.*": (2.0, 0.5)})
+    np.testing.assert_allclose(weights["a.weight"][0, :2], [-0.03455811, -0.01144315], rtol=1e-6)
+    np.testing.assert_allclose(weights["b.bias"], [1.8431314, 2.870604, 2.291570], rtol=1e-6)
+    np.testing.assert_allclose(weights["b.weight"], [0.886276, 1.0498796], rtol=1e-6)
 
 
 @pytest.mark.slow

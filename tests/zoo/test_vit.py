@@ -9,11 +9,13 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save as to_bytes
 
-from streamzoo.zoo import create_model, load, load_weights, model_config
+from streamzoo.zoo import create_model, load, load_weights, model_config, save
+from streamzoo.zoo.convert import convert_checkpoint
 from streamzoo.zoo.encode import ImageViT, ImageViTConfig
 from streamzoo.zoo.encode.vit import TAPS, block_of
 from streamzoo.zoo.weights import WeightsError, shapes_of
 
+from ..parity import golden
 from .loopback import Hub
 
 DIM, DEPTH, HIDDEN, REGISTERS = 32, 2, 48, 2
@@ -250,6 +252,28 @@ def test_what_a_repository_should_not_hold(hub, tmp_path):
         (tmp_path / file).write_bytes(data or to_bytes(tensors))
     with pytest.raises(WeightsError, match="it looks like dinov3-s16 with .*: `streamzoo convert`"):
         load_weights(tmp_path / "x.safetensors", template={"params": {"a": np.zeros(1)}})
+
+
+def test_weights_of_another_family_are_named(hub, tmp_path):
+    """A tracker's file, and one of an encoder, where an encoder or a segmenter was asked for."""
+    sam = create_model("sam2-t")
+    config, tensors = dinov3()
+    publish(hub, "a/dino", config, tensors)
+    with pytest.raises(WeightsError, match="hf:a/dino.*of dinov3-s16 with .*dim=32.*not Sam2;"):
+        load_weights("hf:a/dino", sam)
+    shapes, _ = golden.read("efficienttam")
+    tracker = {key: np.zeros(shape, np.float32) for key, shape in shapes.items()}
+    told = {"num_attention_heads": 3, "window_size": 3, "global_blocks": [1, 3]}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    (tmp_path / "x.safetensors").write_bytes(to_bytes(tracker))
+    for read in (load, lambda path: load_weights(path, sam)):
+        with pytest.raises(WeightsError, match="names no model.*it looks like efficienttam-"):
+            read(tmp_path / "x.safetensors")
+    with pytest.raises(WeightsError, match="RADIO checkpoint without.*it looks like efficienttam-"):
+        convert_checkpoint(tmp_path, "radio-transformers")
+    save(tmp_path / "own.safetensors", {"params": {"a": np.zeros(1)}}, {"model": "edgetam-m1"})
+    with pytest.raises(WeightsError, match="own.*of edgetam-m1: .* Tracker, not ImageViT; load"):
+        load_weights(tmp_path / "own.safetensors", create_model("dinov3-s16"))
 
 
 @pytest.mark.slow

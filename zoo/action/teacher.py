@@ -21,6 +21,7 @@ from ...layers.positions import resize_matrix, sincos_1d
 from ...layers.roi_align import roi_align
 from ...layers.vit import BlockStack, Taps, layer_norm
 from ..checks import check_frames, check_taps
+from ..encode.outputs import through
 from ..encode.stems import make_stem, stem_stride, stem_width
 from .outputs import ActionOutput
 from .sizes import SIZES
@@ -167,9 +168,8 @@ class VideoMAE(nn.Module):
           boxes: [B, K, 4] x1 y1 x2 y2 as fractions of width and height, of the frame the clip is
             centred on. None: the RoI head takes the whole frame as the only box.
           box_valid: [B, K] bool, which of ``boxes`` exist; None means all.
-          taps: names of intermediates to return (N = T / tubelet * h * w tokens, in the order
-            time, row, column): ``embedding`` [B, N, D] before the first block, ``hidden``
-            [L, B, N, D] after each block, ``attention`` [L, B, H, N, N], ``features``
+          taps: names of intermediates, see :func:`~streamzoo.zoo.encode.outputs.through` (N = T /
+            tubelet * h * w tokens, in the order time, row, column), and ``features``
             [B, T / tubelet, h, w, D] after the final norm, ``roi`` [B, K, D] pooled.
 
         Returns:
@@ -193,12 +193,7 @@ class VideoMAE(nn.Module):
         boxes, box_valid = self._given(boxes, box_valid, batch)
         rows, cols = cfg.grid((height, width))
         x = self._embed(frames, steps // cfg.tubelet, rows, cols)
-        found: dict[str, Array] = {"embedding": x} if "embedding" in taps else {}
-        # All tokens of the clip are one "frame" of the stack.
-        deep = tuple(t for t in taps if t in ("attention", "hidden"))
-        _, x, stacked = self.blocks(self.blocks.init_carry(batch, 0), x[:, None], taps=deep)
-        x = x[:, 0]
-        found.update({name: value[:, :, 0] for name, value in stacked.items()})
+        x, found = through(self.blocks, x, taps)
         if cfg.final_norm:
             x = self.norm(x)
         grid = x.reshape(batch, steps // cfg.tubelet, rows, cols, cfg.dim)

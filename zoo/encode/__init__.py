@@ -15,14 +15,18 @@ from .cached import CachedEncoder, FrameMemo
 from .convnext import ConvNeXt, ConvNeXtConfig
 from .dual import DualEncoder, DualEncoderConfig, TextTower, TextTowerConfig
 from .efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from .naflex import encode_packed
 from .outputs import EncoderOutput
 from .repvit import RepViT, RepViTConfig
+from .teacher_heads import AdaptedConfig, AdaptedEncoder, TeacherHeadConfig
 from .transnetv2 import TransNetV2, TransNetV2Config, TransNetV2Stream
 from .videoprism import VideoPrism, VideoPrismConfig
 from .vit import ImageViT, ImageViTConfig
 from .vjepa2 import VJEPA2, VJEPA2Config
 
 __all__ = [
+    "AdaptedConfig",
+    "AdaptedEncoder",
     "CachedEncoder",
     "ConvNeXt",
     "ConvNeXtConfig",
@@ -36,6 +40,7 @@ __all__ = [
     "ImageViTConfig",
     "RepViT",
     "RepViTConfig",
+    "TeacherHeadConfig",
     "TextTower",
     "TextTowerConfig",
     "TransNetV2",
@@ -45,6 +50,7 @@ __all__ = [
     "VJEPA2Config",
     "VideoPrism",
     "VideoPrismConfig",
+    "encode_packed",
 ]
 del _convert_clip, _convert_dino, _convert_dual, _convert_radio, _convert_video
 del _models, _models_conv, _models_dual, _models_video, _models_vit

@@ -1,17 +1,21 @@
 """Converter table of RADIO (C-RADIO) in the layout of nvidia/C-RADIOv4-H.
 
 The input conditioner of the file is the mean and standard deviation of the card: our frames come
-normalised. Adapter heads to single teachers are not read.
+normalised. A file with heads to the teachers gives the encoder alone (``radio-*``), or both
+(``radio-adapted-*``); which class token a head reads is told by the config.json beside it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from .. import registry
 from ..convert import Converter, ConvertError, Plan, Rule, register_converter, squeeze0
 from ..rules import (
     activation_of,
@@ -23,12 +27,14 @@ from ..rules import (
     patch_kernel,
 )
 from .models_vit import OPENAI
+from .teacher_heads import AdaptedConfig, TeacherHeadConfig
 
 Tensors = Mapping[str, np.ndarray]
 Config = Mapping[str, Any] | None
 BODY = "radio_model.model."
 STEM = BODY + "patch_generator."
 BLOCK = "blocks/layer0/"
+ADAPTERS = "radio_model.adaptors."
 HEADS = {768: 12, 1024: 16, 1280: 16}  # of published widths; the config may not tell
 
 
@@ -102,8 +108,57 @@ def _plan_radio(tensors: Tensors, config: Config) -> Plan:
         if scaled:
             gain = layer + rf"layer_scale{i}\.lambda1"
             rules.append(Rule(gain, BLOCK + f"scale{i}/gain", stack=depth))
-    ignore = (r"radio_model\.input_conditioner\..*", r"radio_model\.summary_idxs")
+    ignore = (
+        r"radio_model\.input_conditioner\..*",
+        r"radio_model\.summary_idxs",
+        re.escape(ADAPTERS) + ".*",
+    )
     return nearest_plan(("radio-*",), fields, rules, ignore)
+
+
+def _head_sizes(tensors: Tensors, start: str) -> tuple[int, int, int]:
+    """(hidden width, residual blocks, width of the answer) of the head whose keys start so.
+
+    Raises ConvertError for the other kinds of head that exist.
+    """
+    first = need(tensors, start + "fc1.weight", "RADIO head of kind v2:")
+    last = need(tensors, start + "final.2.weight", "RADIO head of kind v2:")
+    return len(first), depth_of(tensors, start + "blocks."), len(last)
+
+
+def _head_rules(start: str, target: str, blocks: int) -> list[Rule]:
+    source = re.escape(start)
+    rules = dense_rules(source + "fc1", target + "up") + norm_rules(
+        source + r"final\.0", target + "norm"
+    )
+    for i in range(blocks):
+        rules += norm_rules(source + rf"blocks\.{i}\.0", f"{target}norms_{i}")
+        rules += dense_rules(source + rf"blocks\.{i}\.2", f"{target}inner_{i}")
+    return rules + dense_rules(source + r"final\.2", target + "out")
+
+
+def _plan_adapted(tensors: Tensors, config: Config) -> Plan:
+    body = _plan_radio(tensors, config)
+    told = (config or {}).get("adaptor_configs") or {}
+    found = {k[len(ADAPTERS) :].split(".")[0] for k in tensors if k.startswith(ADAPTERS)}
+    if not found or found - set(told):
+        raise ConvertError(
+            "this RADIO checkpoint has no heads to its teachers"
+            if not found
+            else f"heads {', '.join(sorted(found))}: put config.json with their adaptor_configs"
+            " (head_idx) beside the file"
+        )
+    heads, rules = [], [dataclasses.replace(r, target=f"image/{r.target}") for r in body.rules]
+    for i, name in enumerate(sorted(found, key=lambda n: (told[n]["head_idx"], n))):
+        parts = {"summary": f"{ADAPTERS}{name}.head_mlp.", "spatial": f"{ADAPTERS}{name}.feat_mlp."}
+        sizes = {part: _head_sizes(tensors, start) for part, start in parts.items()}
+        upsample = (told[name].get("feature") or {}).get("upsample_factor") or 1
+        heads.append(TeacherHeadConfig(name, told[name]["head_idx"], **sizes, upsample=upsample))
+        for part, start in parts.items():
+            rules += _head_rules(start, f"heads_{i}/{part}/", sizes[part][1])
+    image = registry.model_config(body.model, **body.overrides)
+    fields = dataclasses.asdict(AdaptedConfig(image, tuple(heads)))
+    return Plan("radio-adapted-h16", rules, fields, body.ignore[:2])
 
 
 def _is_radio(keys: frozenset[str], config: Config) -> bool:
@@ -113,5 +168,14 @@ def _is_radio(keys: frozenset[str], config: Config) -> bool:
 
 
 register_converter(
-    Converter("radio-transformers", _is_radio, _plan_radio, "RADIO (C-RADIO), its backbone")
+    Converter("radio-transformers", _is_radio, _plan_radio, "RADIO (C-RADIO) without its heads")
+)
+register_converter(
+    Converter(
+        "radio-adapted",
+        lambda keys, config: False,
+        _plan_adapted,
+        "RADIO with its heads to the teachers",
+        models="radio-adapted-*",
+    )
 )

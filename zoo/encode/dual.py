@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ...layers.vit import BlockStack, Taps, layer_norm
 from ..checks import check_taps
-from .outputs import EncoderOutput
+from .outputs import EncoderOutput, through
 from .vit import TAPS, ImageViT, ImageViTConfig
 
 Array = jax.Array
@@ -96,13 +96,8 @@ class TextTower(nn.Module):
         if tokens.shape[1] > cfg.length:
             raise ValueError(f"{tokens.shape[1]} tokens, there are positions for {cfg.length}")
         x = self.tokens[tokens] + self.positions[: tokens.shape[1]]
-        x = x.astype(cfg.dtype)
-        found: dict[str, Array] = {"embedding": x} if "embedding" in taps else {}
-        deep = tuple(t for t in taps if t != "embedding")
-        carry = self.blocks.init_carry(len(tokens), 0)
-        _, x, stacked = self.blocks(carry, x[:, None], taps=deep)
-        found.update({name: value[:, :, 0] for name, value in stacked.items()})
-        x = self.norm(x[:, 0])
+        x, found = through(self.blocks, x.astype(cfg.dtype), taps)
+        x = self.norm(x)
         if cfg.end_token is None:
             vector = x[:, -1]
         else:

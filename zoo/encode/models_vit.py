@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from ..registry import Card, register
+from .teacher_heads import AdaptedConfig, AdaptedEncoder
 from .vit import ImageViT, ImageViTConfig
 
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -223,3 +224,20 @@ def _register(family: Family) -> None:
 
 for _family in FAMILIES:
     _register(_family)
+
+_radio = next(family for family in FAMILIES if family.arch == "radio")
+_config = ImageViTConfig(**{**_radio.fields, **_radio.sizes["h16"]})
+register(
+    "radio-adapted-h16",
+    AdaptedEncoder,
+    AdaptedConfig(_config),
+    Card(
+        "radio-adapted-h16",
+        summary="RADIO with its heads to single teachers: which there are, the checkpoint says",
+        paper=_radio.paper,
+        input_size=_config.image_size,
+        streaming=False,
+        **_radio.look,
+    ),
+    inputs=_frame,
+)

@@ -8,6 +8,8 @@ from typing import Any, Self
 import flax.struct
 import jax
 
+from ...layers.vit import BlockStack, Taps
+
 Array = jax.Array
 
 
@@ -24,3 +26,18 @@ class EncoderOutput:
     def replace(self, **changes: Any) -> Self:
         """A copy with other fields."""
         return dataclasses.replace(self, **changes)
+
+
+def through(
+    blocks: BlockStack, x: Array, taps: Taps = (), rope: tuple[Array, Array] | None = None
+) -> tuple[Array, dict[str, Array]]:
+    """All tokens at once, x [B, N, D], through blocks that keep no state.
+
+    Returns (y [B, N, D], those named in ``taps`` of ``embedding`` [B, N, D], which is x, and,
+    after or in each block, ``hidden`` [L, B, N, D] and ``attention`` [L, B, H, N, N]).
+    """
+    found: dict[str, Array] = {"embedding": x} if "embedding" in taps else {}
+    deep = tuple(name for name in taps if name in ("hidden", "attention"))
+    # the tokens are those of one "frame": the stack's axis of time has length 1
+    _, y, stacked = blocks(blocks.init_carry(len(x), 0), x[:, None], rope=rope, taps=deep)
+    return y[:, 0], found | {name: value[:, :, 0] for name, value in stacked.items()}

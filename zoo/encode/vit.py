@@ -24,7 +24,7 @@ from ...layers.mixers import Mix
 from ...layers.positions import axial_rope, resample_table, resize_matrix
 from ...layers.vit import Block, BlockStack, Mlp, Taps, layer_norm
 from ..checks import check_images, check_taps
-from .outputs import EncoderOutput
+from .outputs import EncoderOutput, through
 
 Array = jax.Array
 
@@ -143,7 +143,9 @@ class ImageViTConfig:
 
 
 class AttentionPool(nn.Module):
-    """A learned query attends to all tokens, then an MLP: x [B, N, D] -> [B, D].
+    """A learned query attends to the tokens, then an MLP: x [B, N, D] -> [B, D].
+
+    ``keep`` [B, N] bool: the tokens it sees, None for all.
 
     Source: SigLIP's head (Zhai et al., arXiv 2106.04560, section 3.4).
     """
@@ -164,11 +166,13 @@ class AttentionPool(nn.Module):
         hidden = round(self.dim * self.mlp_ratio)
         self.mlp = Mlp(self.dim, hidden, self.activation, self.dtype)
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, keep: Array | None = None) -> Array:
         split = (self.heads, self.dim // self.heads)
         q = self.query(self.probe).reshape(1, *split)
         k, v = (a.reshape(*x.shape[:2], *split) for a in jnp.split(self.kv(x), 2, axis=-1))
         logits = jnp.einsum("qhd,bnhd->bhqn", q, k, preferred_element_type=jnp.float32)
+        if keep is not None:
+            logits = jnp.where(keep[:, None, None], logits, -jnp.inf)
         rows = jax.nn.softmax(logits * split[1] ** -0.5, axis=-1)
         y = jnp.einsum("bhqn,bnhd->bqhd", rows.astype(v.dtype), v)
         y = self.out(y.reshape(x.shape[0], self.dim))
@@ -216,9 +220,8 @@ class ImageViT(nn.Module):
         Args:
           frames: [B, H, W, 3] floats, normalised as the model's card says; H and W multiples of
             the patch.
-          taps: names of intermediates (N tokens: class, registers, patches row by row):
-            ``embedding`` [B, N, D] before the first block, ``hidden`` [L, B, N, D] after each
-            block, ``attention`` [L, B, H, N, N].
+          taps: names of intermediates, see :func:`~streamzoo.zoo.encode.outputs.through`; N
+            tokens: class, registers, patches row by row.
 
         Returns:
           EncoderOutput: features [B, H / p, W / p, D], pooled, prefix [B, class + registers, D].
@@ -229,14 +232,8 @@ class ImageViT(nn.Module):
         check_taps(taps, TAPS)
         x = self.embed(frames)
         rows, cols = (side // self.config.patch for side in frames.shape[1:3])
-        found: dict[str, Array] = {"embedding": x} if "embedding" in taps else {}
-        deep = tuple(t for t in taps if t in ("attention", "hidden"))
-        rope = self.angles(rows, cols)
-        # one "frame" per stream: the stack's axis of time has length 1
-        carry = self.blocks.init_carry(x.shape[0], 0)
-        _, x, stacked = self.blocks(carry, x[:, None], rope=rope, taps=deep)
-        found.update({name: value[:, :, 0] for name, value in stacked.items()})
-        return self.read(x[:, 0], rows, cols).replace(taps=found or None)
+        x, found = through(self.blocks, x, taps, self.angles(rows, cols))
+        return self.read(x, rows, cols).replace(taps=found or None)
 
     def embed(self, frames: Array) -> Array:
         """frames [B, H, W, 3] -> the tokens before the first block [B, N, D]."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from ...layers.vit import BlockStack, Taps, layer_norm
 from ..checks import check_frames, check_taps
-from .outputs import EncoderOutput
+from .outputs import EncoderOutput, through
 
 Array = jax.Array
 TAPS = ("embedding", "hidden", "attention")
@@ -79,8 +79,8 @@ class VJEPA2(nn.Module):
         Args:
           frames: [B, T, H, W, 3] floats, normalised as the model's card says; T a multiple of the
             tubelet (a single frame is shown that many times), H and W of the patch.
-          taps: intermediates (N = T / tubelet * h * w tokens): ``embedding`` [B, N, D], ``hidden``
-            [L, B, N, D], ``attention`` [L, B, H, N, N].
+          taps: intermediates, see :func:`~streamzoo.zoo.encode.outputs.through`; N = T / tubelet *
+            h * w tokens.
 
         Returns:
           EncoderOutput: features [B, T / tubelet, h, w, D].
@@ -103,13 +103,9 @@ class VJEPA2(nn.Module):
         grid = (steps // t, height // p, width // p)
         x = frames.reshape(batch, grid[0], t, grid[1], p, grid[2], p, 3)
         x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, int(np.prod(grid)), -1)
-        x = self.patch_embed(x)
-        found: dict[str, Array] = {"embedding": x} if "embedding" in taps else {}
-        deep = tuple(name for name in taps if name != "embedding")
-        carry, rope = self.blocks.init_carry(batch, 0), cubic_rope(*grid, cfg.dim // cfg.heads)
-        _, x, stacked = self.blocks(carry, x[:, None], rope=rope, taps=deep)
-        found.update({name: value[:, :, 0] for name, value in stacked.items()})
-        features = self.norm(x[:, 0]).reshape(batch, *grid, cfg.dim)
+        rope = cubic_rope(*grid, cfg.dim // cfg.heads)
+        x, found = through(self.blocks, self.patch_embed(x), taps, rope)
+        features = self.norm(x).reshape(batch, *grid, cfg.dim)
         return EncoderOutput(features=features, taps=found or None)
 
 

@@ -119,7 +119,11 @@ class HieraBlock(nn.Module):
 
 
 class Hiera(nn.Module):
-    """Frames [B, H, W, 3] to the last map of every stage, fine to coarse."""
+    """Frames [B, H, W, 3] to the last map of every stage, fine to coarse.
+
+    The blocks are written out, not scanned: on a CPU the trunk of S at 256 px (16 blocks) compiles
+    in 4 s, that of L (48) in 5.
+    """
 
     config: HieraConfig
     dtype: Any = jnp.float32

@@ -86,6 +86,11 @@ class Slots:
         self._write(self._index(name), self._fresh)
 
     def _write(self, index: int, one: Any) -> None:
+        self.check(one)
+        self.carry = self._put(self.carry, np.int32(index), one)
+
+    def check(self, one: Any) -> None:
+        """Raises SlotError: ``one`` is not the carry of one stream of this model."""
         want = [(a.shape, a.dtype) for a in jax.tree.leaves(self._fresh)]
         got = [(a.shape, a.dtype) for a in jax.tree.leaves(one)]
         if jax.tree.structure(one) != jax.tree.structure(self._fresh) or got != want:
@@ -93,7 +98,6 @@ class Slots:
                 "this carry is not one stream of this model and frame size; "
                 "take it from extract() or init_carry(1)"
             )
-        self.carry = self._put(self.carry, np.int32(index), one)
 
     def step(self, frames: Mapping[Hashable, np.ndarray]) -> dict[Hashable, Any]:
         """One tick: {name: uint8 frame [h, w, 3]} -> {name: output, leaves [1, ...] numpy}.

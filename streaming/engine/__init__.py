@@ -1,0 +1,21 @@
+"""The engine: many streams on one accelerator, by deadline, with every frame accounted for."""
+
+from .admission import Refused
+from .costs import Costs
+from .engine import Engine, EngineError
+from .ledger import Ledger, Snapshot
+from .scheduler import Scheduler
+from .stream import Answer, Stream, StreamClosed
+
+__all__ = [
+    "Answer",
+    "Costs",
+    "Engine",
+    "EngineError",
+    "Ledger",
+    "Refused",
+    "Scheduler",
+    "Snapshot",
+    "Stream",
+    "StreamClosed",
+]

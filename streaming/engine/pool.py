@@ -1,0 +1,138 @@
+"""A pool of slots that runs any few of its streams as one padded batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..slots import Slots
+from ..step import Step
+from .costs import Costs
+
+
+def _gather(pool, fresh, index):
+    """Rows of the pool [slots, ...] by index [bucket]; beyond the last slot a fresh stream's."""
+
+    def rows(a, new):
+        inside = (index < a.shape[0]).reshape(-1, *[1] * (a.ndim - 1))
+        return jnp.where(inside, jnp.take(a, index, axis=0, mode="clip"), new)
+
+    return jax.tree.map(rows, pool, fresh)
+
+
+def _scatter(pool, index, rows):
+    """Rows back into the pool; those beyond the last slot go nowhere."""
+    return jax.tree.map(lambda a, b: a.at[index].set(b, mode="drop"), pool, rows)
+
+
+_rows = jax.jit(_gather)
+_back = jax.jit(_scatter, donate_argnums=0)
+
+
+def slim(out: Any) -> Any:
+    """A model's output without what only training reads, so that it is not copied to the host."""
+    extra = {k: None for k in ("taps", "person") if getattr(out, k, None) is not None}
+    return out.replace(**extra) if extra else out
+
+
+class Pool(Slots):
+    """Slots whose streams run ``bucket`` at a time, every bucket compiled ahead.
+
+    The step works on copies of its streams' rows: if it raises, no stream has moved. A bucket
+    as large as the pool keeps every stream at its own row, with the idle ones there but not
+    valid: models that look across streams need that one and no other.
+
+    All calls but :meth:`check` belong to one thread.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        size: int,
+        buckets: Iterable[int],
+        frame_shape: tuple[int, int] | None = None,
+    ):
+        super().__init__(step, size, frame_shape)
+        self.buckets = tuple(sorted(set(buckets)))
+        if not self.buckets or self.buckets[0] < 1 or self.buckets[-1] > size:
+            raise ValueError(f"buckets {self.buckets}: batch sizes from 1 to the {size} slots")
+
+    def __contains__(self, name: Hashable) -> bool:
+        return name in self._names
+
+    def release(self, name: Hashable) -> None:
+        """Frees a stream's slot without a copy of its carry. Unknown names are ignored."""
+        self._names.pop(name, None)
+
+    def rebuild(self) -> None:
+        """All slots free, on new buffers: after a step that took the pool down with it."""
+        self._names.clear()
+        self.carry = self._step.init_carry(self.size, self.frame_shape)
+
+    def alive(self) -> bool:
+        """Waits for the pool; False if a step that wrote it has failed."""
+        try:
+            jax.block_until_ready(self.carry)
+            return True
+        except Exception:
+            return False
+
+    def launch(
+        self, names: Sequence[Hashable], frames: Sequence[np.ndarray], bucket: int
+    ) -> tuple[Any, list[int]]:
+        """Starts a step of some streams and does not wait for it.
+
+        Args:
+          names: at most ``bucket`` streams, all different and admitted.
+          frames: uint8 [h, w, 3] of each.
+
+        Returns:
+          (output on the device, leaves [bucket, 1, ...]; the row of each name). The copy of the
+          output to the host has started.
+        """
+        slots = [self._index(name) for name in names]
+        if bucket == self.size:
+            rows, index = slots, np.full(bucket, self.size, np.int32)
+            for slot in self._names.values():
+                index[slot] = slot
+        else:
+            rows = list(range(len(slots)))
+            index = np.full(bucket, self.size, np.int32)
+            index[: len(slots)] = slots
+        batch = np.zeros((bucket, 1, *self.frame_shape, 3), np.uint8)
+        valid = np.zeros((bucket, 1), bool)
+        for row, frame in zip(rows, frames, strict=True):
+            batch[row, 0], valid[row, 0] = frame, True
+        return self._run(index, batch, valid), rows
+
+    def _run(self, index, batch, valid) -> Any:
+        batch = jax.device_put(batch)  # the copy goes on while earlier steps compute
+        carry, out = self._step(_rows(self.carry, self._fresh, index), batch, valid)
+        self.carry = _back(self.carry, index, carry)
+        out = slim(out)
+        for leaf in jax.tree.leaves(out):
+            leaf.copy_to_host_async()
+        return out
+
+    def measure(self, repeats: int = 8) -> Costs:
+        """Compiles every bucket and times it on random frames; no stream notices.
+
+        Seconds from the frames on the host to the answer on the host.
+        """
+        rng, seconds = np.random.default_rng(0), {}
+        for bucket in self.buckets:
+            index = np.full(bucket, self.size, np.int32)
+            shape = (bucket, 1, *self.frame_shape, 3)
+            frames = rng.integers(0, 256, shape, np.uint8)
+            times = []
+            for _ in range(repeats + 1):
+                start = time.perf_counter()
+                jax.device_get(self._run(index, frames, np.ones((bucket, 1), bool)))
+                times.append(time.perf_counter() - start)
+            seconds[bucket] = times[1:]  # the first one compiled
+        return Costs(seconds)

@@ -1,0 +1,316 @@
+"""Which frames go into the next step: earliest deadline first, in padded batches.
+
+Pure: the time and the costs of steps come from outside, so that the engine and the simulator
+run this very code. Not thread-safe: the engine holds its lock around every call.
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import heapq
+import math
+from collections.abc import Hashable
+from typing import Any
+
+from . import admission
+from .admission import Demand, Refused
+from .costs import Costs
+from .ledger import Account, Ledger
+from .queues import CLOSED, ERROR, Dropped, Item, Queue, make_queue
+
+BUDGET = 0.12  # seconds from arrival to answer
+
+
+@dataclasses.dataclass(eq=False)
+class StreamState:
+    """One stream as the scheduler sees it. ``eq=False``: a name that comes again is another.
+
+    Attributes:
+      order: number of streams admitted before; breaks ties.
+      received: frames taken, so the next frame's index.
+      running: frames launched and not answered.
+      unread: answers that the reader has not taken, counted where ``room`` is given.
+      room: answers, running and unread, after which the stream waits for its reader.
+      closed: no frames any more; ``finishing``: none are taken, those that wait are served.
+    """
+
+    name: Hashable
+    demand: Demand
+    queue: Queue
+    account: Account
+    order: int
+    received: int = 0
+    running: int = 0
+    unread: int = 0
+    room: int | None = None
+    paused: bool = False
+    finishing: bool = False
+    closed: bool = False
+    tag: Any = None  # for the engine
+
+    @property
+    def credits(self) -> int:
+        """Frames that would be taken now."""
+        return 0 if self.closed or self.finishing else self.queue.credits
+
+    @property
+    def ready(self) -> bool:
+        if self.paused or not self.queue:
+            return False
+        return self.room is None or self.running + self.unread < self.room
+
+    @property
+    def idle(self) -> bool:
+        return not self.queue and not self.running
+
+
+@dataclasses.dataclass(eq=False)
+class Batch:
+    """Frames of different streams for one step, at most ``bucket`` of them."""
+
+    bucket: int
+    rows: list[tuple[StreamState, Item]]
+    launched: float
+
+
+class Scheduler:
+    """Streams, their queues and their books; decides what runs next.
+
+        scheduler.admit("cam", fps=15)
+        scheduler.offer("cam", frame, now)
+        batch = scheduler.next(now)            # run it ...
+        scheduler.done(batch, now)
+
+    Args:
+      costs: of the compiled buckets; kept current through :meth:`done`.
+      slots: streams that can be held at once.
+      max_load: share of the time that admitted streams may need.
+      depth: steps launched before the first of them is answered.
+    """
+
+    def __init__(self, costs: Costs, slots: int, *, max_load: float = 0.9, depth: int = 1):
+        if slots < 1 or depth < 1 or not 0 < max_load:
+            raise ValueError(f"slots={slots}, depth={depth}, max_load={max_load}: all are above 0")
+        self.costs, self.slots = costs, slots
+        self.max_load, self.depth = max_load, depth
+        self.ledger = Ledger()
+        self.streams: dict[Hashable, StreamState] = {}
+        self.running: list[Batch] = []
+        self._waiting: dict[StreamState, None] = {}  # streams whose queue is not empty
+        self._free = 0.0  # when what is launched should be answered
+        self._admitted = 0
+
+    # Streams come and go.
+
+    def demands(self) -> list[Demand]:
+        """What the streams that are not paused ask for."""
+        return [s.demand for s in self.streams.values() if not s.paused]
+
+    def load(self) -> float:
+        """Estimated share of the time that steps take."""
+        return admission.load(self.costs, self.demands())
+
+    def admit(
+        self,
+        name: Hashable,
+        fps: float,
+        *,
+        budget: float = BUDGET,
+        policy: str = "latest",
+        capacity: int | None = None,
+        check: bool = True,
+    ) -> StreamState:
+        """Takes a stream of ``fps`` frames per second.
+
+        Args:
+          budget: seconds from a frame's arrival to its answer.
+          policy, capacity: what happens to frames that wait (see :func:`make_queue`).
+          check: whether to refuse what cannot be held in time.
+
+        Raises:
+          Refused: no slot is free, or the stream cannot be held within the budgets.
+          ValueError: the name is taken, or a number makes no sense.
+        """
+        if name in self.streams:
+            raise ValueError(f"stream {name!r} is there already; remove it first")
+        if not (fps > 0 and budget > 0 and math.isfinite(fps) and math.isfinite(budget)):
+            raise ValueError(f"stream {name!r}: fps={fps}, budget={budget}; both are above 0")
+        queue, demand = make_queue(policy, capacity), Demand(fps, budget)
+        if len(self.streams) >= self.slots:
+            raise Refused(
+                f"stream {name!r} refused: all {self.slots} slots are taken; "
+                "remove a stream, or start with more slots"
+            )
+        if check:
+            self._check(name, demand)
+        state = StreamState(name, demand, queue, self.ledger.open(name), self._admitted)
+        self._admitted += 1
+        self.streams[name] = state
+        return state
+
+    def _check(self, name: Hashable, demand: Demand) -> None:
+        admission.check(
+            self.costs, name, demand, self.demands(), max_load=self.max_load, depth=self.depth
+        )
+
+    def _state(self, name: Hashable) -> StreamState:
+        if name not in self.streams:
+            raise KeyError(f"no stream {name!r}; there are {list(self.streams)}")
+        return self.streams[name]
+
+    def pause(self, name: Hashable) -> None:
+        """The stream keeps its slot and state, and gives up its share of the time."""
+        self._state(name).paused = True
+
+    def resume(self, name: Hashable) -> None:
+        """Goes on after :meth:`pause`. Raises Refused: others took its share of the time."""
+        state = self._state(name)
+        if state.paused:
+            self._check(name, state.demand)
+            state.paused = False
+
+    def remove(self, name: Hashable) -> Dropped:
+        """Lets the stream go: what waits is dropped, what runs is dropped when it ends."""
+        state = self._state(name)
+        dropped = self._dropped(state, state.queue.clear())
+        self._waiting.pop(state, None)
+        state.closed = True
+        del self.streams[name]
+        self.ledger.close(name)
+        return dropped
+
+    # Frames come and go.
+
+    def _dropped(self, state: StreamState, dropped: Dropped) -> Dropped:
+        for _, reason in dropped:
+            state.account.drop(reason)
+        return dropped
+
+    def offer(
+        self, name: Hashable, payload: Any, now: float, *, event: bool = False
+    ) -> Item | None:
+        """Takes a frame that came at ``now``; None if the stream has no credit for it."""
+        state = self._state(name)
+        item = Item(state.received, now, now + state.demand.budget, event, payload)
+        taken, dropped = (False, []) if state.finishing else state.queue.offer(item)
+        if not taken:
+            state.account.refuse()
+            return None
+        state.received += 1
+        state.account.receive()
+        self._dropped(state, dropped)
+        self._waiting[state] = None
+        return item
+
+    def next(self, now: float) -> Batch | None:
+        """The step to launch now, or None while there is no work or ``depth`` steps run."""
+        if len(self.running) >= self.depth:
+            return None
+        start = max(now, self._free) if self.running else now
+        soonest = start + self.costs.mean(self.costs.buckets[0])
+        heads = [(self._due(s, soonest), s.order, s) for s in self._waiting if s.ready]
+        if not heads:
+            return None
+        heads.sort()
+        bucket = self._bucket([due for due, _, _ in heads[: 2 * self.costs.largest]], start)
+        rows = []
+        for state in self._chosen(heads, bucket, start + self.costs.high(bucket)):
+            rows.append((state, state.queue.pop()))
+            state.running += 1
+            state.account.start()
+            if not state.queue:
+                del self._waiting[state]
+        batch = Batch(self.costs.bucket(len(rows)), rows, now)
+        self.running.append(batch)
+        self._free = start + self.costs.mean(batch.bucket)
+        return batch
+
+    def _chosen(self, heads: list[Any], bucket: int, end: float) -> list[StreamState]:
+        """The streams of a step that ends at ``end``; what would be late by then is dropped.
+
+        Unless everything would be late: a late answer is better than none, and the costs that
+        say so may have passed.
+        """
+        chosen: list[StreamState] = []
+        hopeless = all(s.queue.last.deadline < end for _, _, s in heads)
+        while heads and len(chosen) < bucket:
+            _, _, state = heapq.heappop(heads)  # a sorted list is a heap
+            if not hopeless and self._dropped(state, state.queue.shed(end)):
+                if state.queue:
+                    heapq.heappush(heads, (self._due(state, end), state.order, state))
+                else:
+                    del self._waiting[state]
+            else:
+                chosen.append(state)
+        return chosen
+
+    @staticmethod
+    def _due(state: StreamState, soonest: float) -> float:
+        """When the stream's oldest frame is due, for the order of frames.
+
+        Plain earliest-deadline-first would serve a backlog that is late before all others and
+        make those late too. So a late frame that must stay is renewed, once, when its turn
+        comes: it counts as if it had come now. A backlog gets what is left over, and at least
+        one frame per budget.
+        """
+        head, budget = state.queue.head, state.demand.budget
+        if head.due < soonest and not head.renewed and state.queue.spares(head):
+            head.due, head.renewed = soonest + budget, True
+        return head.due
+
+    def _bucket(self, due: list[float], start: float) -> int:
+        """Batch size for frames that are due at these times: fewest late, then least work."""
+
+        def plan(bucket: int) -> tuple[int, float, int]:
+            end, work, late, at = start, 0.0, 0, 0
+            while at < len(due):
+                chunk = self.costs.bucket(min(bucket, len(due) - at))
+                end += self.costs.high(chunk)
+                work += self.costs.mean(chunk)
+                hopeful = bisect.bisect_left(due, end, at)
+                late += hopeful - at
+                at = hopeful + chunk
+            return late, work, bucket
+
+        late, _, bucket = min(plan(b) for b in self.costs.buckets)
+        if late == len(due):
+            bucket = min(self.costs.buckets, key=lambda b: self.costs.mean(b) / min(b, late))
+        return min(bucket, self.costs.bucket(len(due)))
+
+    def _end(self, batch: Batch, now: float) -> list[tuple[StreamState, Item]]:
+        self.running.remove(batch)
+        if not self.running:
+            self._free = now
+        kept = []
+        for state, item in batch.rows:
+            state.running -= 1
+            if state.closed:
+                state.account.drop(CLOSED, running=True)
+            else:
+                kept.append((state, item))
+        return kept
+
+    def done(
+        self, batch: Batch, now: float, seconds: float | None = None
+    ) -> list[tuple[StreamState, Item]]:
+        """The step is answered, and took ``seconds``; returns the rows somebody still wants."""
+        if seconds is not None:
+            self.costs.add(batch.bucket, seconds)
+        kept = self._end(batch, now)
+        for state, item in kept:
+            state.account.complete(late=now > item.deadline)
+            state.unread += state.room is not None
+        return kept
+
+    def fail(self, batch: Batch, now: float) -> list[tuple[StreamState, Item]]:
+        """The step raised: its frames are dropped; returns the rows somebody still wants."""
+        kept = self._end(batch, now)
+        for state, _ in kept:
+            state.account.drop(ERROR, running=True)
+            state.unread += state.room is not None
+        return kept
+
+    def read(self, state: StreamState) -> None:
+        """The reader took an answer of a stream with ``room``."""
+        state.unread -= state.room is not None

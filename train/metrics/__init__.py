@@ -1,4 +1,4 @@
-"""Figures of merit on host arrays: AVA frame-mAP, average precision, top-1, delay, J&F."""
+"""Figures of merit on host arrays: AVA frame-mAP, average precision, top-1, delay, J&F, probes."""
 
 from .ava import VARIANTS, FrameMap, frame_map
 from .ava_files import read_csv, read_excluded, read_labels, rows
@@ -17,6 +17,7 @@ from .jf import (
     statistics,
     tracking_length,
 )
+from .probe import Probe, knn, linear_probe
 
 __all__ = [
     "VARIANTS",
@@ -25,11 +26,14 @@ __all__ = [
     "Event",
     "FrameMap",
     "Jaccard",
+    "Probe",
     "average_precision",
     "boundary_accuracy",
     "detection_delay",
     "frame_map",
     "jf",
+    "knn",
+    "linear_probe",
     "read_csv",
     "read_excluded",
     "read_labels",

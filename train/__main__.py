@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import sys
 import traceback
@@ -104,8 +103,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.evaluate:
         from .recipe import evaluate_file
 
-        measure = getattr(config, "evaluate_file", functools.partial(evaluate_file, config))
-        for name, value in measure(options.evaluate).items():
+        for name, value in evaluate_file(config, options.evaluate).items():
             print(f"{name:<24} {value:.4f}")
         return 0
     import jax

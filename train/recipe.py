@@ -87,13 +87,9 @@ class Data:
         elif self.kind == "ucf101-24":
             source = ucf101_24.UCF101_24(self.path, **common)
         elif self.kind == "ava":
-            source = ava.AVA(
-                self.csv, self.path, self.labels, frame_rate=self.frame_rate, **common
-            )
+            source = ava.AVA(self.csv, self.path, self.labels, frame_rate=self.frame_rate, **common)
         elif self.kind == "folder":
-            source = folder.Folder(
-                self.path, frame_rate=self.frame_rate, whole_frame=True, **found
-            )
+            source = folder.Folder(self.path, frame_rate=self.frame_rate, whole_frame=True, **found)
         else:
             raise DataError(f"data.kind {self.kind!r}: choose from {', '.join(KINDS)}")
         if self.mirror:
@@ -271,8 +267,10 @@ def load_teacher(name_or_path: str, lookahead: int = 0) -> tuple[Any, Any]:
     return model, variables
 
 
-def evaluate_file(recipe: Recipe, weights: str) -> dict[str, float]:
+def evaluate_file(recipe: Any, weights: str) -> dict[str, float]:
     """Figures of a weights file or name on a recipe's test data. Raises as ``Recipe.build``."""
+    if hasattr(recipe, "evaluate_file"):  # of another kind, such as an encoder's
+        return recipe.evaluate_file(weights)
     if recipe.test is None:
         raise DataError("this config has no test data: set test.kind and test.path")
     model, variables = zoo.load(weights)

@@ -96,7 +96,7 @@ def test_frame_by_frame_is_the_whole_clip():
         np.testing.assert_allclose(stream[i].scores, want, atol=1e-5)
 
 
-@pytest.mark.parametrize("late", [0, 2])
+@pytest.mark.parametrize("late", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_answers_of_a_teacher_with_look_ahead_are_moved_to_their_frames(late):
     data = Videos((5, 9))
     model, variables = teacher(late)

@@ -58,6 +58,7 @@ def kept(models, tmp_path_factory):
     return taught(source(), task, models[1][1], tmp_path_factory.mktemp("cache")), task
 
 
+@pytest.mark.slow
 def test_kept_answers_give_the_loss_of_answers_on_the_spot(models, kept):
     stored, offline = kept
     online = task_of(models, online=True)

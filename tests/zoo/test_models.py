@@ -88,14 +88,21 @@ GROUPED = [
         arch,
         marks=[
             pytest.mark.xdist_group(f"arch {arch}"),
-            *[pytest.mark.slow] * (arch in ("hybrid", "gdn")),
+            *[pytest.mark.slow] * (arch in ("hybrid", "gdn", "rglru")),
         ],
     )
     for arch in ARCHS
 ]
 
 
-@pytest.mark.parametrize("law", contract.LAWS, ids=lambda law: law.__name__)
+# every mixer's gradient has its own fast test
+LAWS = [
+    pytest.param(law, marks=[pytest.mark.slow] * (law is contract.check_gradients))
+    for law in contract.LAWS
+]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("arch", GROUPED)
 def test_carry_law(arch, law):
     law(subject(arch))

@@ -1,4 +1,4 @@
-"""The command line: streamzoo list | info | watch | track | bench | convert | demo."""
+"""The command line: streamzoo list | info | watch | track | bench | serve | convert | demo."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def default_model() -> str:
 
 def default_tracker() -> str:
     """The tracker that `track` uses. Raises CliError: none has weights."""
-    from ..zoo import list_models
+    from ..zoo import list_models, model_card
+    from ..zoo.registry import BUNDLED
 
     names = [n for n in list_models(streaming=True, pretrained=True) if _tracks(n)]
     if not names:
@@ -55,7 +56,7 @@ def default_tracker() -> str:
             "no tracker comes with weights in this installation: give a weights file with --model "
             "(`streamzoo convert` makes one of a published checkpoint)"
         )
-    return names[0]
+    return min(names, key=lambda name: not (BUNDLED / (model_card(name).weights or "-")).is_file())
 
 
 def _tracks(name: str) -> bool:
@@ -345,6 +346,32 @@ def run_bench(args: argparse.Namespace) -> None:
     print(table(rows))
 
 
+def run_serve(args: argparse.Namespace) -> int:
+    """Serves streams until a signal; the exit code."""
+    for module in ("fastapi", "uvicorn", "websockets", "prometheus_client"):
+        _need(module, "serving", "serve")
+    if args.grpc_port is not None:
+        for module in ("grpc", "grpc_health", "grpc_reflection"):
+            _need(module, "serving over gRPC", "serve", "or leave --grpc-port away")
+    from ..zoo import init_params, load
+    from .serve.command import serve, settings_of
+    from .session import card_of
+
+    settings = settings_of(args)
+    name = args.model or default_model()
+    card = card_of(name)
+    if _tracks(card.name):
+        raise CliError(f"{name} tracks what it is shown: streamzoo track SOURCE --point X,Y")
+    _check_watchable(name, card, args.random_weights)
+
+    def build() -> tuple[Any, Any, Any]:
+        _say(f"{name}: loading, and compiling for {_by(card.input_size)} pixels ...")
+        model, params = init_params(name) if args.random_weights else load(name)
+        return model, params, card_of(name, model)
+
+    return serve(args, settings, build)
+
+
 class _Progress:
     """Lines on stderr: overwritten in a terminal, elsewhere the news of every two seconds."""
 
@@ -416,10 +443,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     run = globals()[f"run_{args.command}"]
     try:
-        if not args.no_compile_cache and args.command in ("watch", "track", "demo", "bench"):
+        if not args.no_compile_cache and args.command in (
+            "watch",
+            "track",
+            "demo",
+            "bench",
+            "serve",
+        ):
             _compile_cache()
-        run(args)
+        code = run(args)
         sys.stdout.flush()
+        return code or 0
     except BrokenPipeError:  # `streamzoo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

@@ -10,8 +10,9 @@ EXAMPLES = """examples:
   streamzoo demo
   streamzoo watch street.mp4 --model dsta-lite0/ucf11
   streamzoo watch rtsp://127.0.0.1:8554/cam --seconds 60
-  streamzoo track dog.mp4 --model weights.safetensors --point 320,200
+  streamzoo track dog.mp4 --point 320,200
   streamzoo bench tsa-s16 dsta-s16 --teacher videomae-window-s16 --batch 1 2 4
+  streamzoo serve --model dsta-lite0/ucf11 --stream rtsp://127.0.0.1:8554/cam
   streamzoo convert checkpoint.safetensors --out weights.safetensors
 """
 
@@ -25,6 +26,14 @@ TRACK_NOTES = """
 Points and boxes are in pixels of the video. Objects are told apart by NAME (default: 1); a later
 prompt of a name corrects its object: --point car=200,120 --box dog=40,60,180,220 --point car=9,8@4
 The JSON lines hold the masks as COCO run lengths. Ctrl-C ends a run properly."""
+
+SERVE_NOTES = """
+Clients push frames over a WebSocket at /ws; the page at / does it with a browser's camera, and
+streamzoo.streaming.serve.client from Python. GET /streams lists streams, POST {"url": ...} adds
+one, DELETE /streams/NAME removes it; /healthz and /metrics are for machines. Only this machine
+is let in unless --host says otherwise, and then a token is needed: --token-file, or
+$STREAMZOO_TOKEN. With --store a client goes on with its stream after a crash and a restart.
+SIGTERM answers what is in flight, saves it and exits with code 0."""
 
 RETRIES = "attempts in a row before a lost live source is given up (default: never)"
 
@@ -106,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     p = command(
         "track",
         "follow objects that a point or a box shows, and write their masks",
-        "streamzoo track dog.mp4 --model weights.safetensors --point 320,200",
+        "streamzoo track dog.mp4 --point 320,200",
         TRACK_NOTES,
     )
     p.add_argument("source", metavar="SOURCE", help="file, camera number, rtsp:// or http address")
@@ -144,6 +153,64 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--repeats", metavar="N", type=int, default=20, help="timed rounds (default: 20)"
     )
+
+    p = command(
+        "serve",
+        "serve a student to many live streams: cameras, and clients that push frames",
+        "streamzoo serve --model dsta-lite0/ucf11 --stream rtsp://127.0.0.1:8554/cam",
+        SERVE_NOTES,
+    )
+    p.add_argument(
+        "--model",
+        metavar="NAME",
+        help="model name, or a weights file of ours (default: the bundled student)",
+    )
+    p.add_argument(
+        "--stream",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="camera address, file (played over and over) or camera number; repeatable",
+    )
+    p.add_argument(
+        "--fps",
+        metavar="N",
+        type=float,
+        help="frames per second to take of every --stream (default: as many as it has)",
+    )
+    p.add_argument(
+        "--budget-ms",
+        metavar="MS",
+        type=float,
+        default=120.0,
+        help="from a frame of --stream to its answer, with --fps (default: 120)",
+    )
+    p.add_argument("--slots", metavar="N", type=int, default=8, help="streams at once (default: 8)")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    p.add_argument(
+        "--port", metavar="N", type=int, default=8765, help="port (default: 8765; 0: a free one)"
+    )
+    p.add_argument("--grpc-port", metavar="N", type=int, help="port for gRPC (default: no gRPC)")
+    p.add_argument("--token-file", metavar="FILE", help="tokens that let clients in, one a line")
+    p.add_argument("--insecure", action="store_true", help="let everybody in, on any --host")
+    p.add_argument("--certificate", metavar="FILE", help="PEM certificate, for TLS")
+    p.add_argument("--key", metavar="FILE", help="its private key")
+    p.add_argument(
+        "--ttl",
+        metavar="S",
+        type=float,
+        default=60.0,
+        help="seconds that a stream waits for its client to come back (default: 60)",
+    )
+    p.add_argument("--store", metavar="FOLDER", help="folder for snapshots (default: none)")
+    p.add_argument(
+        "--snapshot-every",
+        metavar="S",
+        type=float,
+        default=1.0,
+        help="seconds between snapshots of a stream (default: 1)",
+    )
+    p.add_argument("--random-weights", action="store_true", help="run a model that has no weights")
 
     p = command(
         "convert",

@@ -16,7 +16,7 @@ import numpy as np
 
 from .overlay import ScoreHistory, canvas_size, draw
 from .session import Result
-from .source_base import Frame, FrameSource
+from .sources.base import Frame, FrameSource
 from .video_writer import JsonLines, VideoWriter
 
 

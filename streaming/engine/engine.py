@@ -95,6 +95,7 @@ class Engine:
         def prepare() -> tuple[Pool, Costs]:
             pool = Pool(self.step, self.slots, self.buckets, self.frame_shape)
             costs = pool.measure(8 if self._costs is None else 1)
+            pool.warm()
             return pool, self._costs or costs
 
         self._pool, self._costs = await asyncio.to_thread(prepare)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..slots import Slots
+from ..slots import SlotError, Slots
 from ..step import Step
 from .costs import Costs
 
@@ -81,6 +81,13 @@ class Pool(Slots):
             return True
         except Exception:
             return False
+
+    def warm(self) -> None:
+        """Compiles what admits a stream and what takes a snapshot, while there are no streams:
+        later the others would wait for the compiler."""
+        if self._names:
+            raise SlotError("a pool is warmed before its first stream")
+        self._write(0, self._take(self.carry, np.int32(0)))
 
     def launch(
         self, names: Sequence[Hashable], frames: Sequence[np.ndarray], bucket: int

@@ -79,6 +79,11 @@ class Stream:
         return self.state.closed
 
     @property
+    def unread(self) -> tuple[Answer, ...]:
+        """Answers that wait for their reader, oldest first; they stay."""
+        return tuple(self._unread)
+
+    @property
     def books(self) -> Snapshot:
         """Where every frame of the stream is."""
         return self.state.account.snapshot()

@@ -196,6 +196,37 @@ def test_a_snapshot_goes_on_elsewhere():
     run(main())
 
 
+def test_neither_a_new_stream_nor_a_snapshot_waits_for_the_compiler():
+    compiled = []
+
+    def listen(name, seconds, **_):
+        if "backend_compile" in name:
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+    async def main():
+        async with engine() as e:
+            assert compiled
+            compiled.clear()
+            a, b = lossless(e, "a"), lossless(e, "b")
+            for stream in (a, b):
+                await stream.push(video(0, 1)[0])
+                await anext(stream)
+            _, carry = await a.snapshot()
+            a.close()
+            c = lossless(e, "c", carry=carry)
+            await c.push(video(1, 1)[0])
+            while not c.unread:
+                await asyncio.sleep(0.001)
+            assert [x.index for x in c.unread] == [0] and (await anext(c)).index == 0
+            assert not compiled and c.unread == ()
+            with pytest.raises(SlotError, match="before its first stream"):
+                e._pool.warm()
+
+    run(main())
+
+
 def test_a_slow_reader_holds_back_its_sender_and_nobody_else():
     async def main():
         async with engine(buckets=(1, 4)) as e:

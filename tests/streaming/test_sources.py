@@ -62,6 +62,40 @@ def test_original_is_kept_beside_the_resized(tmp_path):
             np.testing.assert_array_equal(frame.image, small)
 
 
+def test_what_is_said_of_a_recorded_frame(tmp_path):
+    """Capture times count from the recording's date, or from its start where it has none."""
+    clip, dated = make_clip(tmp_path / "clip.mp4", frames=3), tmp_path / "dated.mp4"
+    with av.open(str(clip)) as source, av.open(str(dated), "w") as out:
+        out.metadata["creation_time"] = "2024-05-01T12:00:00.000000Z"
+        track = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = track
+                out.mux(packet)
+    for path, epoch in ((clip, 0.0), (dated, 1714564800.0)):
+        with open_source(path, stream="cam") as source:
+            frames = list(source)
+        np.testing.assert_allclose([f.captured - epoch for f in frames], [0, 0.04, 0.08], atol=1e-6)
+        assert {(f.stream, f.fps) for f in frames} == {("cam", 25.0)}
+    with open_source(clip) as source:
+        assert source.stream == source.read().stream == source.name == str(clip)
+
+
+def test_damaged_transport_stream_is_read_to_its_end(tmp_path):
+    """Damage invents tracks that PyAV does not know."""
+    clip = make_clip(tmp_path / "a.ts", frames=120)
+    data, rng = bytearray(clip.read_bytes()), np.random.default_rng(0)
+    middle = slice(len(data) // 4, len(data) // 2)
+    noise = rng.integers(0, 256, middle.stop - middle.start, np.uint8)
+    keep = rng.random(len(noise)) > 0.3
+    data[middle] = np.where(keep, np.frombuffer(data[middle], np.uint8), noise).tobytes()
+    clip.write_bytes(data)
+    with open_source(clip, size=(24, 32)) as source:
+        frames = list(source)
+    assert 60 < len(frames) <= 120 and frames[-1].time == pytest.approx(119 / 25, abs=0.1)
+    assert (np.diff([f.time for f in frames]) > 0).all()
+
+
 def test_odd_size_and_irregular_times(tmp_path):
     ticks = [0, 40, 100, 101, 500, 1700]
     clip = make_clip(tmp_path / "odd.mkv", frames=6, size=(47, 63), pts=ticks)
@@ -250,7 +284,8 @@ def test_rtsp_reads_survives_a_kill_and_notices_silence(rtsp):
         assert source.stalls == 1 and 0.9 < time.monotonic() - stopped < 3.0
         assert source.state == "stalled"
         rtsp.signal(signal.SIGCONT)
-        source._queue.clear()
+        while source.read(timeout=0) is not None:
+            pass
         assert source.read(timeout=8).time > times[-1]
         assert source.reconnects >= 2
     finally:

@@ -18,7 +18,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 import streamzoo
 from streamzoo.streaming import Session, Step, open_source
 from streamzoo.streaming.cli import main
-from streamzoo.streaming.source_base import Frame, FrameSource
+from streamzoo.streaming.sources.base import Frame, FrameSource
 from streamzoo.streaming.watch import Board, Meter, watch
 
 from . import tiny

@@ -5,25 +5,20 @@ wait. Here both are faults: the connection is made again, with growing pauses, a
 go on. Only `close()`, or too many failed attempts in a row, ends a live source.
 """
 
+import math
 import threading
-from collections import deque
+from collections import Counter
+from collections.abc import Mapping
 from time import monotonic, time
 from typing import Any
 
 import av
 from av.error import FFmpegError, InvalidDataError
 
-from .source_base import (
-    Clock,
-    Frame,
-    FrameSource,
-    Resizer,
-    Size,
-    SourceError,
-    displayed_size,
-    reason,
-    redact,
-)
+from .base import KEYFRAMES, Frame, Size, SourceError, reason, redact
+from .buffered import BufferedSource
+from .clocks import Clock, SenderClock
+from .picture import PacketDecoder, Resizer, displayed_size, packets
 
 BACKOFF_FIRST, BACKOFF_CAP = 0.1, 2.0  # seconds: 0.1, 0.2, 0.4, ... 2, 2, ...
 
@@ -66,17 +61,15 @@ class _Fault(Exception):
         self.stall = stall
 
 
-class LiveSource(FrameSource):
+class LiveSource(BufferedSource[Frame]):
     """A camera or stream that never ends by itself; see `open_source` for the arguments.
 
-    A bounded queue, latest wins: when it is full the oldest frame is dropped and counted.
-    Counters: `dropped` frames, `reconnects` (connections after the first that gave a frame),
-    `stalls` (connections given up because no picture came for the read timeout), `corrupt` frames.
-    `epoch` is the wall-clock time (Unix seconds) of `Frame.time` 0. `last_fault` says why the last
-    connection was given up.
+    A bounded buffer, latest wins: when it is full the oldest frame is dropped and counted.
+    Counters: `drops` of frames by reason, `reconnects` (connections after the first that gave a
+    frame), `stalls` (connections given up because no picture came for the read timeout),
+    `corrupt` frames. `epoch` is the wall-clock time (Unix seconds) of `Frame.time` 0, corrected
+    all the time. `last_fault` says why the last connection was given up.
     """
-
-    live = True
 
     def __init__(
         self,
@@ -84,7 +77,9 @@ class LiveSource(FrameSource):
         *,
         size: Size | None = None,
         keep_original: bool = False,
+        stream: str | None = None,
         queue: int = 2,
+        delay: float = 0.0,
         open_timeout: float = 5.0,
         read_timeout: float = 2.0,
         connect_retries: int = 3,
@@ -96,21 +91,19 @@ class LiveSource(FrameSource):
     ):
         """paced: give frames at the speed of their timestamps (HLS delivers whole segments at
         once); container: an already opened one to start with."""
+        super().__init__(delay, queue)
         self.name = redact(address.removeprefix("file:"))
+        self.stream = self.name if stream is None else stream
         self.epoch = 0.0
         self.last_fault: str | None = None
         self._address, self._format, self._options = address, format, options
         self._timeout = (open_timeout, read_timeout)
         self._retries, self._max_retries = connect_retries, max_retries
         self._requested, self._keep, self._paced = size, keep_original, paced
-        self._resize, self._clock = Resizer(), Clock(0.04)
-        self._queue: deque[Frame] = deque()
+        self._resize, self._clock, self._sender = Resizer(), Clock(0.04), SenderClock()
         self._room = queue
-        self._decoded = 0
+        self._decoded = self._skipped = 0
         self._last_packet = monotonic()
-        self._error: SourceError | None = None
-        self._stop = threading.Event()
-        self._news = threading.Condition()
         self._thread = threading.Thread(
             target=self._run, args=(container,), name=f"streamzoo {self.name}", daemon=True
         )
@@ -131,22 +124,18 @@ class LiveSource(FrameSource):
             return "closed"
         return "stalled" if monotonic() - self._last_packet > self._timeout[1] else "live"
 
-    def read(self, timeout: float | None = None) -> Frame | None:
-        with self._news:
-            self._news.wait_for(
-                lambda: self._queue or self._error or self._stop.is_set(), timeout=timeout
-            )
-            if self._queue and not self._stop.is_set():
-                return self._queue.popleft()
-            if self._error is not None and not self._stop.is_set():
-                raise self._error
-        return None
+    @property
+    def drops(self) -> Mapping[str, int]:
+        drops = Counter(super().drops)
+        if self._skipped:
+            drops[KEYFRAMES] = self._skipped
+        return drops
+
+    def _frame(self, item: Frame) -> Frame:
+        return item
 
     def close(self) -> None:
-        self._stop.set()
-        with self._news:
-            self._queue.clear()
-            self._news.notify_all()
+        super().close()
         if self._thread is not threading.current_thread():
             # A blocked FFmpeg call cannot be interrupted from here, but ends by its own time limit.
             self._thread.join(2 * sum(self._timeout) + 1)
@@ -167,7 +156,7 @@ class LiveSource(FrameSource):
                 self.stalls += bool(stall and container is not None)
                 self.last_fault = str(error) if isinstance(error, _Fault) else reason(error)
             except BaseException as error:  # a defect here must not leave the reader waiting
-                self._give_up(SourceError(f"{self.name}: reading failed: {error!r}"))
+                self._end(SourceError(f"{self.name}: reading failed: {error!r}"))
                 raise
             finally:
                 if container is not None:
@@ -177,7 +166,7 @@ class LiveSource(FrameSource):
             allowed = self._max_retries if self._decoded else self._retries
             if allowed is not None and failures > allowed:
                 attempts = f"{failures} attempt{'s' if failures > 1 else ''}"
-                self._give_up(
+                self._end(
                     SourceError(
                         f"{self.name}: no video after {attempts} ({self.last_fault}); "
                         "check the address and that the sender is running"
@@ -186,37 +175,40 @@ class LiveSource(FrameSource):
                 return
             self._stop.wait(min(BACKOFF_CAP, BACKOFF_FIRST * 2 ** min(failures - 1, 10)))
 
-    def _give_up(self, error: SourceError) -> None:
-        with self._news:
-            self._error = error
-            self._news.notify_all()
-
     def _receive(self, container: Any) -> None:
         """Decode until close(), or until the connection fails: that raises, at its end too."""
         if not container.streams.video:
             raise _Fault("it has no video track")
-        stream = container.streams.video[0]
-        stream.codec_context.thread_count = 1  # frame threads would hold pictures back
-        rate = stream.average_rate or stream.guessed_rate
+        video = container.streams.video[0]
+        video.codec_context.thread_count = 1  # frame threads would hold pictures back
+        rate = video.average_rate or video.guessed_rate
         if rate:
             self.fps = float(rate)
             self._clock.interval = 1.0 / self.fps
+        with self._news:
+            self._buffer.capacity = self._room + math.ceil(
+                2 * self._buffer.delay * (self.fps or 30.0)
+            )
         self._clock.restart()
-        first, anchor, base = True, 0.0, 0.0
-        opened = self._last_packet = monotonic()
+        decoder, first, anchor, base = PacketDecoder(video), True, 0.0, 0.0
+        opened = shown = self._last_packet = monotonic()
         # All tracks, not only the video: else a stream whose sound goes on would hide a picture
         # that has stopped, because the wait for a packet would never time out.
-        for packet in container.demux():
+        for packet in packets(container):
             if self._stop.is_set():
                 return
             pictures: list[Any] = []
-            if packet.stream is stream or packet.stream.index == stream.index:
+            if packet.stream is video or packet.stream.index == video.index:
+                before = decoder.skipped
                 try:
-                    pictures = packet.decode()
+                    pictures = decoder(packet, self.keyframes_only)
                 except InvalidDataError:
                     self.corrupt += 1
                 if packet.size:
                     self._last_packet = monotonic()
+                if decoder.skipped > before:
+                    self._skipped += 1
+                    shown = self._last_packet
             for picture in pictures:
                 now = monotonic()
                 if picture.is_corrupt:
@@ -227,33 +219,32 @@ class LiveSource(FrameSource):
                 if self._paced:
                     if first or now - anchor > stamp - base:  # late: never hurry to catch up
                         anchor, base = now, stamp
-                    if self._stop.wait(anchor + stamp - base - now):
+                    self._last_packet = anchor + stamp - base
+                    if self._stop.wait(self._last_packet - now):
                         return
-                    self._last_packet = monotonic()
                 self._deliver(picture, stamp, reconnected=first and self._decoded > 0)
-                first = False
+                first, shown = False, monotonic()
             now = monotonic()
             if now - self._last_packet > self._timeout[1]:
                 raise _Fault(f"no picture came for {self._timeout[1]:g} s", stall=True)
-            if first and now - opened > 2 * sum(self._timeout):  # cameras send few key frames
-                raise _Fault(f"data comes, but no picture in {now - opened:.0f} s")
+            if now - shown > 2 * sum(self._timeout):  # cameras send few key frames
+                raise _Fault(f"data comes, but no picture in {now - shown:.0f} s")
         raise _Fault("the stream ended")
 
     def _deliver(self, picture: Any, stamp: float, reconnected: bool) -> None:
         received = monotonic()
+        captured = self._sender(stamp, received) + time() - monotonic()
         original_size = displayed_size(picture)
         original = self._resize(picture) if self._keep else None
         image = self._resize(picture, self._requested)
-        frame = Frame(image, stamp, self._decoded, original_size, received, original)
+        frame = Frame(
+            image, stamp, self._decoded + self._skipped, original_size, received, original,
+            captured, self.stream, self.fps,
+        )  # fmt: skip
         with self._news:
-            if self._decoded == 0:
-                self.epoch = time() - stamp
+            self.epoch = captured - stamp
             self.original_size = original_size
             self.size = self._requested or original_size
             self._decoded += 1
             self.reconnects += reconnected
-            if len(self._queue) >= self._room:
-                self._queue.popleft()
-                self.dropped += 1
-            self._queue.append(frame)
-            self._news.notify_all()
+            self._put(frame, stamp, received)

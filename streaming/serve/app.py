@@ -1,0 +1,251 @@
+"""The server's face on the web: the WebSocket, REST, health and metrics, as a FastAPI app."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from importlib import resources
+from typing import Any
+
+from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.websockets import WebSocketState
+
+from .access import SameOrigin, Tokens, bearer
+from .conversation import Closing, Conversation
+from .inputs import add_source, check_address
+from .limits import ServeError
+from .metrics import Metrics
+from .sessions import Sessions, Spec
+from .wire import count, parse, unpack
+
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "connect-src 'self'; frame-ancestors 'none'"
+)
+log = logging.getLogger("streamzoo.serve")
+STATUS = {
+    "unauthorised": 401, "unknown_stream": 404, "unknown_token": 404, "taken": 409,
+    "too_many": 429, "refused": 503, "draining": 503, "closed": 409,
+}  # fmt: skip
+
+
+def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
+    """The app of a running engine's sessions. It has no life of its own: see :mod:`.server`."""
+    tokens = tokens or Tokens()
+    app = FastAPI(title="streamzoo", openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(SameOrigin)
+    app.state.sessions, app.state.metrics = sessions, Metrics(sessions)
+
+    def check(request: Request) -> str:
+        host = request.client.host if request.client else "?"
+        return tokens.owner(bearer(request.headers), host)
+
+    @app.exception_handler(ServeError)
+    async def _(request: Request, error: ServeError) -> JSONResponse:
+        del request
+        body = {"error": {"code": error.code, "message": str(error)}}
+        return JSONResponse(body, STATUS.get(error.code, 400))
+
+    @app.get("/")
+    async def page() -> HTMLResponse:
+        text = resources.files(__package__ or "").joinpath("page.html").read_text()
+        return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})
+
+    @app.get("/healthz")
+    async def health() -> JSONResponse:
+        state = "ok"
+        if sessions.engine.failure is not None:
+            state = "failed"
+        elif sessions.draining:
+            state = "draining"
+        return JSONResponse({"status": state}, 200 if state == "ok" else 503)
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        check(request)
+        text = app.state.metrics.text()
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/streams")
+    async def streams(request: Request) -> dict[str, Any]:
+        check(request)
+        report = sessions.engine.report()
+        rows = [s.report() for s in sessions.by_name.values()]
+        return {k: report[k] for k in ("slots", "load", "total")} | {"streams": rows}
+
+    @app.post("/streams", status_code=201)
+    async def add(request: Request) -> dict[str, Any]:
+        check(request)
+        body = await _body(request)
+        address, spec = check_address(body.get("url")), None
+        if "fps" in body:
+            budget, policy = body.get("budget_ms", 120), body.get("policy", "latest")
+            if not isinstance(budget, (int, float)):
+                raise ServeError("bad_request", f"budget_ms={budget!r}: give a number above 0")
+            spec = Spec(body["fps"], budget / 1e3, policy)
+        session = await add_source(sessions, address, spec, name=body.get("name"))
+        return session.report()
+
+    @app.get("/streams/{name}")
+    async def show(name: str, request: Request) -> dict[str, Any]:
+        check(request)
+        return sessions.get(name).report()
+
+    @app.get("/streams/{name}/results")
+    async def results(name: str, request: Request) -> dict[str, Any]:
+        """The recent results after number ``?after=``; reading them takes nothing away."""
+        check(request)
+        after = request.query_params.get("after", "0")
+        number = int(after) if after.isdecimal() and len(after) < 18 else None
+        start = count({"type": "results", "after": number}, "after")
+        missed, records = sessions.get(name).recent.after(start)
+        return {"missed": missed, "results": records}
+
+    @app.delete("/streams/{name}")
+    async def remove(name: str, request: Request) -> dict[str, Any]:
+        check(request)
+        session = sessions.get(name)
+        sessions.remove(session)
+        return session.report()
+
+    @app.post("/streams/{name}/pause")
+    async def pause(name: str, request: Request) -> dict[str, Any]:
+        check(request)
+        sessions.get(name).pause()
+        return sessions.get(name).report()
+
+    @app.post("/streams/{name}/resume")
+    async def resume(name: str, request: Request) -> dict[str, Any]:
+        check(request)
+        sessions.get(name).resume()
+        return sessions.get(name).report()
+
+    @app.websocket("/ws")
+    async def ws(socket: WebSocket) -> None:
+        await socket.accept()
+        await Line(socket, sessions, tokens, app.state.metrics).serve()
+
+    return app
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    if "application/json" not in request.headers.get("content-type", ""):
+        raise ServeError("bad_request", "the body is JSON (Content-Type: application/json)")
+    try:
+        body = json.loads(await request.body())
+    except (ValueError, RecursionError) as error:
+        raise ServeError("bad_request", f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise ServeError("bad_request", 'the body is a JSON object: {"url": "rtsp://..."}')
+    return body
+
+
+class Line:
+    """One WebSocket, until either side hangs up."""
+
+    def __init__(self, socket: WebSocket, sessions: Sessions, tokens: Tokens, metrics: Metrics):
+        self._socket, self._tokens, self._metrics = socket, tokens, metrics
+        self._sessions = sessions
+        self._host = socket.client.host if socket.client else "?"
+        self._lock = asyncio.Lock()  # replies and results share the socket
+
+    async def serve(self) -> None:
+        talk = None
+        try:
+            talk = await self._begin()
+            if talk is not None:
+                await self._talk(talk)
+        except WebSocketDisconnect:
+            pass
+        except RuntimeError:  # Starlette's, for a socket that was gone before a send
+            if WebSocketState.DISCONNECTED not in (
+                self._socket.client_state,
+                self._socket.application_state,
+            ):
+                raise
+        except Closing as error:
+            await self._hang_up(1008, str(error))
+        finally:
+            if talk is not None:
+                talk.end()
+
+    async def _begin(self) -> Conversation | None:
+        try:
+            async with asyncio.timeout(self._sessions.limits.handshake):
+                first = parse(self._text(await self._receive()))
+            owner = self._tokens.owner(
+                bearer(self._socket.headers) or first.get("auth"), self._host
+            )
+            talk = Conversation(self._sessions, owner, self._metrics.observe)
+            await self._send(await talk.begin(first))
+            return talk
+        except TimeoutError:
+            log.warning("%s: no first message in time", self._host)
+            await self._hang_up(1008, "no first message in time")
+        except ServeError as error:
+            await self._send({"type": "error", "code": error.code, "message": str(error)})
+            await self._hang_up(1008, error.code)
+        return None
+
+    async def _talk(self, talk: Conversation) -> None:
+        tasks = [asyncio.create_task(self._listen(talk)), asyncio.create_task(self._tell(talk))]
+        try:
+            done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if rest and not any(task.exception() for task in done):
+                await asyncio.wait(rest, timeout=1)  # the last words of the other side
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
+        await self._hang_up(1000, "")
+
+    async def _listen(self, talk: Conversation) -> None:
+        while True:
+            data = await self._receive()
+            try:
+                if isinstance(data, str):
+                    message = parse(data)
+                    reply = talk.control(message)
+                    if message["type"] == "close":
+                        return
+                else:
+                    reply = await talk.frame(unpack(data))
+            except ServeError as error:
+                reply = talk.error(error)
+            if reply is not None:
+                await self._send(reply)
+
+    async def _tell(self, talk: Conversation) -> None:
+        async for message in talk.outgoing():
+            start = time.perf_counter()
+            await self._send(message)
+            if message["type"] == "result":
+                self._metrics.observe("send", time.perf_counter() - start)
+
+    async def _receive(self) -> str | bytes:
+        message = await self._socket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1006))
+        text = message.get("text")
+        return message["bytes"] if text is None else text
+
+    @staticmethod
+    def _text(data: str | bytes) -> str:
+        if isinstance(data, bytes):
+            raise ServeError("bad_request", 'the first message is text: "open" or "resume"')
+        return data
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        async with self._lock:
+            await self._socket.send_text(json.dumps(message, allow_nan=False))
+
+    async def _hang_up(self, code: int, reason: str) -> None:
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await self._socket.close(code, reason)

@@ -1,0 +1,159 @@
+"""What a server says to one client, whatever carries it: WebSocket and gRPC share this."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from .limits import ServeError
+from .pictures import Pictures
+from .sessions import Attachment, LiveSession, Sessions, Spec
+from .wire import FrameMessage, count
+
+Message = dict[str, Any]
+log = logging.getLogger("streamzoo.serve")
+
+
+class Closing(Exception):
+    """The conversation is over; the message is why."""
+
+
+class Conversation:
+    """One connection: :meth:`begin`, then frames and control messages in, :meth:`outgoing` out.
+
+    Args:
+      owner: who the client is, for its share of the streams.
+      observe: takes (stage, seconds), for metrics.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        owner: str,
+        observe: Callable[[str, float], None] = lambda stage, seconds: None,
+    ):
+        self.sessions, self.owner, self._observe = sessions, owner, observe
+        self._pictures = Pictures(sessions.engine.frame_shape, sessions.limits)
+        self._session: LiveSession | None = None
+        self._attachment: Attachment | None = None
+        self._errors = 0
+
+    @property
+    def session(self) -> LiveSession:
+        assert self._session is not None, "begin() comes first"
+        return self._session
+
+    async def begin(self, message: Message) -> Message:
+        """Opens or resumes; returns the answer. Raises ServeError: neither was possible."""
+        after = 0
+        if message["type"] == "open":
+            budget = message.get("budget_ms", 120)
+            number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+            spec = Spec(
+                fps=message.get("fps", 15),
+                budget=budget / 1e3 if number else budget,
+                policy=message.get("policy", "latest"),
+                capacity=message.get("capacity"),
+            )
+            session = self.sessions.open(spec, owner=self.owner, name=message.get("name"))
+        elif message["type"] == "resume":
+            after = count(message, "after", 0)
+            session = await self.sessions.find(str(message.get("token")))
+        else:
+            raise ServeError("bad_request", 'the first message is "open" or "resume"')
+        self._session, self._attachment = session, session.attach(after)
+        step = self.sessions.engine.step
+        return {
+            "type": "opened",
+            "session": session.name,
+            "token": session.token,
+            "resumed": message["type"] == "resume",
+            "next": session.next,
+            "limit": session.limit,
+            "durable": session.durable,
+            "last": session.recent.last,
+            "paused": session.stream.paused,
+            "ttl": self.sessions.limits.ttl,
+            "keep": self.sessions.limits.keep,
+            "size": list(self.sessions.engine.frame_shape),
+            "classes": list(step.card.classes),
+            "model": step.card.name,
+        }
+
+    async def frame(self, frame: FrameMessage) -> Message | None:
+        """Takes a frame; returns what is to be answered, if anything."""
+        try:
+            if not self.session.due(frame.index):
+                return None
+            start = time.perf_counter()
+            try:
+                image = await asyncio.to_thread(self._pictures, frame)
+            except ServeError:
+                if self.session.due(frame.index):
+                    self.session.reject()
+                raise
+            self._observe("decode", time.perf_counter() - start)
+            self.session.offer(frame.index, image, frame.time, frame.event)
+            return None
+        except ServeError as error:
+            return self.error(error, frame.index)
+
+    def control(self, message: Message) -> Message | None:
+        """Takes a control message; returns what is to be answered, if anything."""
+        try:
+            return self._control(message)
+        except ServeError as error:
+            return self.error(error)
+
+    def _control(self, message: Message) -> Message | None:
+        session, kind = self.session, message["type"]
+        if kind == "ack":
+            session.ack(count(message, "seq"))
+        elif kind == "pause":
+            session.pause()
+        elif kind == "go":
+            session.resume()
+        elif kind == "skip":
+            session.skip(count(message, "to"))
+        elif kind == "finish":
+            session.finish()
+        elif kind == "close":
+            self.sessions.remove(session)
+        else:
+            raise ServeError("bad_request", f"no message has the type {kind!r}")
+        return None
+
+    def error(self, error: ServeError, index: int | None = None) -> Message:
+        """The message for an error. Raises Closing: there were too many."""
+        self._errors += 1
+        if self._errors > self.sessions.limits.errors:
+            log.warning("%s: closed after %d bad messages", self.owner, self._errors)
+            raise Closing(f"{self._errors} bad messages")
+        if self._errors == 1:
+            log.warning("%s: %s", self.owner, error)
+        message = {"type": "error", "code": error.code, "message": str(error)}
+        return message if index is None else {**message, "index": index}
+
+    async def outgoing(self) -> AsyncIterator[Message]:
+        """Results as they come, credits, and at last why there are no more."""
+        attachment, session = self._attachment, self.session
+        assert attachment is not None
+        while (news := await attachment.read()) is not None:
+            missed, records = news
+            now = {"limit": session.limit, "durable": session.durable}
+            if missed:
+                yield {"type": "missed", "count": missed}
+            for record in records:
+                yield {"type": "result", **record, **now}
+            if not records:
+                yield {"type": "credits", **now}
+        reason = "another client took over" if attachment.replaced else session.ended
+        yield {"type": "end", "reason": reason, "frames": session.report()["frames"]}
+
+    def end(self) -> None:
+        """The connection is gone."""
+        if self._attachment is not None:
+            self._attachment.detach()

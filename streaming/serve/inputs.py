@@ -1,0 +1,138 @@
+"""Streams that the server fetches itself: cameras, addresses, files."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from ..sources import Frame, FrameSource, SourceError, open_source
+from ..sources.feed import Feed
+from .limits import ServeError
+from .sessions import SOURCE, LiveSession, Sessions, Spec
+
+log = logging.getLogger("streamzoo.serve")
+SCHEMES = ("rtsp", "rtsps", "http", "https")
+
+
+class Thinned:
+    """A source at ``fps`` frames per second where it gives more; else as it is."""
+
+    def __init__(self, source: FrameSource, fps: float):
+        self._source, self._interval = source, 1 / fps
+        self._due: float | None = None
+
+    def read(self, timeout: float | None = None) -> Frame | None:
+        """As the source, without the frames between."""
+        while (frame := self._source.read(timeout)) is not None:
+            due = frame.time if self._due is None else self._due
+            if frame.time + 1e-6 >= due:
+                # Not behind by more than one frame: after an outage there is no burst.
+                self._due = max(due + self._interval, frame.time)
+                return frame
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
+async def add_source(
+    sessions: Sessions, address: str, spec: Spec | None = None, *, name: str | None = None
+) -> LiveSession:
+    """Opens the address and runs it as a session that lasts until it is removed.
+
+    A recording plays at its own speed, over and over, as a camera would. Without a ``spec`` the
+    source's own frame rate counts; of one with more frames than ``spec.fps`` only those are taken.
+
+    Raises:
+      ServeError: "bad_source": it cannot be opened; else see :meth:`Sessions.open`.
+    """
+    size = sessions.engine.frame_shape
+    try:
+        source = await asyncio.to_thread(open_source, address, size=size, live=True)
+    except SourceError as error:
+        raise ServeError("bad_source", str(error)) from None
+    try:
+        spec = spec or dataclasses.replace(Spec(), fps=source.fps or 30.0)
+        session = await _session(sessions, SOURCE + address, spec, name)
+    except BaseException:
+        await asyncio.to_thread(source.close)
+        raise
+    thinned = cast(FrameSource, Thinned(source, session.spec.fps))
+    session.feed = Feed(thinned, session.stream)
+    return session
+
+
+async def _session(sessions: Sessions, token: str, spec: Spec, name: str | None) -> LiveSession:
+    """As the store has it, else a new one. The second stream of an address is not stored."""
+    if any(s.token == token for s in sessions.by_name.values()):
+        return sessions.open(spec, name=name, lasting=True)
+    if sessions.recall is not None:
+        try:
+            return await sessions.recall(token, True)
+        except ServeError as error:
+            if error.code != "unknown_token":
+                raise
+    return sessions.open(spec, name=name, token=token, lasting=True)
+
+
+def check_address(address: object) -> str:
+    """What clients may have the server open: network cameras, not its own files and devices.
+
+    Raises:
+      ServeError: "bad_source".
+    """
+    if not isinstance(address, str) or urlsplit(address).scheme.lower() not in SCHEMES:
+        raise ServeError(
+            "bad_source",
+            f"url {address!r}: an address that starts with one of "
+            f"{', '.join(f'{s}://' for s in SCHEMES)}; files and cameras of the server itself "
+            "are given where it is started (--stream)",
+        )
+    return address
+
+
+async def keep_trying(sessions: Sessions, address: str, spec: Spec | None, name: str) -> None:
+    """Adds a source that could not be opened, as soon as it can; until it is cancelled."""
+    pause = 1.0
+    while True:
+        await asyncio.sleep(pause)
+        try:
+            await add_source(sessions, address, spec, name=name)
+            return log.info("stream %s is there", name)
+        except ServeError as error:
+            if error.code == "draining":
+                return
+            log.info("stream %s: %s; trying again", name, error)
+        pause = min(2 * pause, 60.0)
+
+
+async def add_all(
+    sessions: Sessions, addresses: Sequence[str], spec: Spec | None = None
+) -> list[asyncio.Task[None]]:
+    """Adds sources as cam0, cam1, ... Network cameras that are away are tried again by the tasks
+    returned: a server that starts must not wait for all of its cameras.
+
+    Raises:
+      ServeError: a file or a camera of this machine cannot be opened, or the engine refuses.
+    """
+    names = [f"cam{k}" for k in range(len(addresses))]
+    added = await asyncio.gather(
+        *(add_source(sessions, a, spec, name=n) for a, n in zip(addresses, names, strict=True)),
+        return_exceptions=True,
+    )
+    tasks = []
+    for address, name, result in zip(addresses, names, added, strict=True):
+        if not isinstance(result, BaseException):
+            continue
+        away = isinstance(result, ServeError) and result.code == "bad_source"
+        if not away or urlsplit(address).scheme.lower() not in SCHEMES:
+            for task in tasks:
+                task.cancel()
+            raise result
+        log.warning("stream %s: %s; trying again", name, result)
+        tasks.append(asyncio.create_task(keep_trying(sessions, address, spec, name)))
+    return tasks

@@ -1,0 +1,264 @@
+"""The server's life: bind, compile, serve, and on SIGTERM drain and leave in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ..engine import Engine
+from .access import Tokens, is_loopback
+from .app import make_app
+from .inputs import add_all
+from .limits import Limits
+from .sessions import LiveSession, Sessions, Spec
+from .snapshots import Snapshots
+from .store import Store
+
+log = logging.getLogger("streamzoo.serve")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a server listens and what it keeps.
+
+    Attributes:
+      host, port: port 0 takes a free one.
+      grpc_port: of the gRPC service; None: there is none.
+      tokens: needed unless ``host`` is of this machine only; ``insecure`` waives that.
+      certificate, key: PEM files, for TLS.
+      store: folder of the snapshots; None keeps none.
+      every: seconds between snapshots of a session.
+      patience: seconds that a drain may take.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    grpc_port: int | None = None
+    tokens: Tokens = dataclasses.field(default_factory=Tokens)
+    insecure: bool = False
+    certificate: Path | None = None
+    key: Path | None = None
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    store: Path | None = None
+    every: float = 1.0
+    patience: float = 10.0
+
+    def __post_init__(self):
+        if not is_loopback(self.host) and not self.tokens and not self.insecure:
+            raise ValueError(
+                f"{self.host} is reached from other machines: give --token-file (and --certificate "
+                "and --key), or --insecure to let everybody in"
+            )
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("TLS needs both --certificate and --key")
+        for path in (self.certificate, self.key):
+            if path is not None and not path.is_file():
+                raise ValueError(f"{path}: no such file")
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ValueError: taken, or no address of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        sock.listen(1024)
+    except (OSError, OverflowError) as error:
+        sock.close()
+        raise ValueError(
+            f"{host}:{port} cannot be bound ({error}); another server may hold it: give another "
+            "--port"
+        ) from None
+    return sock
+
+
+def timed(seconds: float) -> type[H11Protocol]:
+    """uvicorn's HTTP, without connections that never say anything."""
+
+    class Timed(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self._expire)
+
+        def _expire(self) -> None:
+            # After the first request there is a cycle, or a WebSocket has taken the transport.
+            if self.cycle is None and self.transport.get_protocol() is self:
+                log.info("%s: closed, no request in %g s", self.client, seconds)
+                self.transport.close()
+
+    return Timed
+
+
+class Quiet(uvicorn.Server):
+    """uvicorn without its own signal handlers: a signal drains first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class Server:
+    """One engine's sessions on the network.
+
+    async with Server(engine, Settings(port=0)) as server:
+        print(server.address)
+        await server.wait()                        # until a signal, or stop()
+    """
+
+    def __init__(self, engine: Engine, settings: Settings | None = None):
+        self.settings = settings or Settings()
+        self.engine = engine
+        self.sessions = Sessions(engine, self.settings.limits)
+        self._socket = bind(self.settings.host, self.settings.port)
+        self._stop = asyncio.Event()
+        self.snapshots: Snapshots | None = None
+        self.grpc: Any = None
+
+    @property
+    def address(self) -> str:
+        """http(s)://host:port."""
+        host, port = self._socket.getsockname()[:2]
+        host = f"[{host}]" if ":" in host else host
+        return f"http{'s' * (self.settings.certificate is not None)}://{host}:{port}"
+
+    async def __aenter__(self) -> Server:
+        settings = self.settings
+        if settings.store is not None:
+            self.snapshots = Snapshots(self.sessions, Store(settings.store), settings.every)
+        app = make_app(self.sessions, settings.tokens)
+        if settings.grpc_port is not None:
+            from .grpc_service import GrpcServer  # the one that needs grpc
+
+            self.grpc = GrpcServer(
+                self.sessions, f"{settings.host}:{settings.grpc_port}", settings.tokens,
+                app.state.metrics.observe, settings.certificate, settings.key,
+            )  # fmt: skip
+            await self.grpc.start()
+        config = uvicorn.Config(
+            app, http=timed(settings.limits.handshake), ws="websockets-sansio",
+            ws_max_size=settings.limits.message, ws_ping_interval=10, ws_ping_timeout=10,
+            limit_concurrency=settings.limits.connections, timeout_graceful_shutdown=3,
+            log_config=None, access_log=False, lifespan="off",
+            ssl_certfile=settings.certificate, ssl_keyfile=settings.key and str(settings.key),
+        )  # fmt: skip
+        self._web = Quiet(config)
+        self._running = asyncio.create_task(self._web.serve(sockets=[self._socket]))
+        while not self._web.started and not self._running.done():
+            await asyncio.sleep(0.01)
+        if self._running.done():
+            await self._running
+            raise RuntimeError("the web server has not started")
+        return self
+
+    def stop(self, *_: Any) -> None:
+        """Lets :meth:`wait` go on."""
+        self._stop.set()
+
+    def again(self) -> None:
+        """A later :meth:`stop` counts anew."""
+        self._stop.clear()
+
+    async def stopped(self) -> None:
+        """Until :meth:`stop`."""
+        await self._stop.wait()
+
+    async def wait(self) -> None:
+        """Until :meth:`stop`, or until the engine has failed."""
+        while not self._stop.is_set() and self.engine.failure is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), 0.5)
+
+    async def drain(self) -> bool:
+        """Stops the intake, answers what is in flight, saves every session, tells the clients.
+
+        Returns whether all of that was done in time.
+        """
+        sessions, end = self.sessions, time.monotonic() + self.settings.patience
+        sessions.draining = True
+        if self.grpc is not None:
+            await self.grpc.serving(False)
+        live = [s for s in sessions.by_name.values() if not s.ended]
+        fed, pushed = [s for s in live if s.feed], [s for s in live if not s.feed]
+        whole = await self._save(fed, end)  # before they end with their sources
+        await asyncio.gather(*(s.feed.close() for s in fed if s.feed is not None))
+        busy = lambda: [s for s in live if not (s.stream.state.idle or s.stream.paused)]  # noqa: E731
+        whole &= await self._until(lambda: not busy(), end)
+        whole &= await self._save([s for s in pushed if not s.ended], end)
+        if self.snapshots is not None:
+            self.snapshots.let_go()
+        held = [s.attached for s in pushed if s.attached is not None]
+        whole &= await self._until(
+            lambda: all(a.replaced or a.cursor >= a.session.recent.last for a in held), end
+        )
+        for session in live:
+            session.end("draining")
+        await asyncio.sleep(0.05)  # the last words
+        return whole
+
+    async def _save(self, sessions: list[LiveSession], end: float) -> bool:
+        if self.snapshots is None:
+            return True
+        return await self.snapshots.save_all(sessions, max(0.1, end - time.monotonic()))
+
+    async def _until(self, true: Callable[[], bool], end: float) -> bool:
+        while not true():
+            if time.monotonic() > end or self.engine.failure is not None:
+                return False
+            await asyncio.sleep(0.005)
+        return True
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.snapshots is not None:
+            await self.snapshots.close()
+        self.sessions.close()
+        if self.grpc is not None:
+            await self.grpc.stop()
+        self._web.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._running
+        self._socket.close()
+
+
+async def run(
+    engine: Engine,
+    settings: Settings,
+    addresses: Sequence[str] = (),
+    spec: Spec | None = None,
+    ready: Callable[[Server], None] = lambda server: None,
+) -> bool:
+    """Serves until SIGINT or SIGTERM; a second one does not wait for the drain.
+
+    ``addresses`` are added as streams of ``spec``, by default at their own frame rate.
+
+    Returns whether everything in flight was answered and saved.
+    """
+    server = Server(engine, settings)
+    loop = asyncio.get_running_loop()
+    async with engine, server:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, server.stop)
+        trying = await add_all(server.sessions, addresses, spec)
+        ready(server)
+        await server.wait()
+        for task in trying:
+            task.cancel()
+        if engine.failure is not None:
+            return False
+        server.again()
+        drain = asyncio.create_task(server.drain())
+        again = asyncio.create_task(server.stopped())
+        await asyncio.wait([drain, again], return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        return drain.done() and drain.result()

@@ -1,0 +1,118 @@
+"""Streams that the server fetches itself: added, paused, removed, lost and found again."""
+
+import asyncio
+import functools
+import http.server
+import threading
+
+import numpy as np
+import pytest
+
+from streamzoo.streaming.serve import ServeError, Sessions
+from streamzoo.streaming.serve.inputs import Thinned, add_all, add_source, check_address
+from streamzoo.streaming.serve.server import Server, Settings
+from streamzoo.streaming.sources import open_source
+
+from .rtsp import free_port, make_clip
+from .serving import engine, run
+from .test_serve_web import rest
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return make_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", frames=25)
+
+
+async def answered(session, count):
+    while session.recent.last < count:
+        assert session.ended is None, session.report()
+        await asyncio.sleep(0.01)
+    return [r["output"]["n"] for r in session.recent.after(0)[1]]
+
+
+def test_a_file_plays_as_a_camera_and_its_carry_survives_a_restart(clip, tmp_path):
+    async def main():
+        settings = Settings(port=0, store=tmp_path / "store", every=0.05)
+        async with engine() as e, Server(e, settings) as server:
+            session = await add_source(server.sessions, str(clip), name="door")
+            twin = await add_source(server.sessions, str(clip))  # not stored: whose carry is it?
+            seen = await answered(session, 10)
+            assert seen == list(range(1, len(seen) + 1)) and session.spec.fps == 25
+            for token in (session.token, "source:" + str(clip)):  # a client cannot get at it
+                with pytest.raises(ServeError, match="no session has this token"):
+                    await server.sessions.find(token)
+            report = session.report()
+            assert report["source"]["state"] == "live" and report["name"] == "door"
+            twin.pause()
+            assert twin.report()["state"] == "paused"
+            server.sessions.remove(twin)
+            await asyncio.wait_for(twin.feed.wait(), 10)
+            assert await server.drain() and session.ended
+            last = session.saved
+        assert last >= 10
+        async with engine() as e, Server(e, settings) as server:
+            (name,) = [] if await add_all(server.sessions, [str(clip)]) else ["door"]
+            session = server.sessions.get(name)
+            while not session.recent.last > last:
+                await asyncio.sleep(0.01)
+            records = session.recent.after(0)[1]
+            assert [r["output"]["n"] for r in records] == [r["seq"] for r in records]
+            assert records[0]["index"] < last < records[-1]["index"] + 1
+
+    run(main())
+
+
+def test_what_cannot_be_opened_and_what_is_tried_again(clip, tmp_path):
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/clip.mp4"
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    async def main():
+        async with engine() as e:
+            sessions = Sessions(e)
+            with pytest.raises(ServeError, match="nothing.mp4"):
+                await add_all(sessions, [str(tmp_path / "nothing.mp4")])
+            (task,) = await add_all(sessions, [url])  # nobody serves it yet
+            assert not sessions.by_name
+            handler = functools.partial(Handler, directory=clip.parent)
+            web = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+            threading.Thread(target=web.serve_forever, daemon=True).start()
+            await asyncio.wait_for(task, 30)
+            await answered(sessions.get("cam0"), 3)
+            sessions.remove(sessions.get("cam0"))
+            async with Server(e, Settings(port=0)) as server:
+                body = {"url": url, "name": "web", "fps": 25, "policy": "lossless"}
+                status, report = await rest(server, "/streams", "POST", body)
+                assert status == 201 and report["name"] == "web" and report["fps"] == 25
+                assert (await rest(server, "/streams", "POST", body))[0] == 409
+                await answered(server.sessions.get("web"), 3)
+                assert (await rest(server, "/streams/web", "DELETE"))[0] == 200
+                assert (await rest(server, "/"))[1].startswith("<!doctype html>")
+            web.shutdown()
+            web.server_close()
+            assert not e.streams
+
+    run(main())
+
+
+def test_a_source_with_more_frames_than_asked_for_is_thinned(clip):
+    with open_source(clip) as source:
+        thinned = Thinned(source, 10.0)
+        assert thinned.fps == 25 and not thinned.live
+        times = []
+        while (frame := thinned.read()) is not None:
+            times.append(frame.time)
+    np.testing.assert_allclose(times, [0, 0.12, 0.2, 0.32, 0.4, 0.52, 0.6, 0.72, 0.8, 0.92])
+    with open_source(clip) as source:
+        thinned = Thinned(source, 60.0)
+        assert sum(1 for _ in iter(thinned.read, None)) == 25
+
+
+def test_addresses_that_clients_may_name():
+    assert check_address("rtsp://cam/1") == "rtsp://cam/1"
+    for bad in ("/etc/passwd", "file:///x", "0", 0, None, "concat:a|b", "ftp://x"):
+        with pytest.raises(ServeError, match="given where it is started"):
+            check_address(bad)

@@ -1,6 +1,6 @@
 """Models by name: the registry, cards, weights, and the model families."""
 
-from . import action, encode, segment
+from . import action, compress, encode, live, segment
 from .preprocess import preprocess
 from .registry import (
     Card,
@@ -18,10 +18,12 @@ __all__ = [
     "UnknownModelError",
     "WeightsError",
     "action",
+    "compress",
     "create_model",
     "encode",
     "init_params",
     "list_models",
+    "live",
     "load",
     "load_weights",
     "model_card",

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import hub, registry
+from . import compress, hub, registry
 from .hub import WeightsError
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ def load_file(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
     Raises WeightsError for a pickle, a missing, corrupt or too new file.
     """
     flat, metadata = read_tensors(path)
+    flat = compress.unpack(flat)  # 8-bit kernels as floats
     version = metadata.get("format_version", FORMAT_VERSION)
     if metadata.get("format") == "streamzoo" and version != FORMAT_VERSION:
         raise WeightsError(

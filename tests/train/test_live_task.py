@@ -1,0 +1,209 @@
+"""Many cameras: no camera alone knows the label, the truth is right, and the task learns."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from streamzoo.train import live
+from streamzoo.train.data import handover
+from streamzoo.train.data.base import DataError
+from streamzoo.train.data.handover import FRAMES, CameraClips, Scenes, annotate, deal, draw_scene
+from streamzoo.train.live import Live, LiveLoss, LiveRecipe
+from streamzoo.zoo.live import LiveConfig, LiveModel
+from streamzoo.zoo.registry import Card
+
+CLIPS = CameraClips(variants=3, size=(32, 48))
+
+
+# --- no camera alone knows --------------------------------------------------------------------
+
+
+def test_dealing_every_permutation_gives_every_camera_every_look_equally_under_any_label():
+    """All permutations of few looks: a proof by enumeration, for each of the label's values."""
+    looks, pairs, bystanders = 5, 2, 1
+    for anomalous in itertools.product([False, True], repeat=pairs):
+        hands = [deal(p, anomalous, bystanders) for p in itertools.permutations(range(looks))]
+        for camera in range(2 * pairs + bystanders):
+            count = collections.Counter(hand[camera] for hand in hands)
+            assert count == {k: len(hands) // looks for k in range(looks)}
+        for hand in hands:  # and together they do tell
+            for pair, wrong in enumerate(anomalous):
+                assert (hand[2 * pair] != hand[2 * pair + 1]) == wrong
+            assert len(set(hand)) == 2 * pairs + bystanders - anomalous.count(False)
+
+
+def test_a_clip_is_its_role_and_variant_in_other_colours():
+    """Nothing but the actor's colours depends on the look: times, boxes, background and noise are
+    those of role and variant, which are drawn without a look at the label."""
+    for role in handover.ROLES:
+        a, b = (CLIPS.number(role, look, 1) for look in (0, 5))
+        assert CLIPS.crossing(a) == CLIPS.crossing(b)
+        one, two = CLIPS.read(a, 0, FRAMES), CLIPS.read(b, 0, FRAMES)
+        np.testing.assert_array_equal(one.boxes, two.boxes)
+        other = (one.frames != two.frames).any(-1)
+        assert other.any()
+        y, x = np.mgrid[:32, :48] + 0.5
+        edge = (one.boxes[:, 0] * [48, 32, 48, 32])[:, :, None, None]
+        inside = (x > edge[:, 0] - 1.5) & (x < edge[:, 2] + 1.5)
+        inside &= (y > edge[:, 1] - 1.5) & (y < edge[:, 3] + 1.5)
+        full = one.box_valid[:, 0] & (one.boxes[:, 0, 0] > 0) & (one.boxes[:, 0, 2] < 1)
+        assert not (other & ~inside)[full].any()
+        away = np.abs(np.arange(FRAMES) - CLIPS.crossing(a)) < 1
+        assert not other[away & ~one.box_valid[:, 0]].any()
+
+
+def test_the_label_is_drawn_apart_from_a_cameras_clip():
+    """Counts over many scenes: role, look and variant of a camera tell nothing of its label."""
+    rng, counts = np.random.default_rng(0), collections.Counter()
+    for _ in range(3000):
+        scene = draw_scene(CLIPS, rng, 2, 1)
+        for video, pair in zip(scene.videos, scene.pair, strict=True):
+            if pair >= 0:
+                counts[video, scene.anomalous[pair]] += 1
+    rows = np.asarray([[counts[v, w] for w in (False, True)] for v in range(len(CLIPS))])
+    rows = rows[rows.sum(1) > 0]
+    assert len(rows) == 2 * handover.LOOKS * 3
+    expected = rows.sum(1, keepdims=True) * rows.sum(0) / rows.sum()
+    chi2 = ((rows - expected) ** 2 / expected).sum()
+    assert chi2 < 87  # 47 degrees of freedom: p = 0.0003
+
+
+# --- the truth --------------------------------------------------------------------------------
+
+
+def test_the_truth_of_a_scene():
+    for seed in range(20):
+        scene = draw_scene(CLIPS, np.random.default_rng(seed), 2, 1)
+        truth = annotate(CLIPS, scene)
+        assert truth["judged"].tolist() == [p >= 0 for p in scene.pair]
+        looks = truth["labels"][:, :, 0].max(1).argmax(-1)
+        for camera, pair in enumerate(scene.pair):
+            if pair < 0:
+                assert not truth["anomaly"][camera].any() and truth["known"][camera].all()
+                continue
+            (other,) = [c for c, p in enumerate(scene.pair) if p == pair and c != camera]
+            wrong = looks[camera] != looks[other]
+            assert wrong == scene.anomalous[pair]
+            times = sorted(CLIPS.crossing(scene.videos[c]) for c in (camera, other))
+            assert 0 < times[1] - times[0] <= handover.LIMIT
+            late = np.arange(FRAMES) >= times[0] + handover.LIMIT
+            np.testing.assert_array_equal(truth["anomaly"][camera], late & wrong)
+            assert truth["known"][camera][late][handover.SETTLE :].all()
+            assert not truth["known"][camera][times[1] : times[0] + handover.LIMIT].any()
+            on = np.flatnonzero(truth["event"][camera])
+            assert on[0] == CLIPS.crossing(scene.videos[camera]) - 2 and len(on) == 5
+
+
+def test_actors_come_and_go():
+    for video in range(len(CLIPS)):
+        role = CLIPS.videos[video].split("/")[2]
+        seen = CLIPS.annotations(video)["box_valid"][:, 0]
+        cross = CLIPS.crossing(video)
+        if role == "stays":
+            assert seen.all() and cross == -1
+        else:
+            before, after = seen[:cross], seen[cross + 1 :]
+            assert before[:1].all() and not after.any() if role == "leaves" else True
+            assert after[-1:].all() and not before.any() if role == "enters" else True
+
+
+def test_batches_are_a_function_of_seed_and_step_and_lanes():
+    frames = lambda video: np.full((FRAMES, 1), video)  # noqa: E731
+    whole, part = (Scenes(CLIPS, frames, lanes, 3) for lanes in (range(4), range(2, 4)))
+    a, b = whole[7], part[7]
+    assert a["frames"].shape == (4, 5, FRAMES, 1) and a["known"].shape == (4, 5, FRAMES)
+    for name in a:
+        np.testing.assert_array_equal(a[name][2:], b[name])
+    assert (whole[8]["frames"] != a["frames"]).any()
+    with pytest.raises(DataError, match="no more than 8 people"):
+        Scenes(CLIPS, frames, range(1), 0, pairs=4, bystanders=1)
+
+
+# --- scores -----------------------------------------------------------------------------------
+
+
+def test_f1_and_auc_by_counting():
+    rng = np.random.default_rng(0)
+    scores, truth = np.round(rng.random(40), 1), rng.random(40) < 0.4
+    pairs = [(a > b) + 0.5 * (a == b) for a in scores[truth] for b in scores[~truth]]
+    assert live.auc(scores, truth) == pytest.approx(np.mean(pairs))
+    found = scores > 0.5
+    precision, recall = truth[found].mean(), found[truth].mean()
+    assert live.f1_score(found, truth) == pytest.approx(
+        2 * precision * recall / (precision + recall)
+    )
+    assert live.auc(scores, np.ones(40, bool)) == 0.5 and live.f1_score(truth < 0, truth < 0) == 0
+
+
+def test_the_score_of_a_camera_is_the_mean_after_the_time_limit():
+    known = np.ones((1, 2, FRAMES), bool)
+    known[:, :, 20:30] = False
+    anomaly = np.zeros((1, 2, FRAMES), np.float32)
+    anomaly[0, 0, 28:] = 1
+    score = np.zeros((1, 2, FRAMES))
+    score[0, 0, 30:] = 0.9  # right where it is asked
+    score[0, 1, :30] = 0.9  # too early: does not count
+    blank = dict(
+        event_score=score, event=anomaly, class_score=np.zeros((1, 2, FRAMES, 8)),
+        labels=np.zeros((1, 2, FRAMES, 1, 8)), iou=np.ones((1, 2, FRAMES)),
+        box_valid=np.ones((1, 2, FRAMES, 1), bool), future=np.ones((1,)), repeat=np.full((1,), 2.0),
+    )  # fmt: skip
+    row = dict(anomaly_score=score, anomaly=anomaly, known=known, judged=np.ones((1, 2), bool))
+    got = live.figures([row | blank])
+    assert (got["anomaly_f1"], got["anomaly_auc"], got["future"]) == (1.0, 1.0, 0.5)
+    flipped = live.figures([row | blank | dict(anomaly_score=score[:, ::-1])])
+    assert (flipped["anomaly_f1"], flipped["anomaly_auc"]) == (0.0, 0.0)
+
+
+def test_the_expected_next_feature_is_compared_with_repeating_the_last():
+    x = jnp.cumsum(jnp.ones((2, 5, 3)), axis=1)
+    assert live.future_loss(x + 1, x) == (0.0, 1.0)
+    grad = jax.grad(lambda f: live.future_loss(x, f)[0])(x)
+    assert float(jnp.abs(grad).max()) == 0
+
+
+# --- the task ---------------------------------------------------------------------------------
+
+TINY = LiveConfig(
+    image_size=(32, 48), encoder="conv16", embed=8, key_dim=8, cross_heads=2, dim=8, hidden=8,
+    classes=8, max_boxes=2, person_cells=1, roi_size=1,
+)  # fmt: skip
+
+
+@pytest.mark.slow  # long to compile
+def test_it_learns_and_every_part_is_reached():
+    model: LiveModel = LiveModel(TINY)
+    start = jax.jit(lambda k: model.init(k, model.init_carry(1), jnp.zeros((1, 1, 32, 48, 3))))
+    task = Live(model, Card("toy-live"), start(jax.random.key(0)), LiveLoss())
+    scenes = Scenes(CLIPS, lambda v: CLIPS.read(v, 0, FRAMES).frames, range(1), 0, 1, 0)
+    batch, params = scenes[0], task.init(jax.random.key(0))
+    slope = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+    adam = optax.adam(1e-2)
+    state, losses = adam.init(params), []
+    touched = dict.fromkeys(params, 0.0)
+    for _ in range(25):
+        (loss, _), grad = slope(params, task.constants, (), jax.random.key(0), batch)
+        losses.append(float(loss))
+        for name, part in grad.items():
+            size = max(float(jnp.abs(a).max()) for a in jax.tree.leaves(part))
+            touched[name] = max(touched[name], size)
+        change, state = adam.update(grad, state)
+        params = optax.apply_updates(params, change)
+    assert losses[-1] < 0.7 * losses[0], losses[::5]
+    assert min(touched.values()) > 1e-6, touched
+
+
+def test_wrong_settings_are_named():
+    recipe = LiveRecipe()
+    with pytest.raises(DataError, match="set loop.frames"):
+        dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, frames=16)).build()
+    with pytest.raises(DataError, match="variants is 0"):
+        CameraClips(0)

@@ -1,0 +1,339 @@
+"""Learning to watch many cameras: a lane is a scene, whose cameras are one batch of a live model.
+
+A scene runs from its first frame to its last through the carry that the model will have when it
+runs. What is learned: who is in the picture and where, that somebody comes or goes, the next
+frame's feature, and the anomaly of ``data.handover``, which no camera sees alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import zoo
+from ..zoo.encode.stems import PRETRAINED
+from ..zoo.registry import Card
+from . import losses
+from .data import handover
+from .data.base import DataError, Source
+from .data.handover import CameraClips, Scenes
+from .data.stored import Featured
+from .loop import Job, LoopConfig
+from .losses import masked_mean
+from .stems import encoder, with_stem
+from .tasks import prepared, split_stem
+
+Array = jax.Array
+CHUNK = 8  # test scenes at once: one shape, one compile
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveLoss:
+    """Weights of the terms.
+
+    Attributes:
+      label: classes of the frame and of each box.
+      person: the person head's two losses.
+      event, anomaly: cross-entropy of the two scores.
+      future: of the next frame's fused feature, against doing without a change.
+      cross: with HRM; False teaches every camera by itself.
+    """
+
+    label: float = 1.0
+    person: float = 0.2
+    event: float = 0.5
+    anomaly: float = 2.0
+    future: float = 0.1
+    cross: bool = True
+
+
+def score_loss(logits: Array, target: Array) -> Array:
+    """Cross-entropy of a probability's logits, element by element."""
+    return jax.nn.softplus(logits) - target * logits
+
+
+def future_loss(expected: Array, features: Array) -> tuple[Array, Array]:
+    """(squared error of the expected next features, the same of repeating the last one).
+
+    expected, features [..., T, E] -> scalars; features are targets and get no gradient.
+    """
+    features = jax.lax.stop_gradient(features)
+    after = features[..., 1:, :]
+    miss = lambda a: ((a[..., :-1, :] - after) ** 2).mean()  # noqa: E731
+    return miss(expected), miss(features)
+
+
+def over_scenes(model: Any, variables: Any, frames: Array, cross: Any, **extra: Array) -> Any:
+    """Answers [S, C, T, ...] of scenes [S, C, T, ...] from their first frames on.
+
+    cross: bool or a scalar array of it, with HRM or without; extra: [S, C, T, ...], to the model.
+    """
+    cameras = frames.shape[1]
+    active = jnp.broadcast_to(jnp.asarray(cross), (cameras,))
+    size = frames.shape[3:5] if frames.shape[-1] == 3 else model.config.image_size
+    start = model.init_carry(cameras, size)
+    run = lambda f, e: model.apply(variables, start, f, active=active, **e)[1]  # noqa: E731
+    return jax.vmap(run)(frames, extra)
+
+
+class Live:
+    """The task; see ``loop.Task``. Batches: what ``handover.Scenes`` gives.
+
+    Args:
+      model: a ``zoo.live.LiveModel``; variables: its first weights.
+      evaluate: host code, variables -> figures.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        card: Card,
+        variables: Any,
+        config: LiveLoss = LiveLoss(),
+        *,
+        evaluate: Callable[[Any], dict[str, float]] | None = None,
+    ):
+        self.model, self.card, self.config = model, card, config
+        frozen = model.config.stem in PRETRAINED
+        self.first, stem = split_stem(variables) if frozen else (variables["params"], {})
+        # data, as the model has it: with and without HRM it is one program
+        self.constants = {"stem": stem, "cross": jnp.asarray(config.cross)}
+        if evaluate is not None:
+            self.evaluate = lambda params: evaluate(self.variables(params))
+
+    def variables(self, params: Any) -> Any:
+        """What the model's ``apply`` takes, and what is saved."""
+        return {"params": {**params, **self.constants["stem"]}}
+
+    def init(self, key: Array) -> Any:
+        return self.first
+
+    def init_memory(self, lanes: int) -> Any:
+        return ()
+
+    def loss(self, params: Any, constants: Any, memory: Any, key: Array, batch: Any) -> Any:
+        c, variables = self.config, {"params": {**params, **constants["stem"]}}
+        # boxes are given, so that the classes of boxes are learned apart from finding them
+        out = over_scenes(
+            self.model, variables, prepared(batch["frames"], self.card), constants["cross"],
+            boxes=batch["boxes"], box_valid=batch["box_valid"],
+        )  # fmt: skip
+        flat = lambda a: a.reshape(-1, *a.shape[3:])  # noqa: E731
+        heat, edges = losses.person_loss(
+            flat(out.person["objectness"]), flat(out.person["edges"]), flat(batch["boxes"]),
+            flat(batch["box_valid"]).astype(jnp.float32),
+        )  # fmt: skip
+        terms = compare(out, batch) | {"objectness": heat, "edges": edges}
+        total = c.person * (heat + edges)
+        for name in ("label", "event", "anomaly", "future"):
+            total += getattr(c, name) * terms[name]
+        return total, (memory, terms)
+
+
+def compare(out: Any, batch: Any) -> dict[str, Array]:
+    """The terms of the loss but the person head's, of answers and truth [S, C, T, ...]."""
+    seen = batch["labels"].max(axis=-2)
+    frame = losses.label_loss(out.logits, seen, True, 0.0).mean()
+    box = losses.label_loss(out.box_logits, batch["labels"], True, 0.0)
+    future, repeat = future_loss(out.next_features, out.features)
+    known = batch["known"].astype(jnp.float32)
+    return {
+        "label": frame + masked_mean(box, batch["box_valid"]),
+        "event": score_loss(out.event_logits, batch["event"]).mean(),
+        "anomaly": masked_mean(score_loss(out.anomaly_logits, batch["anomaly"]), known),
+        "future": future / (jax.lax.stop_gradient(repeat) + 1e-6),
+    }
+
+
+# --- measuring -------------------------------------------------------------------------------
+
+
+def f1_score(found: np.ndarray, truth: np.ndarray) -> float:
+    """2 TP / (2 TP + FP + FN) of two boolean arrays; 0 where both are empty."""
+    hit = float((found & truth).sum())
+    return 2 * hit / max(float(found.sum() + truth.sum()), 1.0)
+
+
+def auc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Area under the ROC curve: how often a true one scores above a false one, ties a half.
+
+    0.5 where there is but one kind."""
+    good, bad = scores[truth], scores[~truth]
+    if not len(good) or not len(bad):
+        return 0.5
+    order = np.sort(bad)
+    below, upto = (np.searchsorted(order, good, side) for side in ("left", "right"))
+    return float((below + upto).mean() / 2 / len(bad))
+
+
+def figures(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Of answers and truth of scenes, arrays [S, C, T, ...] by name (see :func:`measure`).
+
+    ``anomaly_f1``, ``anomaly_auc``: one example per camera of a pair, its score the mean over the
+    frames after the time limit; F1 at a probability of 0.5. ``always_f1``: of always saying yes.
+    ``event_f1``: per frame. ``class_f1``: per frame and class, at 0.5. ``iou``: of the best box
+    found with an actor in view. ``future``: error of the expected next feature over the error of
+    repeating the last one.
+    """
+    all_ = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    judged = all_["judged"]
+    asked = (all_["known"] & (np.arange(handover.FRAMES) >= handover.ENTERING[0]))[judged]
+    late = asked & (np.cumsum(~all_["known"][judged], axis=1) > 0)
+    score = (all_["anomaly_score"][judged] * late).sum(1) / np.maximum(late.sum(1), 1)
+    truth = all_["anomaly"][judged].max(1) > 0
+    said = all_["class_score"] > 0.5
+    return {
+        "anomaly_f1": f1_score(score > 0.5, truth),
+        "anomaly_auc": auc(score, truth),
+        "always_f1": f1_score(np.ones_like(truth), truth),
+        "event_f1": f1_score(all_["event_score"] > 0.5, all_["event"] > 0),
+        "class_f1": f1_score(said, all_["labels"].max(-2) > 0),
+        "iou": float(all_["iou"][all_["box_valid"][..., 0]].mean()),
+        "future": float(all_["future"].sum() / all_["repeat"].sum()),
+    }
+
+
+def best_iou(boxes: Array, scores: Array, truth: Array) -> Array:
+    """IoU of the most certain of boxes [..., K, 4] with truth [..., 4]."""
+    best = jnp.argmax(scores, axis=-1)
+    box = jnp.take_along_axis(boxes, best[..., None, None], axis=-2)[..., 0, :]
+    low, high = jnp.maximum(box[..., :2], truth[..., :2]), jnp.minimum(box[..., 2:], truth[..., 2:])
+    area = lambda size: jnp.prod(jnp.maximum(size, 0.0), axis=-1)  # noqa: E731
+    both = area(high - low)
+    one = area(box[..., 2:] - box[..., :2]) + area(truth[..., 2:] - truth[..., :2])
+    return both / jnp.maximum(one - both, 1e-9)
+
+
+def measure(
+    model: Any, variables: Any, card: Card, scenes: Scenes, count: int, *, cross: bool = True
+) -> dict[str, float]:
+    """:func:`figures` of at least ``count`` scenes, with HRM (``cross``) or without."""
+
+    @jax.jit
+    def run(variables: Any, batch: Any, cross: Array) -> dict[str, Array]:
+        out = over_scenes(model, variables, prepared(batch["frames"], card), cross)
+        errors = lambda a: ((a[..., :-1, :] - out.features[..., 1:, :]) ** 2).sum(-1)  # noqa: E731
+        return {
+            "anomaly_score": out.anomaly,
+            "event_score": out.event,
+            "class_score": jax.nn.sigmoid(out.logits),
+            "iou": best_iou(out.boxes, out.box_scores, batch["boxes"][..., 0, :]),
+            "future": errors(out.next_features),
+            "repeat": errors(out.features),
+        }
+
+    rows, on = [], jnp.asarray(cross)
+    for index in range(-(-count // CHUNK)):
+        lanes = [scenes.scene(index, lane) for lane in range(CHUNK)]
+        batch = {name: np.stack([one[name] for one in lanes]) for name in lanes[0]}
+        answers = {name: np.asarray(a) for name, a in run(variables, batch, on).items()}
+        rows.append({**{n: a for n, a in batch.items() if n != "frames"}, **answers})
+    return figures(rows)
+
+
+# --- the recipe ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveRecipe:
+    """All of a live model's training run.
+
+    Attributes:
+      variants, test_variants: surroundings per role, of other seeds; see ``handover``.
+      scenes: test scenes.
+      pairs, bystanders: cameras of a scene: two per pair, and one per bystander.
+      size: (height, width) of the frames.
+      model: a registered live model; depth: passes of its refinement.
+      weights: a file or name to start from; "" for random ones and a pretrained stem.
+      live: the loss.
+      cache: folder for the frozen stem's features.
+      loop: ``lanes`` counts scenes; ``frames`` is theirs.
+    """
+
+    variants: int = 20
+    test_variants: int = 6
+    scenes: int = 128
+    pairs: int = 2
+    bystanders: int = 1
+    size: tuple[int, int] = (64, 96)
+    model: str = "live-mi-lite0"
+    depth: int = 2
+    weights: str = ""
+    live: LiveLoss = LiveLoss()
+    cache: str = "runs/cache"
+    loop: LoopConfig = LoopConfig(frames=handover.FRAMES)
+
+    def fields(self) -> dict[str, Any]:
+        """Of the model's config."""
+        return dict(
+            image_size=self.size, classes=handover.LOOKS, depth=self.depth, max_boxes=4,
+            dtype=self.loop.dtype,
+        )  # fmt: skip
+
+    def open(self, split: str, mine: range) -> Scenes:
+        """Scenes of a split, as features where the model's stem is a frozen one."""
+        train = split == "train"
+        clips = CameraClips(self.variants if train else self.test_variants, self.size, split=split)
+        stem = zoo.model_config(self.model).stem
+        card = zoo.model_card(self.model)
+        frames = _frames(clips, stem if stem in PRETRAINED else "", card, self.cache)
+        return Scenes(clips, frames, mine, self.loop.seed, self.pairs, self.bystanders)
+
+    def build(self) -> Job:
+        """Opens the data and makes the task. Raises DataError and the errors of ``zoo.load``."""
+        loop, name, fields = self.loop, self.model, self.fields()
+        if loop.frames != handover.FRAMES:
+            raise DataError(f"scenes have {handover.FRAMES} frames: set loop.frames to that")
+        model: Any
+        model, variables = zoo.init_params(name, seed=loop.seed, **fields)
+        variables = with_stem(variables, model.config.stem)
+        if self.weights:
+            variables = zoo.load_weights(self.weights, template=variables)
+        task: Any = Live(
+            model, zoo.model_card(name), variables, self.live, evaluate=lambda v: self.measure(v)
+        )
+        task.header = {"model": name, "config": fields, "classes": list(CameraClips.classes)}
+
+        def batches(host: int, hosts: int) -> Any:
+            if loop.lanes % hosts:
+                raise DataError(f"lanes={loop.lanes} cannot be shared by {hosts} hosts evenly")
+            each = loop.lanes // hosts
+            mine = range(host * each, (host + 1) * each)
+            return handover.batches(self.open("train", mine))
+
+        return Job(task, batches)
+
+    def measure(
+        self, variables: Any, *, cross: bool | None = None, model: Any = None
+    ) -> dict[str, float]:
+        """Figures on the test scenes, the same ones for every seed of the training.
+
+        cross: with HRM or without, None: as trained; model: by default this recipe's.
+        """
+        model = model or zoo.create_model(self.model, **self.fields())
+        test = self.open("test", range(CHUNK))
+        test.seed = 0
+        on = self.live.cross if cross is None else cross
+        card = zoo.model_card(self.model)
+        return measure(model, variables, card, test, self.scenes, cross=on)
+
+    def evaluate_file(self, weights: str | Path) -> dict[str, float]:
+        """Figures of a weights file or name, in the form it was trained in but for HRM, which is
+        on or off as ``live.cross`` says. Raises as :meth:`build`."""
+        model, variables = zoo.load(weights)
+        return self.measure(variables, model=model)
+
+
+def _frames(clips: CameraClips, stem: str, card: Card, cache: str) -> Callable[[int], np.ndarray]:
+    """Number of a video -> its frames, or the features of a frozen stem (kept in ``cache``)."""
+    if not stem:
+        return lambda video: clips.read(video, 0, handover.FRAMES).frames
+    source: Source = clips
+    kept = Featured(source, encoder(stem, card), cache, stem)
+    return lambda video: np.asarray(kept.store[kept.first[video] : kept.first[video + 1]])

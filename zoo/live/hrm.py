@@ -1,0 +1,127 @@
+"""HRM: what a stream should know of the other streams, looked up now and then.
+
+Every stream puts a token on the table: the mean of its last ``period`` fused features beside its
+own memory. At a stream's tick its query attends over the tokens of the other active streams; what
+it finds is held until the next tick.
+
+A stream's ticks are counted in its own frames: its first one, and every ``period``-th after it.
+Streams that joined at different times tick at different times, a gap delays a tick by as much, and
+resetting one stream moves nobody else's clock.
+
+Source: seed article 001 (HRM, 128 key dimensions, every 16 frames). It leaves open what a token
+is, the number of heads and the case of a single stream: mean feature and memory, a field, and a
+learned "nobody" that can always be attended to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ...layers.gaps import hold
+
+Array = jax.Array
+
+
+class HRMState(NamedTuple):
+    """What one stream of B keeps of itself and of the others."""
+
+    ring: Array  # [B, P, E] float32, its last P fused features
+    seen: Array  # [B] int32, frames so far: the place in the ring and the clock of the ticks
+    context: Array  # [B, K] float32, what it found at its last tick
+
+
+class CrossStream(nn.Module):
+    """Attention of each stream over the other active ones.
+
+    Equivariant to the order of the streams; an inactive stream neither reads nor is read, whatever
+    its token holds (NaN included).
+
+    Attributes:
+      key_dim: of each head, and the width K of the context.
+      heads: number of heads; their values are ``key_dim / heads`` wide.
+    """
+
+    key_dim: int = 128
+    heads: int = 2
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        if self.key_dim % self.heads:
+            raise ValueError(f"key_dim {self.key_dim} is not divisible by heads {self.heads}")
+        self.query = nn.Dense(self.heads * self.key_dim, use_bias=False, dtype=self.dtype)
+        self.key = nn.Dense(self.heads * self.key_dim, use_bias=False, dtype=self.dtype)
+        self.value = nn.Dense(self.key_dim, use_bias=False, dtype=self.dtype)
+        self.out = nn.Dense(self.key_dim, dtype=self.dtype)
+        small = nn.initializers.normal(0.02)
+        self.nobody_key = self.param("nobody_key", small, (self.heads, self.key_dim))
+        self.nobody_value = self.param("nobody_value", small, (self.key_dim,))
+
+    def __call__(self, tokens: Array, active: Array) -> Array:
+        """tokens [S, D], active [S] bool -> context [S, K] float32, zero where not active."""
+        streams = len(tokens)
+        tokens = jnp.where(active[:, None], tokens, 0.0)  # NaN times a weight of 0 is NaN
+        split = lambda a: a.astype(jnp.float32).reshape(streams, self.heads, -1)  # noqa: E731
+        q, k, v = split(self.query(tokens)), split(self.key(tokens)), split(self.value(tokens))
+        scores = jnp.einsum("qhd,khd->hqk", q, k)
+        others = active[None, :] & ~jnp.eye(streams, dtype=bool)
+        scores = jnp.where(others, scores, -jnp.inf)
+        nobody = jnp.einsum("qhd,hd->hq", q, self.nobody_key)
+        scores = jnp.concatenate([scores, nobody[..., None]], axis=-1) * self.key_dim**-0.5
+        weights = jax.nn.softmax(scores, axis=-1)
+        none = self.nobody_value.reshape(self.heads, -1)
+        found = jnp.einsum("hqk,khd->qhd", weights[..., :-1], v)
+        found = found + jnp.einsum("hq,hd->qhd", weights[..., -1], none)
+        context = self.out(found.reshape(streams, -1)).astype(jnp.float32)
+        return jnp.where(active[:, None], context, 0.0)
+
+
+def init_state(batch: int, period: int, embed: int, key_dim: int) -> HRMState:
+    """Of ``batch`` streams that have seen nothing."""
+    return HRMState(
+        jnp.zeros((batch, period, embed), jnp.float32),
+        jnp.zeros((batch,), jnp.int32),
+        jnp.zeros((batch, key_dim), jnp.float32),
+    )
+
+
+def watch(state: HRMState, x: Array) -> HRMState:
+    """The state after one more frame's fused feature x [B, E]; the context stays."""
+    period = state.ring.shape[1]
+    here = jnp.arange(period) == (state.seen % period)[:, None]
+    ring = jnp.where(here[..., None], x[:, None].astype(jnp.float32), state.ring)
+    return state._replace(ring=ring, seen=state.seen + 1)
+
+
+def token(state: HRMState, memory: Array) -> Array:
+    """What a stream puts on the table: [B, E + D], mean of its ring beside its memory [B, D]."""
+    period = state.ring.shape[1]
+    count = jnp.clip(state.seen, 1, period).astype(jnp.float32)
+    return jnp.concatenate([state.ring.sum(axis=1) / count[:, None], memory], axis=-1)
+
+
+def tick(
+    attend: Callable[[Array, Array], Array],
+    state: HRMState,
+    memory: Array,
+    came: Array,
+    active: Array,
+) -> HRMState:
+    """Renews the context of the streams whose tick it is; costs nothing where there is none
+    (under ``vmap`` it is computed for every frame).
+
+    attend: (tokens [B, D], active [B]) -> contexts [B, K]. state: after :func:`watch`.
+    came: [B] bool, a frame of this stream has just come; active: [B] bool.
+    """
+    period = state.ring.shape[1]
+    due = came & ((state.seen - 1) % period == 0)
+
+    def renew(state: HRMState) -> HRMState:
+        context = attend(token(state, memory), active & (state.seen > 0))
+        return hold(state._replace(context=context), state, due)
+
+    return jax.lax.cond(due.any(), renew, lambda s: s, state)

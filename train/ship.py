@@ -22,7 +22,8 @@ from ..zoo.registry import BUNDLED, Card
 from ..zoo.weights import read_metadata
 from . import settings
 from .data.base import DataError
-from .recipe import Recipe, evaluate_file
+from .recipe import evaluate_file
+from .track import TRUNK
 
 EXAMPLE = """\
 example:
@@ -31,11 +32,12 @@ example:
 # figures that belong on a card, in this order
 TOLD = (
     "mAP", "top1", "top1_last", "top1_frame", "person_recall", "person_precision", "lookahead_s",
+    "J&F", "J", "F",
 )  # fmt: skip
 
 
 def bundle(
-    run: Path, name: str, recipe: Recipe, folder: Path = BUNDLED, **fields: Any
+    run: Path, name: str, recipe: Any, folder: Path = BUNDLED, **fields: Any
 ) -> tuple[Card, dict[str, float]]:
     """Writes ``<arch>.<tag>.safetensors`` and its card into ``folder``: (card, figures).
 
@@ -55,13 +57,17 @@ def bundle(
     # the architecture, so that the file also loads where this name is not known
     header: dict[str, Any] = {"model": arch, "config": config}
     params = dict(variables["params"])
-    if stem in PRETRAINED:
-        params.pop("stem")
-        header["parts"] = {"stem": PRETRAINED[stem]}
+    # another file has these
+    shared = {"trunk": TRUNK} if "trunk" in params else {}
+    shared |= {"stem": PRETRAINED[stem]} if stem in PRETRAINED else {}
+    if shared:
+        params = {name: value for name, value in params.items() if name not in shared}
+        header["parts"] = shared
     file = folder / f"{arch}.{tag}.safetensors"
     digest = zoo.save(file, {"params": jax.device_get(params)}, header, dtype=np.float16)
     figures = evaluate_file(recipe, str(file))
-    test = recipe.test.open(recipe.cache, stem, zoo.model_card(arch)) if recipe.test else None
+    data = getattr(recipe, "test", None)  # a tracker's recipe has neither classes nor a rate
+    test = data.open(recipe.cache, stem, zoo.model_card(arch)) if data else None
     carry = jax.eval_shape(lambda: model.init_carry(1))
     card = dataclasses.replace(
         zoo.model_card(arch),
@@ -71,9 +77,9 @@ def bundle(
         sha256=digest,
         overrides=config,
         input_size=model.config.image_size,
-        frame_rate=recipe.data.frame_rate,
+        frame_rate=recipe.data.frame_rate if hasattr(recipe, "data") else None,
         classes=test.classes if test else (),
-        multi_label=test.multi_label if test else True,
+        multi_label=test.multi_label if test else zoo.model_card(arch).multi_label,
         carry_bytes=sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(carry)),
         metric=", ".join(f"{k} {figures[k]:.3f}" for k in TOLD if k in figures),
         **fields,

@@ -178,6 +178,11 @@ class EfficientNetLite(nn.Module):
         x = jnp.concatenate([fine, coarse], axis=-1)
         return x.reshape(*frames.shape[:-3], *x.shape[1:])
 
+    def levels(self, frames: Array) -> tuple[Array, ...]:
+        """frames [M, H, W, 3] -> the last maps at strides 4, 8, ..., 32, finest first: of Lite0
+        with 24, 40, 112 and 320 channels. Odd sizes are rounded up."""
+        return tuple(self._levels(frames)[1:])
+
     def _levels(self, x: Array) -> list[Array]:
         """The last map of every resolution, finest first."""
         cfg = self.config

@@ -8,6 +8,7 @@ from ..encode.repvit import RepViTConfig
 from ..registry import Card, register
 from .decoder import DecoderConfig
 from .perceiver import PerceiverConfig
+from .propagate import PropagateConfig, Propagator
 from .sizes import EFFICIENTTAM_SIZES, HIERA_SIZES
 from .tracker import Tracker, TrackerConfig
 
@@ -16,7 +17,9 @@ EFFICIENTTAM_PAPER = "Xiong et al., Efficient Track Anything (arXiv 2411.18933)"
 EDGETAM_PAPER = "Zhou et al., EdgeTAM: On-Device Track Anything Model (arXiv 2501.07256)"
 
 
-def _register(name: str, config: TrackerConfig, summary: str, paper: str, **fields: Any) -> None:
+def _register(
+    name: str, config: Any, summary: str, paper: str, module: Any = Tracker, **fields: Any
+) -> None:
     card = Card(
         name,
         summary=summary,
@@ -25,7 +28,7 @@ def _register(name: str, config: TrackerConfig, summary: str, paper: str, **fiel
         multi_label=False,
         **fields,
     )
-    register(name, Tracker, config, card)
+    register(name, module, config, card)
 
 
 _OLD: dict[str, Any] = dict(absent_memory=False, pointer_times=False)
@@ -60,3 +63,14 @@ for _size, _plain in EFFICIENTTAM_SIZES.items():
         f"tracks prompted objects; plain ViT of width {_plain.dim}, memories read by pooled keys",
         EFFICIENTTAM_PAPER,
     )
+
+# Small enough to come with the package; the trunk stays as published and wants its own greys.
+_register(
+    "tracker-lite0",
+    PropagateConfig(),
+    "tracks prompted objects by likeness: a small network on a frozen EfficientNet-Lite0",
+    "after Cheng et al., STCN (arXiv 2106.05210); prompts and sizes are ours",
+    Propagator,
+    mean=(127 / 255,) * 3,
+    std=(128 / 255,) * 3,
+)

@@ -27,11 +27,9 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ...layers.feature_bank import age, empty_bank
-from ...layers.gaps import hold, zero_invalid
-from ..checks import check_carry, check_frames, check_taps
+from ...layers.gaps import hold
 from .decoder import DecoderConfig, MaskDecoder, Masks, MlpHead, pick
 from .hiera import HieraConfig
 from .memory import MemoryAttention, MemoryEncoder, sine_offsets
@@ -39,7 +37,8 @@ from .neck import sine_positions
 from .perceiver import PerceiverConfig, SpatialPerceiver
 from .prompt import ABSENT, NOT_A_POINT, PromptConfig, PromptEncoder, resize_masks
 from .slots import forget, keep, offsets, recent_slots
-from .stream import ABSENT_LOGIT, Prompts, TrackCarry, Tracks, no_prompts
+from .stream import ABSENT_LOGIT, Prompts, TrackCarry, Tracks
+from .stream_tracker import StreamTracker
 from .trunks import Trunk, build_encoder
 
 Array = jax.Array
@@ -158,12 +157,16 @@ class TrackerConfig:
         return self.perceiver.tokens if self.perceiver else self.grid[0] * self.grid[1]
 
 
-class Tracker(nn.Module):
-    """(carry, frames [B, T, H, W, 3], valid, prompts) -> (carry, :class:`Tracks`)."""
+class Tracker(StreamTracker):
+    """(carry, frames [B, T, H, W, 3], valid, prompts) -> (carry, :class:`Tracks`).
+
+    Taps: ``features``, ``conditioned`` [B, T, O, h, w, D], ``pointer`` [B, T, O, D], ``memory``
+    [B, T, O, L, K].
+    """
 
     config: TrackerConfig
 
-    latency = 0
+    taps = TAPS
 
     def setup(self):
         c = self.config
@@ -201,11 +204,7 @@ class Tracker(nn.Module):
         Raises ValueError for a frame shape other than the config's ``image_size``.
         """
         c = self.config
-        if frame_shape is not None and tuple(frame_shape) != tuple(c.image_size):
-            raise ValueError(
-                f"frame_shape {tuple(frame_shape)}: this tracker takes {tuple(c.image_size)};"
-                " resize the frames, or create_model(name, image_size=...)"
-            )
+        self.check_shape(frame_shape)
         lead = (batch, c.objects)
         memory = ((c.tokens, c.memory_dim), jnp.dtype(c.memory_dtype))
         pointer = ((c.dim,), jnp.float32)
@@ -216,75 +215,6 @@ class Tracker(nn.Module):
             recent=empty_bank(lead, recent_slots(c), {"memory": memory}),
             pointers=empty_bank(lead, c.max_pointers - 1, {"pointer": pointer}),
         )
-
-    def __call__(
-        self,
-        carry: TrackCarry,
-        frames: Array,
-        valid: Array | None = None,
-        prompts: Prompts | None = None,
-        taps: Taps = (),
-    ) -> tuple[TrackCarry, Tracks]:
-        """Tracks.
-
-        Args:
-          carry: of :meth:`init_carry` or the last call.
-          frames: [B, T, H, W, 3], normalised, at the config's size.
-          valid: [B, T] bool; a frame that is not valid leaves no trace, nor do its prompts.
-          prompts: of these frames; None for none.
-          taps: ``features``, ``conditioned`` [B, T, O, h, w, D], ``pointer`` [B, T, O, D],
-            ``memory`` [B, T, O, L, K].
-
-        Raises:
-          ValueError: frames of another size, a carry or prompts that do not fit, unknown taps.
-        """
-        c = self.config
-        check_frames(frames, 16, "a tracker")
-        check_taps(taps, TAPS)
-        batch, steps = frames.shape[:2]
-        if frames.shape[2:4] != tuple(c.image_size):
-            raise ValueError(
-                f"frames of {frames.shape[2]}x{frames.shape[3]} to a tracker of"
-                f" {c.image_size[0]}x{c.image_size[1]}: the frame size cannot change in a stream;"
-                " resize the frames, or start a tracker with create_model(name, image_size=...)"
-            )
-        check_carry(carry, lambda: self.init_carry(batch))
-        if self.is_initializing():
-            prompts = no_prompts(batch, steps, c.objects, c.points, c.image_size)
-            some = np.ones_like(prompts.labels)  # any that make all parameters
-            prompts = replace(prompts, labels=some, pointed=~prompts.pointed)
-        if prompts is None:
-            prompts = no_prompts(batch, steps, c.objects, c.points)
-        self._check_prompts(prompts, batch, steps)
-        frames, prompts = jax.tree.map(lambda a: zero_invalid(a, valid), (frames, prompts))
-        valid = jnp.ones((batch, steps), bool) if valid is None else valid
-        if self.is_initializing():
-            one = jax.tree.map(lambda a: a[:, 0], (frames, valid, prompts))
-            carry, out = self.one_frame(carry, one, taps)
-            return carry, jax.tree.map(lambda a: a[:, None], out)
-        bound = self.clone(parent=None)
-        variables = jax.tree.map(jnp.asarray, {"params": self.variables["params"]})
-
-        def body(carry, inputs):
-            return bound.apply(variables, carry, inputs, taps, method="one_frame")
-
-        inputs = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (frames, valid, prompts))
-        carry, out = jax.lax.scan(body, carry, inputs)
-        return carry, jax.tree.map(lambda a: a.swapaxes(0, 1), out)
-
-    def _check_prompts(self, prompts: Prompts, batch: int, steps: int) -> None:
-        c = self.config
-        size = c.image_size if prompts.masks is not None else None
-        want = no_prompts(1, 1, c.objects, c.points, size)
-        for name, got in vars(prompts).items():
-            need = getattr(want, name)
-            if got is not None and tuple(got.shape) != (batch, steps, *need.shape[2:]):
-                raise ValueError(
-                    f"prompts.{name} is {list(got.shape)} and should be"
-                    f" {[batch, steps, *need.shape[2:]]}: batch, frames, objects {c.objects},"
-                    f" points {c.points}, mask {c.image_size}; more objects or points need"
-                    " create_model(name, objects=..., points=...)"
-                )
 
     # --- one frame ---------------------------------------------------------------------------
 

@@ -106,6 +106,7 @@ def _own(q, keys: Keys, gaps, rates, heads, kv_heads, sinks, window) -> Array:
     """
     batch, _, tokens, dim = q.shape
     head, group, half = dim // heads, heads // kv_heads, dim // heads // 2
+    dtype = q.dtype
     lanes = 16 if half % 16 == 0 else half
     seen = gaps >= 0  # [B, K]
 
@@ -134,7 +135,7 @@ def _own(q, keys: Keys, gaps, rates, heads, kv_heads, sinks, window) -> Array:
         y = _mean_in_steps(weights, v, seen)
     else:
         y = _mean_at_once(weights[:, :, 0], v[:, :, 0], seen)
-    return y.reshape(batch, 1, tokens, dim).astype(q.dtype)
+    return y.reshape(batch, 1, tokens, dim).astype(dtype)
 
 
 def _mean_at_once(weights: Array, v: Array, seen: Array) -> Array:

@@ -106,61 +106,57 @@ def _own(q, keys: Keys, gaps, rates, heads, kv_heads, sinks, window) -> Array:
     """
     batch, _, tokens, dim = q.shape
     head, group, half = dim // heads, heads // kv_heads, dim // heads // 2
-    dtype = q.dtype
     lanes = 16 if half % 16 == 0 else half
-    seen = gaps >= 0  # [B, K]
-
-    def past(x: Array, scale: Array | None) -> Array:  # [B, K, N, Dk]
-        return dequantise(x, scale, kv_heads)[:, :, :tokens].astype(jnp.float32)
-
-    k, v = past(keys.k, keys.k_scale), past(keys.v, keys.v_scale)
-    k = k.reshape(*k.shape[:3], kv_heads, 1, head)
-    q = q.astype(jnp.float32).reshape(batch, 1, tokens, kv_heads, group, head)
+    seen = (gaps >= 0)[..., None, None]  # [B, K, 1, 1]
+    queries = q.astype(jnp.float32).reshape(batch, 1, tokens, kv_heads, group, head)
     turn = None
     if rates is not None:  # the query stays, the keys lie behind it
         most = sinks + window + 1
         turn = [a[:, :, None, None, None] for a in _places(-gaps, -most, most, rates)]
-    total: Any = 0.0
-    for i in range(0, half, lanes):
-        low, high = (slice(n, n + lanes) for n in (i, half + i))
-        ka, kb, qa, qb = k[..., low], k[..., high], q[..., low], q[..., high]
-        if turn is not None:
-            cos, sin = (a[..., low] for a in turn)
-            ka, kb = ka * cos - kb * sin, kb * cos + ka * sin
-        total += ka * qa + kb * qb
-    there = seen[:, :, None, None, None]
-    logits = jnp.where(there[..., None], total, 0.0).sum(-1) * head**-0.5  # [B, K, N, Hk, G]
-    weights = _softmax(jnp.where(there, logits, -jnp.inf), (1,))
-    if tokens > 1:
-        y = _mean_in_steps(weights, v, seen)
-    else:
-        y = _mean_at_once(weights[:, :, 0], v[:, :, 0], seen)
-    return y.reshape(batch, 1, tokens, dim).astype(dtype)
+
+    def past(x: Array, scale: Array | None) -> Array:  # [B, K, N, Dk]
+        return dequantise(x, scale, kv_heads)[:, :, :tokens].astype(jnp.float32)
+
+    def attend(k: Array, v: Array) -> Array:
+        k = k.reshape(*k.shape[:3], kv_heads, 1, head)
+        total: Any = 0.0
+        for i in range(0, half, lanes):
+            low, high = (slice(n, n + lanes) for n in (i, half + i))
+            ka, kb, qa, qb = k[..., low], k[..., high], queries[..., low], queries[..., high]
+            if turn is not None:
+                cos, sin = (a[..., low] for a in turn)
+                ka, kb = ka * cos - kb * sin, kb * cos + ka * sin
+            total += ka * qa + kb * qb
+        logits = total.sum(-1) * head**-0.5  # [B, K, N, Hk, G]
+        weights = _softmax(jnp.where(seen[..., None], logits, -jnp.inf), (1,))
+        return _mean_in_steps(weights, v) if tokens > 1 else _mean_at_once(weights, v)
+
+    def attend_some(k: Array, v: Array) -> Array:
+        return attend(jnp.where(seen, k, 0.0), jnp.where(seen, v, 0.0))
+
+    # What is empty may hold NaN; copies without it cost as much as the rest, so only then.
+    k, v = past(keys.k, keys.k_scale), past(keys.v, keys.v_scale)
+    y = jax.lax.cond(seen.all(), attend, attend_some, k, v)
+    return y.reshape(batch, 1, tokens, dim).astype(q.dtype)
 
 
-def _mean_at_once(weights: Array, v: Array, seen: Array) -> Array:
-    """Means of v [B, K, Dk] by weights [B, K, Hk, G]: one product for all heads, as in ``_few``."""
-    batch, slots, kv_heads, group = weights.shape
-
-    def mean(v: Array) -> Array:
-        turned = weights.reshape(batch, slots, -1).swapaxes(1, 2)
-        y = jnp.matmul(turned, v, precision=HIGHEST)
-        return jnp.einsum("bhghd->bhgd", y.reshape(batch, kv_heads, group, kv_heads, -1))
-
-    # What is empty may hold NaN; a copy without it costs as much as the rest, so only then.
-    there = seen[..., None]
-    return jax.lax.cond(seen.all(), mean, lambda v: mean(jnp.where(there, v, 0.0)), v)
+def _mean_at_once(weights: Array, v: Array) -> Array:
+    """Means of v [B, K, 1, Dk] by weights [B, K, 1, Hk, G]: one product, as in ``_few``."""
+    batch, slots, _, kv_heads, group = weights.shape
+    rows = weights.reshape(batch, slots, -1).swapaxes(1, 2)
+    y = jnp.matmul(rows, v[:, :, 0], precision=HIGHEST)
+    return jnp.einsum("bhghd->bhgd", y.reshape(batch, kv_heads, group, kv_heads, -1))
 
 
-def _mean_in_steps(weights: Array, v: Array, seen: Array) -> Array:
+def _mean_in_steps(weights: Array, v: Array) -> Array:
     """Means of v [B, K, N, Dk] by weights [B, K, N, Hk, G], a few slots at a time."""
     slots, dim = v.shape[1], v.shape[-1]
     step = next(n for n in (8, 4, 2, 1) if slots % n == 0)
 
     def add(total: Array, start: Array) -> tuple[Array, None]:
         part = lambda x: jax.lax.dynamic_slice_in_dim(x, start, step, 1)  # noqa: E731
-        w, x = part(weights), jnp.where(part(seen)[:, :, None, None], part(v), 0.0)
-        x = x.reshape(*w.shape[:-1], 1, -1) * w[..., None]
+        w = part(weights)
+        x = part(v).reshape(*w.shape[:-1], 1, -1) * w[..., None]
         for i in range(step):
             total += x[:, i]
         return total, None

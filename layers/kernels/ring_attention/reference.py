@@ -8,7 +8,7 @@ while nothing was evicted this is full causal attention.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,78 +91,54 @@ def read(
     head = q.shape[-1] // heads
     gaps = apart(keys, sinks, window)
     rates = None if rope_base is None else time_rates(head // 2, rope_base, pairs)
-    if q.shape[1] == 1 and (q.shape[2] == 1 or over == "position"):
-        return _own(q, keys, gaps[:, 0], rates, heads, kv_heads, sinks, window)
-    if q.shape[1] == 1 and q.shape[2] <= FEW:
+    if q.shape[1] == 1 and over == "position" and q.shape[2] >= FEW:
+        return _walk(q, keys, gaps[:, 0], rates, heads, kv_heads)
+    if q.shape[1] == 1 and (q.shape[2] == 1 or over == "frame" and q.shape[2] <= FEW):
         return _few(q, keys, gaps[:, 0], rates, heads, kv_heads, sinks, window)
     return _dense(q, keys, gaps, rates, heads, kv_heads, over, sinks, window)
 
 
-def _own(q, keys: Keys, gaps, rates, heads, kv_heads, sinks, window) -> Array:
-    """One frame of queries, each over its own past: the window is read and never written.
-
-    Keys are turned, multiplied and added up in one pass, which a sum over whole heads would not
-    let the compiler do in lanes.
+def _walk(q, keys: Keys, gaps, rates, heads: int, kv_heads: int) -> Array:
+    """One frame of queries, each over its own past: slot after slot, which never transposes the
+    window. Per slot the query is turned (not the keys), and a product with ones adds up a head.
     """
     batch, _, tokens, dim = q.shape
-    head, group, half = dim // heads, heads // kv_heads, dim // heads // 2
-    lanes = 16 if half % 16 == 0 else half
-    seen = (gaps >= 0)[..., None, None]  # [B, K, 1, 1]
-    queries = q.astype(jnp.float32).reshape(batch, 1, tokens, kv_heads, group, head)
-    turn = None
-    if rates is not None:  # the query stays, the keys lie behind it
-        most = sinks + window + 1
-        turn = [a[:, :, None, None, None] for a in _places(-gaps, -most, most, rates)]
+    head, group, dtype = dim // heads, heads // kv_heads, q.dtype
+    q = q.reshape(batch, tokens, kv_heads, group, head).swapaxes(1, 3).swapaxes(2, 3)
+    a, b = jnp.split(q.astype(jnp.float32) * head**-0.5, 2, axis=-1)
+    flat = lambda *x: jnp.concatenate(x, -1).reshape(batch, group, tokens, -1)  # noqa: E731
+    q, swapped = flat(a, b), flat(-b, a)  # [B, G, N, Dk]
+    ones = jnp.repeat(jnp.eye(kv_heads, dtype=jnp.float32), head, axis=0)  # [Dk, Hk]
 
-    def past(x: Array, scale: Array | None) -> Array:  # [B, K, N, Dk]
-        return dequantise(x, scale, kv_heads)[:, :, :tokens].astype(jnp.float32)
+    def slot(x: Array, scale: Array | None, i: Array) -> Array:
+        scale = None if scale is None else scale[:, i]
+        x = dequantise(x[:, i], scale, kv_heads)[:, :tokens].astype(jnp.float32)
+        return jnp.where(gaps[:, i, None, None] >= 0, x, 0.0)[:, None]  # [B, 1, N, Dk]
 
-    def attend(k: Array, v: Array) -> Array:
-        k = k.reshape(*k.shape[:3], kv_heads, 1, head)
-        total: Any = 0.0
-        for i in range(0, half, lanes):
-            low, high = (slice(n, n + lanes) for n in (i, half + i))
-            ka, kb, qa, qb = k[..., low], k[..., high], queries[..., low], queries[..., high]
-            if turn is not None:
-                cos, sin = (a[..., low] for a in turn)
-                ka, kb = ka * cos - kb * sin, kb * cos + ka * sin
-            total += ka * qa + kb * qb
-        logits = total.sum(-1) * head**-0.5  # [B, K, N, Hk, G]
-        weights = _softmax(jnp.where(seen[..., None], logits, -jnp.inf), (1,))
-        return _mean_in_steps(weights, v) if tokens > 1 else _mean_at_once(weights, v)
+    tables = None
+    if rates is not None:  # tables outside of the walk, or they are made again for every token
+        angle = gaps[..., None].astype(jnp.float32) * np.tile(rates, 2 * kv_heads)
+        tables = jnp.cos(angle)[:, :, None, None], jnp.sin(angle)[:, :, None, None]
 
-    def attend_some(k: Array, v: Array) -> Array:
-        return attend(jnp.where(seen, k, 0.0), jnp.where(seen, v, 0.0))
+    def score(i: Array) -> Array:
+        turned = q
+        if tables is not None:
+            turned = q * tables[0][:, i] + swapped * tables[1][:, i]
+        product = turned * slot(keys.k, keys.k_scale, i)
+        return jnp.matmul(product, ones, precision=HIGHEST)  # [B, G, N, Hk]
 
-    # What is empty may hold NaN; copies without it cost as much as the rest, so only then.
-    k, v = past(keys.k, keys.k_scale), past(keys.v, keys.v_scale)
-    y = jax.lax.cond(seen.all(), attend, attend_some, k, v)
-    return y.reshape(batch, 1, tokens, dim).astype(q.dtype)
+    index = jnp.arange(gaps.shape[1])
+    seen = (gaps >= 0).T[:, :, None, None, None]
+    logits = jnp.where(seen, jax.lax.map(score, index), -jnp.inf)
+    weights = _softmax(logits, (0,))
 
+    def add(total: Array, i: Array) -> tuple[Array, None]:
+        spread = jnp.matmul(weights[i], ones.T, precision=HIGHEST)
+        return total + spread * slot(keys.v, keys.v_scale, i), None
 
-def _mean_at_once(weights: Array, v: Array) -> Array:
-    """Means of v [B, K, 1, Dk] by weights [B, K, 1, Hk, G]: one product, as in ``_few``."""
-    batch, slots, _, kv_heads, group = weights.shape
-    rows = weights.reshape(batch, slots, -1).swapaxes(1, 2)
-    y = jnp.matmul(rows, v[:, :, 0], precision=HIGHEST)
-    return jnp.einsum("bhghd->bhgd", y.reshape(batch, kv_heads, group, kv_heads, -1))
-
-
-def _mean_in_steps(weights: Array, v: Array) -> Array:
-    """Means of v [B, K, N, Dk] by weights [B, K, N, Hk, G], a few slots at a time."""
-    slots, dim = v.shape[1], v.shape[-1]
-    step = next(n for n in (8, 4, 2, 1) if slots % n == 0)
-
-    def add(total: Array, start: Array) -> tuple[Array, None]:
-        part = lambda x: jax.lax.dynamic_slice_in_dim(x, start, step, 1)  # noqa: E731
-        w = part(weights)
-        x = part(v).reshape(*w.shape[:-1], 1, -1) * w[..., None]
-        for i in range(step):
-            total += x[:, i]
-        return total, None
-
-    first = jnp.zeros((*weights[:, 0].shape, dim // weights.shape[3]))
-    return jax.lax.scan(add, first, jnp.arange(0, slots, step))[0]
+    y, _ = jax.lax.scan(add, jnp.zeros_like(q), index)
+    y = y.reshape(batch, group, tokens, kv_heads, head).transpose(0, 2, 3, 1, 4)
+    return y.reshape(batch, 1, tokens, dim).astype(dtype)
 
 
 def _few(q, keys: Keys, gaps, rates, heads, kv_heads, sinks, window) -> Array:

@@ -68,7 +68,6 @@ class Subject:
             atol,
         )
 
-
     @functools.cached_property
     def jitted(self) -> Callable[[Tree, Tree, Array | None], tuple[Tree, Tree]]:
         """The step, compiled once per shape for all laws together."""

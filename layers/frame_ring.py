@@ -51,8 +51,8 @@ class FrameRing:
         dense = compact(x, valid)
         history = jnp.concatenate([carry.frames, dense.x.astype(carry.frames.dtype)], axis=1)
         past = self.span - 1
-        frames = history[:, x.shape[1] :] if valid is None else window_at(
-            history, dense.fresh, past
+        frames = (
+            history[:, x.shape[1] :] if valid is None else window_at(history, dense.fresh, past)
         )
         return RingState(frames, carry.seen + dense.fresh), history, dense
 

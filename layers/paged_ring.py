@@ -82,9 +82,7 @@ def write(ring: PagedRing, k: Array, v: Array, fresh: Array) -> PagedRing:
     return PagedRing(drop_set(ring.k, slot, k), drop_set(ring.v, slot, v), ring.seen + fresh)
 
 
-def push(
-    ring: PagedRing, k: Array, v: Array, fresh: Array, page: int
-) -> tuple[PagedRing, View]:
+def push(ring: PagedRing, k: Array, v: Array, fresh: Array, page: int) -> tuple[PagedRing, View]:
     """Writes new frames k, v [B, N, T, C], ``fresh[b]`` of them real, and shows what they see.
 
     A single frame reads the ring where it lies. A longer chunk reads a copy in order of time, as

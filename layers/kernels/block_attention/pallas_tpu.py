@@ -131,9 +131,7 @@ def block_attention(
     lanes, steps = pack * width, q.shape[1]
     per_step = _per_step(pages.shape[-1], page, blocks)
     wanted = -(-pages.shape[-1] // per_step) * per_step
-    pages = jnp.pad(
-        pages, [(0, 0)] * 3 + [(0, wanted - pages.shape[-1])], constant_values=-1
-    )
+    pages = jnp.pad(pages, [(0, 0)] * 3 + [(0, wanted - pages.shape[-1])], constant_values=-1)
     count = -(-slots // page)
     key_pos = jnp.pad(key_pos, [(0, 0), (0, count * page - slots)], constant_values=-1)
     none = None

@@ -8,7 +8,9 @@ while nothing was evicted this is full causal attention.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,54 +93,119 @@ def read(
     head = q.shape[-1] // heads
     gaps = apart(keys, sinks, window)
     rates = None if rope_base is None else time_rates(head // 2, rope_base, pairs)
-    if q.shape[1] == 1 and over == "position" and q.shape[2] >= FEW:
-        return _walk(q, keys, gaps[:, 0], rates, heads, kv_heads)
-    if q.shape[1] == 1 and (q.shape[2] == 1 or over == "frame" and q.shape[2] <= FEW):
+    if q.shape[1] == 1 and (q.shape[2] == 1 or over == "position"):
+        return _own(q, keys, gaps[:, 0], rates, heads, kv_heads, sinks, window)
+    if q.shape[1] == 1 and q.shape[2] <= FEW:
         return _few(q, keys, gaps[:, 0], rates, heads, kv_heads, sinks, window)
     return _dense(q, keys, gaps, rates, heads, kv_heads, over, sinks, window)
 
 
-def _walk(q, keys: Keys, gaps, rates, heads: int, kv_heads: int) -> Array:
-    """One frame of queries, each over its own past: slot after slot, which never transposes the
-    window. Per slot the query is turned (not the keys), and a product with ones adds up a head.
-    """
+class _Past(NamedTuple):
+    """What one frame of queries reads."""
+
+    k: Array  # [B, K, N' >= N, D], or codes
+    v: Array
+    k_scale: Array | None
+    v_scale: Array | None
+    gaps: Array  # [B, K] int32, -1 if unseen
+
+
+def _own(q, keys: Keys, gaps, rates, heads, kv_heads, sinks, window) -> Array:
+    """One frame of queries, each over its own past: the window is read and never written."""
+
+    def form(q: Array, past: _Past, clean: bool) -> Array:
+        logits = _own_scores(q, past, rates, heads, kv_heads, sinks, window)
+        seen = past.gaps >= 0
+        weights = _softmax(jnp.where(seen[:, :, None, None, None], logits, -jnp.inf), (1,))
+        v = dequantise(past.v, past.v_scale, kv_heads)[:, :, : q.shape[2]].astype(jnp.float32)
+        if q.shape[2] > 1:
+            y = _mean_in_steps(weights, v, seen)
+        else:
+            y = _mean_at_once(weights[:, :, 0], v[:, :, 0], None if clean else seen)
+        return y.reshape(q.shape).astype(q.dtype)
+
+    past = _Past(keys.k, keys.v, keys.k_scale, keys.v_scale, gaps)
+    return _unguarded(form, q, past)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _unguarded(form: Callable[[Array, _Past, bool], Array], q: Array, past: _Past) -> Array:
+    """``form`` of what is there. An empty slot may hold NaN; forwards a choice of what is left out
+    costs nothing behind the products, backwards it must be made before them, on a copy."""
+    return form(q, past, False)
+
+
+def _forwards(form, q: Array, past: _Past) -> tuple[Array, tuple[Array, _Past]]:
+    return form(q, past, False), (q, past)
+
+
+def _backwards(form, saved: tuple[Array, _Past], y: Array) -> tuple[Array, _Past]:
+    q, past = saved
+    there = (past.gaps >= 0)[..., None, None]
+    kept = lambda x: jnp.where(there, x, jnp.zeros((), x.dtype))  # noqa: E731
+    whole = jax.tree.map(kept, past._replace(gaps=None))._replace(gaps=past.gaps)
+    return jax.vjp(lambda q, past: form(q, past, True), q, whole)[1](y)
+
+
+_unguarded.defvjp(_forwards, _backwards)
+
+
+def _own_scores(q, past: _Past, rates, heads, kv_heads, sinks, window) -> Array:
+    """Logits [B, K, N, Hk, G], zeros where nothing is seen. Keys are turned, multiplied and added
+    up in one pass, which a sum over whole heads would not let the compiler do in lanes."""
     batch, _, tokens, dim = q.shape
-    head, group, dtype = dim // heads, heads // kv_heads, q.dtype
-    q = q.reshape(batch, tokens, kv_heads, group, head).swapaxes(1, 3).swapaxes(2, 3)
-    a, b = jnp.split(q.astype(jnp.float32) * head**-0.5, 2, axis=-1)
-    flat = lambda *x: jnp.concatenate(x, -1).reshape(batch, group, tokens, -1)  # noqa: E731
-    q, swapped = flat(a, b), flat(-b, a)  # [B, G, N, Dk]
-    ones = jnp.repeat(jnp.eye(kv_heads, dtype=jnp.float32), head, axis=0)  # [Dk, Hk]
+    head, group, half = dim // heads, heads // kv_heads, dim // heads // 2
+    lanes = 16 if half % 16 == 0 else half
+    k = dequantise(past.k, past.k_scale, kv_heads)[:, :, :tokens].astype(jnp.float32)
+    k = k.reshape(*k.shape[:3], kv_heads, 1, head)
+    q = q.astype(jnp.float32).reshape(batch, 1, tokens, kv_heads, group, head)
+    turn = None
+    if rates is not None:  # the query stays, the keys lie behind it
+        most = sinks + window + 1
+        turn = [a[:, :, None, None, None] for a in _places(-past.gaps, -most, most, rates)]
+    total: Any = 0.0
+    for i in range(0, half, lanes):
+        low, high = (slice(n, n + lanes) for n in (i, half + i))
+        ka, kb, qa, qb = k[..., low], k[..., high], q[..., low], q[..., high]
+        if turn is not None:
+            cos, sin = (a[..., low] for a in turn)
+            ka, kb = ka * cos - kb * sin, kb * cos + ka * sin
+        total += ka * qa + kb * qb
+    there = (past.gaps >= 0)[:, :, None, None, None, None]
+    return jnp.where(there, total, 0.0).sum(-1) * head**-0.5
 
-    def slot(x: Array, scale: Array | None, i: Array) -> Array:
-        scale = None if scale is None else scale[:, i]
-        x = dequantise(x[:, i], scale, kv_heads)[:, :tokens].astype(jnp.float32)
-        return jnp.where(gaps[:, i, None, None] >= 0, x, 0.0)[:, None]  # [B, 1, N, Dk]
 
-    tables = None
-    if rates is not None:  # tables outside of the walk, or they are made again for every token
-        angle = gaps[..., None].astype(jnp.float32) * np.tile(rates, 2 * kv_heads)
-        tables = jnp.cos(angle)[:, :, None, None], jnp.sin(angle)[:, :, None, None]
+def _mean_at_once(weights: Array, v: Array, seen: Array | None) -> Array:
+    """Means of v [B, K, Dk] by weights [B, K, Hk, G]: one product for all heads, as in ``_few``.
+    Values that are not ``seen`` [B, K] may hold NaN."""
+    batch, slots, kv_heads, group = weights.shape
 
-    def score(i: Array) -> Array:
-        turned = q
-        if tables is not None:
-            turned = q * tables[0][:, i] + swapped * tables[1][:, i]
-        product = turned * slot(keys.k, keys.k_scale, i)
-        return jnp.matmul(product, ones, precision=HIGHEST)  # [B, G, N, Hk]
+    def mean(v: Array) -> Array:
+        turned = weights.reshape(batch, slots, -1).swapaxes(1, 2)
+        y = jnp.matmul(turned, v, precision=HIGHEST)
+        return jnp.einsum("bhghd->bhgd", y.reshape(batch, kv_heads, group, kv_heads, -1))
 
-    index = jnp.arange(gaps.shape[1])
-    seen = (gaps >= 0).T[:, :, None, None, None]
-    logits = jnp.where(seen, jax.lax.map(score, index), -jnp.inf)
-    weights = _softmax(logits, (0,))
+    if seen is None:
+        return mean(v)
+    there = seen[..., None]  # a copy without what is empty costs as much as the rest: only then
+    return jax.lax.cond(seen.all(), mean, lambda v: mean(jnp.where(there, v, 0.0)), v)
 
-    def add(total: Array, i: Array) -> tuple[Array, None]:
-        spread = jnp.matmul(weights[i], ones.T, precision=HIGHEST)
-        return total + spread * slot(keys.v, keys.v_scale, i), None
 
-    y, _ = jax.lax.scan(add, jnp.zeros_like(q), index)
-    y = y.reshape(batch, group, tokens, kv_heads, head).transpose(0, 2, 3, 1, 4)
-    return y.reshape(batch, 1, tokens, dim).astype(dtype)
+def _mean_in_steps(weights: Array, v: Array, seen: Array) -> Array:
+    """Means of v [B, K, N, Dk] by weights [B, K, N, Hk, G], a few slots at a time."""
+    slots, dim = v.shape[1], v.shape[-1]
+    step = next(n for n in range(9, 0, -1) if slots % n == 0)
+
+    def add(total: Array, start: Array) -> tuple[Array, None]:
+        part = lambda x: jax.lax.dynamic_slice_in_dim(x, start, step, 1)  # noqa: E731
+        w, x = part(weights), jnp.where(part(seen)[:, :, None, None], part(v), 0.0)
+        x = x.reshape(*w.shape[:-1], 1, -1) * w[..., None]
+        for i in range(step):
+            total += x[:, i]
+        return total, None
+
+    first = jnp.zeros((*weights[:, 0].shape, dim // weights.shape[3]))
+    return jax.lax.scan(add, first, jnp.arange(0, slots, step))[0]
 
 
 def _few(q, keys: Keys, gaps, rates, heads, kv_heads, sinks, window) -> Array:

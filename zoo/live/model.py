@@ -95,6 +95,7 @@ class LiveModel(nn.Module):
 
     config: LiveConfig
     latency = 0
+    cross_stream = True  # who batches streams has all of them in, and says which are ``active``
 
     def setup(self):
         cfg, dtype = self.config, jnp.dtype(self.config.dtype)

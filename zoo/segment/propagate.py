@@ -148,7 +148,9 @@ class Mend(nn.Module):
     All arrays are of M rows. base [M, h, w] logits; read [M, h, w, D], image [M, h, w, dim], fine
     [M, 2h, 2w, dim / 2], hints [M, h, w, HINTS]. At first it hands ``base`` on as it is.
 
-    Returns (low [M, h, w], high [M, 2h, 2w], the cells' features [M, h, w, dim]).
+    Returns (low [M, h, w], high [M, 2h, 2w], the cells' features [M, h, w, dim]). ``low`` is what
+    the cells hand on: with what the fine map adds, but never smoothed by growing and shrinking,
+    which would wash thin parts away within a few frames.
     """
 
     dim: int
@@ -175,7 +177,9 @@ class Mend(nn.Module):
         thin = nn.Dense(fine.shape[-1], dtype=self.dtype, name="thin")
         y = fine + grow(thin(jnp.concatenate([x, low / SURE], axis=-1)), size)
         y = nn.relu(conv(fine.shape[-1], "fine")(nn.relu(y)))
-        high = grow(low, size) + nothing("high")(y)
+        more = nothing("high")(y)
+        high = grow(low, size) + more
+        low = low + nn.avg_pool(more, (2, 2), (2, 2))
         return low[..., 0], high[..., 0], x
 
 
@@ -248,7 +252,7 @@ class Propagator(StreamTracker):
             iou=jnp.where(active, iou, 0.0),
             active=active,
         )
-        memory = self._memory(keys, image, high, prompted)
+        memory = self._memory(keys, image, low, high, prompted)
         now = jnp.broadcast_to(carry.frame[:, None], active.shape)
         pinned, _ = write_pinned(carry.prompted, memory, now, prompted, keep_first=False)
         recent = write_ring(carry.recent, memory, now, active & ~prompted)
@@ -358,13 +362,15 @@ class Propagator(StreamTracker):
         hints = jnp.stack([maps[0], maps[1], box, maps[2], maps[3]], axis=-1)
         return hints.astype(keys.dtype), boxed
 
-    def _memory(self, keys: Array, image: Array, high: Array, prompted: Array) -> dict[str, Array]:
+    def _memory(
+        self, keys: Array, image: Array, low: Array, high: Array, prompted: Array
+    ) -> dict[str, Array]:
         """``key`` [B, O, L, K] and ``value`` [B, O, L, D + 1] of this frame."""
         c = self.config
         batch, (h, w) = len(keys), c.grid
-        hard = (high > 0).astype(jnp.float32)
-        soft = jnp.where(prompted[..., None, None], hard, nn.sigmoid(high))
-        mask = soft.reshape(batch, c.objects, h, 2, w, 2).mean((3, 5))[..., None]
+        shown = (high > 0).reshape(batch, c.objects, h, 2, w, 2).mean((3, 5), dtype=jnp.float32)
+        handed = nn.sigmoid(low.astype(jnp.float32))
+        mask = jnp.where(prompted[..., None, None], shown, handed)[..., None]
         shared = jnp.broadcast_to(image[:, None], (batch, c.objects, *image.shape[1:]))
         x = jnp.concatenate([shared, mask.astype(image.dtype)], axis=-1)
         value = self.value(x.reshape(-1, h, w, x.shape[-1])).astype(jnp.float32)

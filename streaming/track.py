@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy import ndimage
 
 from ..zoo.segment.objects import Objects
 from ..zoo.segment.outputs import resize_logits
@@ -233,10 +234,16 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def box_of(mask: np.ndarray) -> list[float] | None:
-    """x0, y0, x1, y1 in [0, 1] around a mask [h, w], None for an empty one."""
-    rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
+    """x0, y0, x1, y1 in [0, 1] around the largest connected part of a mask [h, w], None if empty.
+
+    A few stray pixels far away would make the box of all of it as wide as the picture.
+    """
+    if not mask.any():
         return None
+    labelled: Any = ndimage.label(mask)  # scipy's stubs say int, which is with output=
+    parts = labelled[0]
+    main = parts == np.bincount(parts[mask]).argmax()
+    rows, cols = np.flatnonzero(main.any(1)), np.flatnonzero(main.any(0))
     h, w = mask.shape
     return [cols[0] / w, rows[0] / h, (cols[-1] + 1) / w, (rows[-1] + 1) / h]
 

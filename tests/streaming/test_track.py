@@ -203,6 +203,8 @@ def test_run_lengths_give_the_mask_back():
     mask = np.zeros((4, 8), bool)
     mask[1:3, 2:4] = True
     assert box_of(mask) == [0.25, 0.25, 0.5, 0.75]
+    mask[0, 4] = True  # touches the rest at no side
+    assert box_of(mask) == [0.25, 0.25, 0.5, 0.75]
 
 
 @pytest.mark.slow  # a tracker is long to compile

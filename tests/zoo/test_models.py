@@ -51,12 +51,16 @@ def subject(arch):
 
 
 def distinct():
-    """Every name but tags that have their architecture's config; trackers are slow to trace."""
+    """Every name but tags that have their architecture's config; one of each family at once, the
+    rest and the trackers, which are slow to trace, in the slow part."""
+    seen = set()
     for name in list_models():
         arch = name.split("/")[0]
         if name == arch or model_config(name) != model_config(arch):
-            tracker = model_card(name).streaming and name not in STREAMING
-            yield pytest.param(name, marks=[pytest.mark.slow] * tracker)
+            family = arch.split("-")[0]
+            slow = family in seen or model_card(name).streaming and name not in STREAMING
+            seen.add(family)
+            yield pytest.param(name, marks=[pytest.mark.slow] * slow)
 
 
 @pytest.mark.parametrize("name", [*distinct()])

@@ -70,7 +70,13 @@ GROUPED = [
 ]
 
 
-@pytest.mark.parametrize("law", contract.LAWS, ids=lambda law: law.__name__)
+LAWS = [
+    pytest.param(law, marks=[pytest.mark.slow] * (law is contract.check_gradients))
+    for law in contract.LAWS
+]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 @pytest.mark.parametrize("name", GROUPED)
 def test_carry_law(name, law):
     law(subject(name))

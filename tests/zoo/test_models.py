@@ -99,7 +99,7 @@ GROUPED = [
 ]
 
 
-# every mixer's gradient has its own fast test
+# gradients are long to compile
 LAWS = [
     pytest.param(law, marks=[pytest.mark.slow] * (law is contract.check_gradients))
     for law in contract.LAWS

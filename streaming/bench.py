@@ -71,8 +71,9 @@ class Runner:
 
         Of the program before optimisation: a fused product is a custom call that counts as 0.
         """
-        depth = model_config(self.name, **self.config).depth
-        model = create_model(self.name, **{**self.config, "unroll": depth})
+        config: Any = model_config(self.name, **self.config)
+        flat = {"unroll": config.depth} if hasattr(config, "unroll") else {}
+        model = create_model(self.name, **{**self.config, **flat})
         step = Step(model, self.params, self.step.card)
         size = self.frames[0].shape[2:4]
         carry = jax.eval_shape(lambda: model.init_carry(1, size))

@@ -99,6 +99,16 @@ class Slots:
                 "take it from extract() or init_carry(1)"
             )
 
+    def _linked(self, rows: int) -> dict[str, np.ndarray]:
+        """What a model that looks across streams is told besides: which of ``rows`` (its batch,
+        row by row the slots) hold a stream. A slot that was left keeps its carry, and nobody
+        may see it."""
+        if not getattr(self._step.model, "cross_stream", False):
+            return {}
+        active = np.zeros(rows, bool)
+        active[list(self._names.values())] = True
+        return {"active": active}
+
     def step(self, frames: Mapping[Hashable, np.ndarray]) -> dict[Hashable, Any]:
         """One tick: {name: uint8 frame [h, w, 3]} -> {name: output, leaves [1, ...] numpy}.
 
@@ -115,7 +125,7 @@ class Slots:
                 )
             index = self._index(name)
             batch[index, 0], valid[index, 0] = frame, True
-        self.carry, out = self._step(self.carry, batch, valid)
+        self.carry, out = self._step(self.carry, batch, valid, **self._linked(self.size))
         out = jax.device_get(out)
         return {
             name: jax.tree.map(lambda a: a[self._names[name], 0], out)  # noqa: B023

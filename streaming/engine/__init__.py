@@ -2,10 +2,11 @@
 
 from .admission import Refused
 from .costs import Costs
-from .engine import Engine, EngineError
+from .engine import Engine
 from .ledger import Ledger, Snapshot
 from .scheduler import Scheduler
 from .stream import Answer, Stream, StreamClosed
+from .worker import EngineError
 
 __all__ = [
     "Answer",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .costs import Costs
@@ -44,8 +45,9 @@ def refusal(costs: Costs, demands: list[Demand], *, max_load: float, depth: int 
     if share > max_load:
         return (
             f"{len(demands)} streams at {sum(d.fps for d in demands):g} frames/s in all would "
-            f"keep it busy {share:.0%} of the time and {max_load:.0%} is the limit; "
-            "lower the frame rate, or pause or remove a stream"
+            f"keep it busy {share:.0%} of the time and {max_load:.0%} is the limit; give "
+            f"{_rounded(max_load / costs.cheapest(len(demands)))} frames/s each or less (--fps), "
+            "or pause or remove a stream"
         )
     ahead = depth * max(costs.high(costs.bucket(min(len(demands), b))) for b in costs.buckets)
     for budget in sorted({d.budget for d in demands}):
@@ -55,21 +57,15 @@ def refusal(costs: Costs, demands: list[Demand], *, max_load: float, depth: int 
             return (
                 f"a frame of each stream at once ({urgent} in all, and {1e3 * ahead:.0f} ms of "
                 f"steps before them) would take {1e3 * worst:.0f} ms and the latency budget is "
-                f"{1e3 * budget:g} ms; give a larger budget, or remove a stream"
+                f"{1e3 * budget:g} ms; give {math.ceil(1e3 * worst)} ms or more (--budget-ms), "
+                "or remove a stream"
             )
     return None
 
 
-def check(
-    costs: Costs,
-    name: Hashable,
-    demand: Demand,
-    others: list[Demand],
-    *,
-    max_load: float,
-    depth: int = 1,
-) -> None:
-    """Raises Refused: stream ``name`` would be one too many."""
-    why = refusal(costs, [*others, demand], max_load=max_load, depth=depth)
-    if why is not None:
-        raise Refused(f"stream {name!r} refused: {why}")
+def _rounded(fps: float) -> str:
+    """Down to a whole number, or where that would be 0 to one digit that counts."""
+    if fps >= 1:
+        return str(math.floor(fps))
+    digits = 10.0 ** math.floor(math.log10(fps))
+    return f"{math.floor(fps / digits) * digits:g}"

@@ -40,12 +40,36 @@ def slim(out: Any) -> Any:
     return out.replace(**extra) if extra else out
 
 
+def bucket_sizes(model: Any, slots: int, wanted: Iterable[int] | None = None) -> tuple[int, ...]:
+    """Batch sizes to compile: ``wanted``, or 1, 2, 4, ... and ``slots`` itself.
+
+    A model that looks across streams (``cross_stream``) always has all of them in its batch.
+
+    Raises:
+      ValueError: a size that is not from 1 to ``slots``, or not ``slots`` for such a model.
+    """
+    together = getattr(model, "cross_stream", False)
+    if wanted is None:
+        powers = {1 << k for k in range(slots.bit_length())} & set(range(slots))
+        wanted = {slots} if together else powers | {slots}
+    sizes = tuple(sorted(set(wanted)))
+    if not sizes or sizes[0] < 1 or sizes[-1] > slots:
+        raise ValueError(f"buckets {sizes}: batch sizes from 1 to the {slots} slots")
+    if together and sizes != (slots,):
+        raise ValueError(
+            f"buckets {sizes}: {type(model).__name__} looks across streams and needs all of them "
+            f"in every batch; give ({slots},), or leave buckets out"
+        )
+    return sizes
+
+
 class Pool(Slots):
     """Slots whose streams run ``bucket`` at a time, every bucket compiled ahead.
 
     The step works on copies of its streams' rows: if it raises, no stream has moved. A bucket
     as large as the pool keeps every stream at its own row, with the idle ones there but not
-    valid: models that look across streams need that one and no other.
+    valid: models that look across streams have that one and no other, and are told which rows
+    hold a stream (``active``).
 
     All calls but :meth:`check` belong to one thread.
     """
@@ -58,9 +82,7 @@ class Pool(Slots):
         frame_shape: tuple[int, int] | None = None,
     ):
         super().__init__(step, size, frame_shape)
-        self.buckets = tuple(sorted(set(buckets)))
-        if not self.buckets or self.buckets[0] < 1 or self.buckets[-1] > size:
-            raise ValueError(f"buckets {self.buckets}: batch sizes from 1 to the {size} slots")
+        self.buckets = bucket_sizes(step.model, size, buckets)
 
     def __contains__(self, name: Hashable) -> bool:
         return name in self._names
@@ -115,11 +137,11 @@ class Pool(Slots):
         valid = np.zeros((bucket, 1), bool)
         for row, frame in zip(rows, frames, strict=True):
             batch[row, 0], valid[row, 0] = frame, True
-        return self._run(index, batch, valid), rows
+        return self._run(index, batch, valid, self._linked(bucket)), rows
 
-    def _run(self, index, batch, valid) -> Any:
+    def _run(self, index, batch, valid, extras) -> Any:
         batch = jax.device_put(batch)  # the copy goes on while earlier steps compute
-        carry, out = self._step(_rows(self.carry, self._fresh, index), batch, valid)
+        carry, out = self._step(_rows(self.carry, self._fresh, index), batch, valid, **extras)
         self.carry = _back(self.carry, index, carry)
         out = slim(out)
         for leaf in jax.tree.leaves(out):
@@ -136,10 +158,12 @@ class Pool(Slots):
             index = np.full(bucket, self.size, np.int32)
             shape = (bucket, 1, *self.frame_shape, 3)
             frames = rng.integers(0, 256, shape, np.uint8)
-            times = []
+            times, valid = [], np.ones((bucket, 1), bool)
+            # all at once, the most that a model across streams has to do
+            extras = {name: np.ones(bucket, bool) for name in self._linked(bucket)}
             for _ in range(repeats + 1):
                 start = time.perf_counter()
-                jax.device_get(self._run(index, frames, np.ones((bucket, 1), bool)))
+                jax.device_get(self._run(index, frames, valid, extras))
                 times.append(time.perf_counter() - start)
             seconds[bucket] = times[1:]  # the first one compiled
         return Costs(seconds)

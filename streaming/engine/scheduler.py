@@ -1,4 +1,5 @@
-"""Which frames go into the next step: earliest deadline first, in padded batches.
+"""Which frames go into the next step: earliest deadline first, in padded batches; and where not
+all can be in time, the same share of each stream.
 
 Pure: the time and the costs of steps come from outside, so that the engine and the simulator
 run this very code. Not thread-safe: the engine holds its lock around every call.
@@ -10,12 +11,13 @@ import bisect
 import dataclasses
 import heapq
 import math
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from typing import Any
 
 from . import admission
 from .admission import Demand, Refused
 from .costs import Costs
+from .fairness import Faded, Overload
 from .ledger import Account, Ledger
 from .queues import CLOSED, ERROR, Dropped, Item, Queue, make_queue
 
@@ -32,6 +34,7 @@ class StreamState:
       running: frames launched and not answered.
       unread: answers that the reader has not taken, counted where ``room`` is given.
       room: answers, running and unread, after which the stream waits for its reader.
+      share: what it has been served lately, in seconds of its rate.
       closed: no frames any more; ``finishing``: none are taken, those that wait are served.
     """
 
@@ -47,6 +50,7 @@ class StreamState:
     paused: bool = False
     finishing: bool = False
     closed: bool = False
+    share: Faded = dataclasses.field(default_factory=Faded)
     tag: Any = None  # for the engine
 
     @property
@@ -94,7 +98,7 @@ class Scheduler:
             raise ValueError(f"slots={slots}, depth={depth}, max_load={max_load}: all are above 0")
         self.costs, self.slots = costs, slots
         self.max_load, self.depth = max_load, depth
-        self.ledger = Ledger()
+        self.ledger, self.overload = Ledger(), Overload()
         self.streams: dict[Hashable, StreamState] = {}
         self.running: list[Batch] = []
         self._waiting: dict[StreamState, None] = {}  # streams whose queue is not empty
@@ -137,22 +141,36 @@ class Scheduler:
         if not (fps > 0 and budget > 0 and math.isfinite(fps) and math.isfinite(budget)):
             raise ValueError(f"stream {name!r}: fps={fps}, budget={budget}; both are above 0")
         queue, demand = make_queue(policy, capacity), Demand(fps, budget)
-        if len(self.streams) >= self.slots:
-            raise Refused(
-                f"stream {name!r} refused: all {self.slots} slots are taken; "
-                "remove a stream, or start with more slots"
-            )
-        if check:
-            self._check(name, demand)
+        self._check(name, self.refusal(demand, load=check))
         state = StreamState(name, demand, queue, self.ledger.open(name), self._admitted)
         self._admitted += 1
         self.streams[name] = state
         return state
 
-    def _check(self, name: Hashable, demand: Demand) -> None:
-        admission.check(
-            self.costs, name, demand, self.demands(), max_load=self.max_load, depth=self.depth
-        )
+    def refusal(
+        self, demand: Demand, *, without: Collection[Hashable] = (), load: bool = True
+    ) -> str | None:
+        """Why one stream more cannot be held, or None.
+
+        Args:
+          without: streams taken as gone.
+          load: whether its share of the time counts, and not only its slot.
+        """
+        streams = [s for name, s in self.streams.items() if name not in without]
+        if len(streams) >= self.slots:
+            return (
+                f"all {self.slots} slots are taken; remove a stream, or start with more (--slots)"
+            )
+        demands = [s.demand for s in streams if not s.paused]
+        return self._overload([*demands, demand]) if load else None
+
+    def _overload(self, demands: list[Demand]) -> str | None:
+        return admission.refusal(self.costs, demands, max_load=self.max_load, depth=self.depth)
+
+    @staticmethod
+    def _check(name: Hashable, why: str | None) -> None:
+        if why is not None:
+            raise Refused(f"stream {name!r} refused: {why}")
 
     def _state(self, name: Hashable) -> StreamState:
         if name not in self.streams:
@@ -167,13 +185,14 @@ class Scheduler:
         """Goes on after :meth:`pause`. Raises Refused: others took its share of the time."""
         state = self._state(name)
         if state.paused:
-            self._check(name, state.demand)
+            self._check(name, self._overload([*self.demands(), state.demand]))
             state.paused = False
 
     def remove(self, name: Hashable) -> Dropped:
         """Lets the stream go: what waits is dropped, what runs is dropped when it ends."""
         state = self._state(name)
-        dropped = self._dropped(state, state.queue.clear())
+        for _, reason in (dropped := state.queue.clear()):
+            state.account.drop(reason)
         self._waiting.pop(state, None)
         state.closed = True
         del self.streams[name]
@@ -182,9 +201,10 @@ class Scheduler:
 
     # Frames come and go.
 
-    def _dropped(self, state: StreamState, dropped: Dropped) -> Dropped:
+    def _dropped(self, state: StreamState, dropped: Dropped, now: float) -> Dropped:
         for _, reason in dropped:
             state.account.drop(reason)
+        self.overload.lost(len(dropped), now)
         return dropped
 
     def offer(
@@ -199,7 +219,8 @@ class Scheduler:
             return None
         state.received += 1
         state.account.receive()
-        self._dropped(state, dropped)
+        self.overload.took(now)
+        self._dropped(state, dropped, now)
         self._waiting[state] = None
         return item
 
@@ -213,10 +234,15 @@ class Scheduler:
         if not heads:
             return None
         heads.sort()
+        ranked = [(0.0, *head) for head in heads]
         bucket = self._bucket([due for due, _, _ in heads[: 2 * self.costs.largest]], start)
+        if self.overload(now):
+            ranked = sorted((s.share(now), due, order, s) for due, order, s in heads)
+            bucket = self._fullest(heads[-1][0] - start, len(heads))
         rows = []
-        for state in self._chosen(heads, bucket, start + self.costs.high(bucket)):
+        for state in self._chosen(ranked, bucket, start + self.costs.high(bucket), now):
             rows.append((state, state.queue.pop()))
+            state.share.add(1 / state.demand.fps, now)
             state.running += 1
             state.account.start()
             if not state.queue:
@@ -226,19 +252,19 @@ class Scheduler:
         self._free = start + self.costs.mean(batch.bucket)
         return batch
 
-    def _chosen(self, heads: list[Any], bucket: int, end: float) -> list[StreamState]:
+    def _chosen(self, heads: list[Any], bucket: int, end: float, now: float) -> list[StreamState]:
         """The streams of a step that ends at ``end``; what would be late by then is dropped.
 
         Unless everything would be late: a late answer is better than none, and the costs that
         say so may have passed.
         """
         chosen: list[StreamState] = []
-        hopeless = all(s.queue.last.deadline < end for _, _, s in heads)
+        hopeless = all(s.queue.last.deadline < end for *_, s in heads)
         while heads and len(chosen) < bucket:
-            _, _, state = heapq.heappop(heads)  # a sorted list is a heap
-            if not hopeless and self._dropped(state, state.queue.shed(end)):
+            share, _, order, state = heapq.heappop(heads)  # a sorted list is a heap
+            if not hopeless and self._dropped(state, state.queue.shed(end), now):
                 if state.queue:
-                    heapq.heappush(heads, (self._due(state, end), state.order, state))
+                    heapq.heappush(heads, (share, self._due(state, end), order, state))
                 else:
                     del self._waiting[state]
             else:
@@ -258,6 +284,12 @@ class Scheduler:
         if head.due < soonest and not head.renewed and state.queue.spares(head):
             head.due, head.renewed = soonest + budget, True
         return head.due
+
+    def _fullest(self, seconds: float, frames: int) -> int:
+        """Batch size that serves the most frames per second, if one of them ends in time."""
+        sizes = [b for b in self.costs.buckets if self.costs.high(b) <= seconds]
+        rate = lambda b: min(b, frames) / self.costs.mean(b)  # noqa: E731
+        return max(sizes or self.costs.buckets, key=rate)
 
     def _bucket(self, due: list[float], start: float) -> int:
         """Batch size for frames that are due at these times: fewest late, then least work."""
@@ -300,6 +332,7 @@ class Scheduler:
         kept = self._end(batch, now)
         for state, item in kept:
             state.account.complete(late=now > item.deadline)
+            self.overload.lost(now > item.deadline, now)
             state.unread += state.room is not None
         return kept
 

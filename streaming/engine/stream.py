@@ -35,6 +35,7 @@ class Answer:
       result: the model's answer; None if the step raised.
       error: why there is none.
       reset: the stream began anew with this frame, because a failed step took its state.
+      frame: the frame itself, if :attr:`Stream.show` was set by the time of the answer.
     """
 
     stream: Hashable
@@ -45,6 +46,7 @@ class Answer:
     result: Result | None = None
     error: str | None = None
     reset: bool = False
+    frame: Any = None
 
 
 class Stream:
@@ -58,6 +60,7 @@ class Stream:
         self.name = state.name
         self.carry = carry  # what it goes on from, until its first step
         self.lost = False  # its state went with a failed step
+        self.show = False  # whether answers carry their frame, for who wants to look at it
         self.launched = start  # frames launched, counted from the stream's start
         self.writers = 0  # pushes that wait for a credit
         self._latest = state.room is None

@@ -1,6 +1,8 @@
 """The server: sessions that outlive their connections, on top of the engine (extra ``serve``)."""
 
 from .limits import Limits, ServeError
-from .sessions import LiveSession, Sessions, Spec
+from .live_session import LiveSession
+from .sessions import Sessions
+from .spec import Spec
 
 __all__ = ["Limits", "LiveSession", "ServeError", "Sessions", "Spec"]

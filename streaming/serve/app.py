@@ -7,25 +7,38 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from starlette.websockets import WebSocketState
 
 from .access import SameOrigin, Tokens, bearer
-from .conversation import Closing, Conversation
+from .conversation import Closing, Conversation, Message
+from .dashboard import Dashboard
+from .dashboard_peer import add_peer
+from .dashboard_watch import Watching
 from .inputs import add_source, check_address
 from .limits import ServeError
 from .metrics import Metrics
-from .sessions import Sessions, Spec
+from .sessions import Sessions
+from .spec import Spec
 from .wire import count, parse, unpack
 
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; frame-ancestors 'none'"
+PAGE = ("html", "css", "js", "link.js", "tiles.js", "charts.js", "table.js", "publish.js")
+TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+POLICY = (  # the page needs nothing from elsewhere, and nothing inline
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
 log = logging.getLogger("streamzoo.serve")
 STATUS = {
     "unauthorised": 401, "unknown_stream": 404, "unknown_token": 404, "taken": 409,
@@ -39,6 +52,7 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
     app = FastAPI(title="streamzoo", openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(SameOrigin)
     app.state.sessions, app.state.metrics = sessions, Metrics(sessions)
+    app.state.dashboard = Dashboard(sessions)
 
     def check(request: Request) -> str:
         host = request.client.host if request.client else "?"
@@ -50,10 +64,9 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
         body = {"error": {"code": error.code, "message": str(error)}}
         return JSONResponse(body, STATUS.get(error.code, 400))
 
-    @app.get("/")
-    async def page() -> HTMLResponse:
-        text = resources.files(__package__ or "").joinpath("page.html").read_text()
-        return HTMLResponse(text, headers={"Content-Security-Policy": POLICY})
+    for part in PAGE:  # public: without a token it shows nothing
+        path = "/" if part == "html" else f"/page.{part}"
+        app.add_api_route(path, _page(part), methods=["GET"])
 
     @app.get("/healthz")
     async def health() -> JSONResponse:
@@ -81,14 +94,19 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
     async def add(request: Request) -> dict[str, Any]:
         check(request)
         body = await _body(request)
-        address, spec = check_address(body.get("url")), None
-        if "fps" in body:
-            budget, policy = body.get("budget_ms", 120), body.get("policy", "latest")
-            if not isinstance(budget, (int, float)):
-                raise ServeError("bad_request", f"budget_ms={budget!r}: give a number above 0")
-            spec = Spec(body["fps"], budget / 1e3, policy)
+        address = check_address(body.get("url"))
+        spec = _spec(body) if "fps" in body else None
         session = await add_source(sessions, address, spec, name=body.get("name"))
         return session.report()
+
+    @app.post("/offer", status_code=201)
+    async def offer(request: Request) -> dict[str, Any]:
+        """A WebRTC peer's video as a stream: {"sdp", "fps", "name"} -> {"sdp", "session"}."""
+        owner, body = check(request), await _body(request)
+        answer, session = await add_peer(
+            sessions, body.get("sdp"), _spec(body), owner=owner, name=body.get("name")
+        )
+        return {"sdp": answer, "session": session.name}
 
     @app.get("/streams/{name}")
     async def show(name: str, request: Request) -> dict[str, Any]:
@@ -124,12 +142,38 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
         sessions.get(name).resume()
         return sessions.get(name).report()
 
+    async def converse(socket: WebSocket, talk: Callable[[str], Conversation | Watching]) -> None:
+        await socket.accept()
+        handshake = sessions.limits.handshake
+        await Line(socket, handshake, tokens, talk, app.state.metrics).serve()
+
     @app.websocket("/ws")
     async def ws(socket: WebSocket) -> None:
-        await socket.accept()
-        await Line(socket, sessions, tokens, app.state.metrics).serve()
+        observe = app.state.metrics.observe
+        await converse(socket, lambda owner: Conversation(sessions, owner, observe))
+
+    @app.websocket("/watch")
+    async def watch(socket: WebSocket) -> None:
+        await converse(socket, lambda owner: Watching(app.state.dashboard))
 
     return app
+
+
+def _page(part: str) -> Callable[[], Response]:
+    kind = TYPES[part.rpartition(".")[2]] + "; charset=utf-8"
+
+    def send() -> Response:
+        text = resources.files(__package__ or "").joinpath(f"page.{part}").read_bytes()
+        return Response(text, media_type=kind, headers=HEADERS)
+
+    return send
+
+
+def _spec(body: dict[str, Any]) -> Spec:
+    budget = body.get("budget_ms", 120)
+    if not isinstance(budget, (int, float)):
+        raise ServeError("bad_request", f"budget_ms={budget!r}: give a number above 0")
+    return Spec(body.get("fps", 15), budget / 1e3, body.get("policy", "latest"))
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -147,9 +191,17 @@ async def _body(request: Request) -> dict[str, Any]:
 class Line:
     """One WebSocket, until either side hangs up."""
 
-    def __init__(self, socket: WebSocket, sessions: Sessions, tokens: Tokens, metrics: Metrics):
+    def __init__(
+        self,
+        socket: WebSocket,
+        handshake: float,
+        tokens: Tokens,
+        talk: Callable[[str], Conversation | Watching],
+        metrics: Metrics,
+    ):
+        """talk: makes, for the client's name, what takes its messages and has messages for it."""
         self._socket, self._tokens, self._metrics = socket, tokens, metrics
-        self._sessions = sessions
+        self._handshake, self._talker = handshake, talk
         self._host = socket.client.host if socket.client else "?"
         self._lock = asyncio.Lock()  # replies and results share the socket
 
@@ -173,14 +225,14 @@ class Line:
             if talk is not None:
                 talk.end()
 
-    async def _begin(self) -> Conversation | None:
+    async def _begin(self) -> Conversation | Watching | None:
         try:
-            async with asyncio.timeout(self._sessions.limits.handshake):
+            async with asyncio.timeout(self._handshake):
                 first = parse(self._text(await self._receive()))
             owner = self._tokens.owner(
                 bearer(self._socket.headers) or first.get("auth"), self._host
             )
-            talk = Conversation(self._sessions, owner, self._metrics.observe)
+            talk = self._talker(owner)
             await self._send(await talk.begin(first))
             return talk
         except TimeoutError:
@@ -191,7 +243,7 @@ class Line:
             await self._hang_up(1008, error.code)
         return None
 
-    async def _talk(self, talk: Conversation) -> None:
+    async def _talk(self, talk: Conversation | Watching) -> None:
         tasks = [asyncio.create_task(self._listen(talk)), asyncio.create_task(self._tell(talk))]
         try:
             done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -206,7 +258,7 @@ class Line:
                 raise end
         await self._hang_up(1000, "")
 
-    async def _listen(self, talk: Conversation) -> None:
+    async def _listen(self, talk: Conversation | Watching) -> None:
         while True:
             data = await self._receive()
             try:
@@ -222,11 +274,11 @@ class Line:
             if reply is not None:
                 await self._send(reply)
 
-    async def _tell(self, talk: Conversation) -> None:
+    async def _tell(self, talk: Conversation | Watching) -> None:
         async for message in talk.outgoing():
             start = time.perf_counter()
             await self._send(message)
-            if message["type"] == "result":
+            if isinstance(message, dict) and message["type"] == "result":
                 self._metrics.observe("send", time.perf_counter() - start)
 
     async def _receive(self) -> str | bytes:
@@ -242,9 +294,12 @@ class Line:
             raise ServeError("bad_request", 'the first message is text: "open" or "resume"')
         return data
 
-    async def _send(self, message: dict[str, Any]) -> None:
+    async def _send(self, message: Message | bytes) -> None:
         async with self._lock:
-            await self._socket.send_text(json.dumps(message, allow_nan=False))
+            if isinstance(message, bytes):
+                await self._socket.send_bytes(message)
+            else:
+                await self._socket.send_text(json.dumps(message, allow_nan=False))
 
     async def _hang_up(self, code: int, reason: str) -> None:
         with contextlib.suppress(RuntimeError, WebSocketDisconnect):

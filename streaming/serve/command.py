@@ -17,7 +17,7 @@ from ..step import Step
 from .access import Tokens
 from .limits import Limits
 from .server import Server, Settings, bind, run
-from .sessions import Spec
+from .spec import Spec
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -73,6 +73,7 @@ def serve(
         if server.grpc is not None:
             _say(f"gRPC on {settings.host}:{server.grpc.port}")
         _say(f"serving on {server.address} (WebSocket /ws, /streams, /metrics); Ctrl-C stops")
+        _say(f"dashboard: {server.address}/")
 
     spec = None if args.fps is None else Spec(args.fps, args.budget_ms / 1e3)
     whole = asyncio.run(run(engine, settings, args.stream, spec, ready))

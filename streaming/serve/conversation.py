@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from .limits import ServeError
+from .live_session import Attachment, LiveSession
 from .pictures import Pictures
-from .sessions import Attachment, LiveSession, Sessions, Spec
+from .sessions import Sessions
+from .spec import Spec
 from .wire import FrameMessage, count
 
 Message = dict[str, Any]
@@ -58,7 +60,8 @@ class Conversation:
                 policy=message.get("policy", "latest"),
                 capacity=message.get("capacity"),
             )
-            session = self.sessions.open(spec, owner=self.owner, name=message.get("name"))
+            name = message.get("name")
+            session = await self.sessions.admit(spec, owner=self.owner, name=name)
         elif message["type"] == "resume":
             after = count(message, "after", 0)
             session = await self.sessions.find(str(message.get("token")))
@@ -96,6 +99,7 @@ class Conversation:
                     self.session.reject()
                 raise
             self._observe("decode", time.perf_counter() - start)
+            self.session.original_size = self._pictures.original_size
             self.session.offer(frame.index, image, frame.time, frame.event)
             return None
         except ServeError as error:

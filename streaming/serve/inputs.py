@@ -5,25 +5,32 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from ..sources import Frame, FrameSource, SourceError, open_source
 from ..sources.feed import Feed
 from .limits import ServeError
-from .sessions import SOURCE, LiveSession, Sessions, Spec
+from .live_session import LiveSession
+from .sessions import SOURCE, Sessions
+from .spec import Spec
 
 log = logging.getLogger("streamzoo.serve")
+THINNED = "thinned"  # reason of a drop: more frames came than were asked for
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 
 
 class Thinned:
-    """A source at ``fps`` frames per second where it gives more; else as it is."""
+    """A source at ``fps`` frames per second where it gives more; else as it is.
+
+    The frames between count in ``drops["thinned"]``.
+    """
 
     def __init__(self, source: FrameSource, fps: float):
         self._source, self._interval = source, 1 / fps
         self._due: float | None = None
+        self._between = 0
 
     def read(self, timeout: float | None = None) -> Frame | None:
         """As the source, without the frames between."""
@@ -33,7 +40,21 @@ class Thinned:
                 # Not behind by more than one frame: after an outage there is no burst.
                 self._due = max(due + self._interval, frame.time)
                 return frame
+            self._between += 1
         return None
+
+    @property
+    def drops(self) -> Mapping[str, int]:
+        thinned = {THINNED: self._between} if self._between else {}
+        return {**self._source.drops, **thinned}
+
+    @property
+    def keyframes_only(self) -> bool:
+        return self._source.keyframes_only
+
+    @keyframes_only.setter
+    def keyframes_only(self, value: bool) -> None:
+        self._source.keyframes_only = value
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)
@@ -52,7 +73,7 @@ async def add_source(
     """
     size = sessions.engine.frame_shape
     try:
-        source = await asyncio.to_thread(open_source, address, size=size, live=True)
+        source = await asyncio.to_thread(open_source, address, size=size, live=True, stream=name)
     except SourceError as error:
         raise ServeError("bad_source", str(error)) from None
     try:
@@ -69,14 +90,14 @@ async def add_source(
 async def _session(sessions: Sessions, token: str, spec: Spec, name: str | None) -> LiveSession:
     """As the store has it, else a new one. The second stream of an address is not stored."""
     if any(s.token == token for s in sessions.by_name.values()):
-        return sessions.open(spec, name=name, lasting=True)
+        return await sessions.admit(spec, name=name, lasting=True)
     if sessions.recall is not None:
         try:
             return await sessions.recall(token, True)
         except ServeError as error:
             if error.code != "unknown_token":
                 raise
-    return sessions.open(spec, name=name, token=token, lasting=True)
+    return await sessions.admit(spec, name=name, token=token, lasting=True)
 
 
 def check_address(address: object) -> str:

@@ -15,6 +15,7 @@ class Limits:
       streams_per_client: sessions of one client, by its auth token, or its address without one.
       message: largest message.
       pixels: largest frame, height x width.
+      parked: sessions that wait without a slot, their state kept here.
       handshake: for the first request of a connection, and for a WebSocket's first message.
       connections: open at once.
       errors: bad messages after which a connection is closed.
@@ -25,6 +26,7 @@ class Limits:
     streams_per_client: int = 8
     message: int = 8 << 20
     pixels: int = 3840 * 2160
+    parked: int = 64
     handshake: float = 5.0
     connections: int = 2048
     errors: int = 100

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a server.
+"""Prometheus metrics of a server; OpenTelemetry gets the same, where it is installed.
 
 Histograms are per stage, not per stream: a scrape stays small with many streams. Everything that
 the ledger counts is read from it when a scrape comes, at no cost per frame.
@@ -12,7 +12,9 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from ..engine import Answer
-from .sessions import LiveSession, Sessions
+from .live_session import LiveSession
+from .sessions import Sessions
+from .telemetry import telemetry
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.12, 0.25, 0.5, 1.0, 2.5)
 STAGES = ("decode", "wait", "step", "engine", "send")
@@ -35,9 +37,12 @@ class Metrics:
         self._stages = {stage: histogram.labels(stage) for stage in STAGES}
         self._registry.register(self)
         sessions.listeners.append(self._answered)
+        self._telemetry = telemetry(sessions)
 
     def observe(self, stage: str, seconds: float) -> None:
         self._stages[stage].observe(seconds)
+        if self._telemetry is not None:
+            self._telemetry.observe(stage, seconds)
 
     def _answered(self, session: LiveSession, answer: Answer) -> None:
         del session

@@ -15,10 +15,12 @@ class Pictures:
     """Decodes and resizes the frames of one client, within its limits.
 
     Decoding and resize are the sources' own, so that a model sees what it sees elsewhere.
+    ``original_size``: (height, width) of the newest frame before the resize.
     """
 
     def __init__(self, size: tuple[int, int], limits: Limits):
         self.size, self._limits = size, limits
+        self.original_size: tuple[int, int] | None = None
         self._decode, self._resize = JpegDecoder(limits.pixels), Resizer()
 
     def __call__(self, frame: FrameMessage) -> np.ndarray:
@@ -37,6 +39,7 @@ class Pictures:
                 f"frame {index} is {height} x {width} pixels; up to {self._limits.pixels} are "
                 "taken, send it smaller",
             )
+        self.original_size = (height, width)
 
     def _jpeg(self, frame: FrameMessage) -> av.VideoFrame:
         data = bytes(frame.picture)

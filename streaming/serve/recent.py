@@ -30,6 +30,11 @@ class Recent:
         return self.last - len(self._records) + 1
 
     @property
+    def newest(self) -> Record:
+        """The record numbered ``last``. Raises IndexError: none is kept."""
+        return self._records[-1]
+
+    @property
     def unacked(self) -> int:
         """Records that the reader has not confirmed."""
         return self.last - self.acked

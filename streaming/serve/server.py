@@ -21,8 +21,10 @@ from .access import Tokens, is_loopback
 from .app import make_app
 from .inputs import add_all
 from .limits import Limits
-from .sessions import LiveSession, Sessions, Spec
+from .live_session import LiveSession
+from .sessions import Sessions
 from .snapshots import Snapshots
+from .spec import Spec
 from .store import Store
 
 log = logging.getLogger("streamzoo.serve")

@@ -14,7 +14,9 @@ import numpy as np
 
 from ..engine import StreamClosed
 from .limits import ServeError
-from .sessions import LiveSession, Sessions, Spec, Start, token_key
+from .live_session import LiveSession
+from .sessions import Sessions
+from .spec import Spec, Start, token_key
 from .store import Lease, StaleWriter, Store
 
 log = logging.getLogger("streamzoo.serve")
@@ -118,7 +120,7 @@ class Snapshots:
                 raise unknown
             lease, plain, start = found
             name = plain["name"] if plain["name"] not in self._sessions.by_name else None
-            session = self._sessions.open(
+            session = await self._sessions.admit(
                 Spec(**plain["spec"]), owner=plain["owner"], name=name, token=token, start=start,
                 lasting=lasting,
             )  # fmt: skip

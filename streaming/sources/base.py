@@ -59,7 +59,7 @@ class FrameSource:
     live: True when frames come whether or not anyone reads them.
     corrupt: packets or frames that could not be decoded and were skipped.
     warning: one line about damage that did not stop the reading (a file cut short), else None.
-    reconnects, stalls: always 0 on recorded video, see `LiveSource`.
+    reconnects, stalls, missed: always 0 on recorded video, see `LiveSource`.
     drops: frames that came and were not given, by reason; `dropped` is their sum.
     keyframes_only: set it at any time, from any thread, to decode key frames only; the rest counts
         in `drops["keyframes"]`. Sources without key frames (pushed pictures) do not look at it.
@@ -75,6 +75,7 @@ class FrameSource:
     corrupt: int = 0
     reconnects: int = 0
     stalls: int = 0
+    missed: int = 0
     warning: str | None = None
     keyframes_only: bool = False
 

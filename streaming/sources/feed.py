@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Literal
 
+from ..engine.queues import LATE, SUPERSEDED
 from ..engine.stream import Stream, StreamClosed
-from .base import Frame, FrameSource
+from .base import KEYFRAMES, Frame, FrameSource
+from .jitter import OVERFLOW
+from .shedding import Shedding
 
+log = logging.getLogger("streamzoo.serve")
 POLL = 0.2  # seconds: how soon a feed without frames notices that it is closed
 
 
@@ -31,6 +37,9 @@ class Feed:
     When the source ends the stream is finished: what waits is answered, then its iteration ends.
     When the source fails the same happens, and ``error`` says why; other streams do not notice.
     When the stream is closed the source is.
+
+    A live source of a stream with the policy "latest" that loses most of its frames for a while
+    decodes key frames only, see :class:`Shedding`; what is skipped counts in ``source.drops``.
 
     Args:
       source: opened with ``size`` equal to the engine's ``frame_shape``.
@@ -61,6 +70,7 @@ class Feed:
         self.error: str | None = None
         self.offered = 0
         self._tap, self._event = tap, event
+        self._shedding = Shedding() if source.live and stream.state.room is None else None
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(
@@ -94,6 +104,8 @@ class Feed:
             "corrupt": source.corrupt,
             "reconnects": source.reconnects,
             "stalls": source.stalls,
+            "missed": source.missed,
+            "keyframes_only": source.keyframes_only,
         }
 
     # The rest runs in the I/O thread.
@@ -121,6 +133,7 @@ class Feed:
 
     def _read(self) -> None:
         while not self._stop.is_set() and not self.stream.closed:
+            self._shed()
             frame = self.source.read(timeout=POLL)
             if frame is None:
                 if not self.source.live or self.source.state == "closed":
@@ -132,6 +145,18 @@ class Feed:
             self.offered += 1
             if self._tap is not None:
                 self._tap(index, frame)
+
+    def _shed(self) -> None:
+        if self._shedding is None:
+            return
+        dropped, before_us = self.stream.books.dropped, self.source.drops
+        lost = dropped.get(SUPERSEDED, 0) + dropped.get(LATE, 0) + before_us.get(OVERFLOW, 0)
+        came = self.offered + sum(before_us.values()) - before_us.get(KEYFRAMES, 0)
+        before = self._shedding.active
+        active = self._shedding(monotonic(), came, lost)
+        if active != before:
+            self.source.keyframes_only = active
+            log.info("%s: %s", self.stream.name, "key frames only" if active else "all frames")
 
     def _offer(self, frame: Frame) -> int | None:
         mark = self._event is not None and bool(self._event(frame))

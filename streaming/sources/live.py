@@ -7,8 +7,9 @@ go on. Only `close()`, or too many failed attempts in a row, ends a live source.
 
 import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
+from statistics import median
 from time import monotonic, time
 from typing import Any
 
@@ -67,8 +68,9 @@ class LiveSource(BufferedSource[Frame]):
     A bounded buffer, latest wins: when it is full the oldest frame is dropped and counted.
     Counters: `drops` of frames by reason, `reconnects` (connections after the first that gave a
     frame), `stalls` (connections given up because no picture came for the read timeout),
-    `corrupt` frames. `epoch` is the wall-clock time (Unix seconds) of `Frame.time` 0, corrected
-    all the time. `last_fault` says why the last connection was given up.
+    `corrupt` frames, `missed` (by its frame rate and timestamps, an estimate: frames that outages
+    and damage have cost, which nobody saw). `epoch` is the wall-clock time (Unix seconds) of
+    `Frame.time` 0, corrected all the time. `last_fault` says why the last connection was given up.
     """
 
     def __init__(
@@ -103,6 +105,9 @@ class LiveSource(BufferedSource[Frame]):
         self._resize, self._clock, self._sender = Resizer(), Clock(0.04), SenderClock()
         self._room = queue
         self._decoded = self._skipped = 0
+        self._last: tuple[float, float, int] | None = None  # picture, see `_miss`
+        self._gaps: deque[float] = deque(maxlen=31)
+        self._began = monotonic()  # when the connection was asked for
         self._last_packet = monotonic()
         self._thread = threading.Thread(
             target=self._run, args=(container,), name=f"streamzoo {self.name}", daemon=True
@@ -145,7 +150,7 @@ class LiveSource(BufferedSource[Frame]):
     def _run(self, container: Any) -> None:
         failures = 0
         while not self._stop.is_set():
-            decoded_before = self._decoded
+            decoded_before, self._began = self._decoded, monotonic()
             try:
                 if container is None:
                     container = connect(self._address, self._format, self._options, self._timeout)
@@ -214,6 +219,7 @@ class LiveSource(BufferedSource[Frame]):
                 if picture.is_corrupt:
                     self.corrupt += 1
                     if first and now - opened < self._timeout[1]:  # joined between key frames
+                        self.missed += self._decoded > 0
                         continue
                 stamp = self._clock(picture.time, now)
                 if self._paced:
@@ -233,7 +239,8 @@ class LiveSource(BufferedSource[Frame]):
 
     def _deliver(self, picture: Any, stamp: float, reconnected: bool) -> None:
         received = monotonic()
-        captured = self._sender(stamp, received) + time() - monotonic()
+        local = self._sender(stamp, received)
+        captured = local + time() - monotonic()
         original_size = displayed_size(picture)
         original = self._resize(picture) if self._keep else None
         image = self._resize(picture, self._requested)
@@ -241,6 +248,7 @@ class LiveSource(BufferedSource[Frame]):
             image, stamp, self._decoded + self._skipped, original_size, received, original,
             captured, self.stream, self.fps,
         )  # fmt: skip
+        self._miss(stamp, local, reconnected)
         with self._news:
             self.epoch = captured - stamp
             self.original_size = original_size
@@ -248,3 +256,22 @@ class LiveSource(BufferedSource[Frame]):
             self._decoded += 1
             self.reconnects += reconnected
             self._put(frame, stamp, received)
+
+    def _miss(self, stamp: float, captured: float, reconnected: bool) -> None:
+        """Counts what should have come since the last picture, if there was a fault between.
+
+        In a connection a gap of three frames and more is one, by the sender's timestamps and its
+        usual rate, which need not be the nominal one. Between two connections it is the time from
+        the last picture's capture, which may be well before its arrival, to the new connection,
+        whose first pictures wait until FFmpeg knows what they are.
+        """
+        if self._last is not None and self.fps:
+            before, shown, skipped = self._last
+            gap, skipped = stamp - before, self._skipped - skipped
+            if reconnected:
+                self.missed += max(0, round((self._began - shown) * self.fps))
+            elif not skipped:
+                due = round(gap / (median(self._gaps) if self._gaps else 1 / self.fps))
+                self.missed += due - 1 if due >= 3 else 0
+                self._gaps.append(gap)
+        self._last = stamp, captured, self._skipped

@@ -14,6 +14,7 @@ from collections import deque
 from time import monotonic
 
 import aioice.ice
+import numpy as np
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -32,7 +33,8 @@ class Output:
         with self._lock:
             self._file.write(len(header).to_bytes(4, "big") + header)
             for picture in pictures:
-                self._file.write(memoryview(picture).cast("B"))
+                # Rows of a width that swscale pads lie apart.
+                self._file.write(np.ascontiguousarray(picture).data.cast("B"))
             self._file.flush()
 
 

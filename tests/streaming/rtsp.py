@@ -1,15 +1,19 @@
-"""Clips and an RTSP server for the tests of sources, `watch` and the command line."""
+"""Clips, an RTSP server and a camera that misbehaves, for the tests of sources and servers."""
 
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+
+FPS = 50  # of the camera
 
 
 def make_clip(path, frames=30, size=(48, 64), fps=25, pts=None, options=None, gop=5):
@@ -65,3 +69,64 @@ class RtspServer:
         self.process.send_signal(number)
         if number == signal.SIGKILL:
             self.process.wait()
+
+
+def ts(path, frames, size=(48, 64)):
+    """MPEG-TS bytes, FPS frames a second."""
+    return make_clip(path, frames=frames, size=size, fps=FPS).read_bytes()
+
+
+class Camera:
+    """A TCP server: connection k plays script k (the last one again and again).
+
+    A script is a list of (bytes, seconds they take), of seconds of silence, and of "reset"; a
+    connection ends with its script. ``log`` has (monotonic seconds, connection, step), ``sent``
+    counts frames, roughly: bytes go out in as many parts.
+    """
+
+    def __init__(self, *scripts):
+        self.scripts, self.connections, self.log, self.sent = scripts, 0, [], 0
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self.socket.getsockname()[1]}"
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.over.set()
+        self.socket.close()
+        self.thread.join(5)
+
+    def serve(self):
+        self.socket.settimeout(0.05)
+        while not self.over.is_set():
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                continue
+            script = self.scripts[min(self.connections, len(self.scripts) - 1)]
+            self.connections += 1
+            with connection:
+                try:
+                    self.play(connection, script)
+                except OSError:  # the reader left
+                    pass
+
+    def play(self, connection, script):
+        for number, step in enumerate(script):
+            self.log.append((time.monotonic(), self.connections - 1, number))
+            if step == "reset":
+                linger = struct.pack("ii", 1, 0)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            elif isinstance(step, tuple):
+                data, seconds = step
+                for k in range(parts := max(1, round(seconds * FPS))):
+                    connection.sendall(data[len(data) * k // parts : len(data) * (k + 1) // parts])
+                    self.sent += 1
+                    if self.over.wait(seconds / parts):
+                        return
+            elif self.over.wait(step):
+                return

@@ -11,37 +11,8 @@ import pytest
 from streamzoo.streaming import Step
 from streamzoo.streaming.engine import Costs, Engine, Refused, StreamClosed
 from streamzoo.streaming.slots import SlotError
-from streamzoo.zoo.registry import Card
 
-SIZE = (4, 6)
-CARD = Card("stub", summary="a stub", input_size=SIZE, classes=("a", "b"), mean=(0.5,) * 3)
-
-
-class Stub:
-    """A recurrent net whose every answer depends on all frames before, in order."""
-
-    def init_carry(self, batch, frame_shape):
-        del frame_shape
-        return {"h": jnp.zeros((batch, 8)), "n": jnp.zeros((batch,), jnp.int32)}
-
-    def apply(self, params, carry, x, valid):
-        flat = x[:, 0].reshape(x.shape[0], -1)
-        h = jnp.tanh(flat @ params["in"] + carry["h"] @ params["h"])
-        keep = valid[:, 0]
-        new = {
-            "h": jnp.where(keep[:, None], h, carry["h"]),
-            "n": carry["n"] + keep,
-        }
-        return new, {"logits": h[:, None, :2], "n": new["n"][:, None]}
-
-
-def params():
-    rng = np.random.default_rng(0)
-    size = SIZE[0] * SIZE[1] * 3
-    return {
-        "in": jnp.asarray(rng.normal(size=(size, 8)) / 9, jnp.float32),
-        "h": jnp.asarray(rng.normal(size=(8, 8)) / 2, jnp.float32),
-    }
+from .stub import CARD, SIZE, Stub, params, video
 
 
 class Gated(Step):
@@ -67,10 +38,6 @@ class Gated(Step):
 
 
 STEP = Gated(Stub(), params(), CARD)
-
-
-def video(seed, frames):
-    return np.random.default_rng(seed).integers(0, 250, (frames, *SIZE, 3), np.uint8)
 
 
 def engine(*, slots=4, buckets=(4,), step=STEP, depth=2):

@@ -2,11 +2,12 @@
 
 import functools
 import random
+import re
 
 import pytest
 
 from streamzoo.streaming.engine import Costs, Refused, Scheduler
-from streamzoo.streaming.engine.admission import Demand, check, load
+from streamzoo.streaming.engine.admission import Demand, load, refusal
 
 
 def instance(seed):
@@ -165,8 +166,8 @@ def test_admission_refuses_with_a_reason():
     with pytest.raises(Refused, match=r"1 in all, .* take 20 ms .* budget is 15 ms"):
         scheduler.admit("y", 0.01, budget=0.015)
     scheduler.admit("y", 0.01, budget=0.08)
-    with pytest.raises(Refused, match=r"7 in all, and 10 ms .* take 80 ms .* budget is 75 ms"):
-        check(scheduler.costs, "x", Demand(1, 0.075), [Demand(1, 0.075)] * 6, max_load=0.9)
+    why = refusal(scheduler.costs, [Demand(1, 0.075)] * 7, max_load=0.9)
+    assert re.search(r"7 in all, and 10 ms .* take 80 ms .* budget is 75 ms; give 80 ms", why)
     scheduler.admit("z", 0.01, budget=0.5)
     scheduler.admit("u", 0.01, budget=0.5)
     with pytest.raises(Refused, match="all 8 slots are taken"):
@@ -175,6 +176,19 @@ def test_admission_refuses_with_a_reason():
         scheduler.admit("z", 1)
     with pytest.raises(ValueError, match="fps=0"):
         scheduler.admit("v", 0)
+
+
+@pytest.mark.parametrize("streams, cost", [(7, 0.01), (40, 0.004), (3, 0.9)])
+def test_the_remedy_of_a_refusal_is_one(streams, cost):
+    costs = Costs({1: [cost]})
+
+    def why(fps, budget=1e3):
+        return refusal(costs, [Demand(fps, budget)] * streams, max_load=0.9)
+
+    rate = float(re.search(r"give (\S+) frames/s each or less \(--fps\)", why(1 / cost))[1])
+    assert why(rate) is None and why(1.3 * rate + 1) and rate * streams * cost > 0.5
+    least = int(re.search(r"give (\d+) ms or more \(--budget-ms\)", why(0.01, 1e-3))[1])
+    assert why(0.01, least / 1e3) is None and why(0.01, least / 1e3 - 2e-3)
 
 
 @pytest.mark.parametrize("seed", range(6))

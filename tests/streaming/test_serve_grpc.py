@@ -15,7 +15,8 @@ from streamzoo.streaming.serve import streamzoo_serve_pb2 as pb
 from streamzoo.streaming.serve.access import Tokens
 from streamzoo.streaming.serve.server import Server, Settings
 
-from .serving import SIZE, alone, engine, logits, run, video
+from .serving import alone, engine, logits, run
+from .stub import SIZE, video
 
 TOKEN = "correct horse"
 SERVICE = "streamzoo.serve.v1.Streams"

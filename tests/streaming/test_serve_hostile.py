@@ -12,7 +12,8 @@ from streamzoo.streaming.serve.client import Client
 from streamzoo.streaming.serve.server import Server
 from streamzoo.streaming.serve.wire import JPEG, RAW, FrameMessage, pack
 
-from .serving import SIZE, alone, engine, logits, run, video
+from .serving import alone, engine, logits, run
+from .stub import SIZE, video
 from .test_serve_web import jpeg, line, lossless, say, send_all, settings
 
 

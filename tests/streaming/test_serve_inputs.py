@@ -43,6 +43,7 @@ def test_a_file_plays_as_a_camera_and_its_carry_survives_a_restart(clip, tmp_pat
                     await server.sessions.find(token)
             report = session.report()
             assert report["source"]["state"] == "live" and report["name"] == "door"
+            assert session.feed.source.stream == "door"
             twin.pause()
             assert twin.report()["state"] == "paused"
             server.sessions.remove(twin)
@@ -101,10 +102,13 @@ def test_what_cannot_be_opened_and_what_is_tried_again(clip, tmp_path):
 def test_a_source_with_more_frames_than_asked_for_is_thinned(clip):
     with open_source(clip) as source:
         thinned = Thinned(source, 10.0)
-        assert thinned.fps == 25 and not thinned.live
+        assert thinned.fps == 25 and not thinned.live and thinned.drops == {}
         times = []
         while (frame := thinned.read()) is not None:
             times.append(frame.time)
+        assert thinned.drops == {"thinned": 15}
+        thinned.keyframes_only = True  # reaches the decoder
+        assert source.keyframes_only and thinned.keyframes_only
     np.testing.assert_allclose(times, [0, 0.12, 0.2, 0.32, 0.4, 0.52, 0.6, 0.72, 0.8, 0.92])
     with open_source(clip) as source:
         thinned = Thinned(source, 60.0)

@@ -1,12 +1,7 @@
 """`streamzoo serve` as a program: its errors, and what survives kill -9 and SIGTERM."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
-import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,38 +12,11 @@ from streamzoo.streaming.serve.client import Client
 from streamzoo.streaming.serve.server import bind
 
 from . import tiny
-from .serving import run, video
+from .program import free_port, serve, up
+from .serving import run
+from .stub import video
 
 FRAMES = video(9, 60, tiny.SIZE)
-
-
-def serve(home, log, *words):
-    environment = dict(os.environ, STREAMZOO_HOME=str(home))
-    words = ["serve", "--model", tiny.NAME, "--slots", "2", *words]
-    return subprocess.Popen(
-        [sys.executable, str(Path(tiny.__file__)), *map(str, words)], env=environment,
-        stderr=log.open("a"),
-    )  # fmt: skip
-
-
-async def up(address, process, log):
-    """Until the server answers; its health."""
-
-    def ask():
-        with urllib.request.urlopen(address + "/healthz", timeout=5) as answer:
-            return answer.status
-
-    while True:
-        assert process.poll() is None, log.read_text()
-        try:
-            return await asyncio.to_thread(ask)
-        except OSError:
-            await asyncio.sleep(0.1)
-
-
-def free_port():
-    with bind("127.0.0.1", 0) as sock:
-        return sock.getsockname()[1]
 
 
 @pytest.fixture

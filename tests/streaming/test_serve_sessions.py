@@ -10,10 +10,11 @@ import streamzoo
 from streamzoo.streaming import Step
 from streamzoo.streaming.serve import Limits, ServeError, Sessions, Spec
 from streamzoo.streaming.serve.recent import Recent
-from streamzoo.streaming.serve.sessions import Start
+from streamzoo.streaming.serve.spec import Start
 
 from . import tiny
-from .serving import STEP, alone, engine, logits, run, video
+from .serving import STEP, alone, engine, logits, run
+from .stub import video
 
 LOSSLESS = Spec(fps=15, budget=60.0, policy="lossless", capacity=8)
 
@@ -283,5 +284,90 @@ def test_the_state_of_a_session_goes_on_in_another_engine():
                 logits(outputs(got + after)), logits(alone(frames[indices]))
             )
             sessions.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("student", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_an_idle_session_gives_its_slot_away_and_goes_on_as_if_it_had_not(student, request):
+    step = STEP
+    if student:
+        request.getfixturevalue("home")
+        model, params = streamzoo.init_params(tiny.NAME, seed=3)
+        step = Step(model, params, tiny.CARD)
+    frames, other = video(4, 20, step.card.input_size), video(5, 6, step.card.input_size)
+
+    async def main(park):
+        async with engine(step=step, slots=2) as e:
+            sessions = Sessions(e)
+            first = await sessions.admit(LOSSLESS, owner="me")
+            busy = await sessions.admit(LOSSLESS, owner="you")
+            kept = busy.attach()
+            hold = first.attach()
+            first.reject()  # its numbers are not the engine's
+            await feed(first, frames[:7], 1)
+            _, before = await collect(hold, 7)
+            with pytest.raises(ServeError, match="all 2 slots"):  # both are in use
+                await sessions.admit(LOSSLESS)
+            hold.detach()
+            if park:
+                guest = await sessions.admit(LOSSLESS, owner="him")
+                assert first.parked is not None and first.report()["state"] == "parked"
+                assert first.name not in e.streams and busy.parked is None
+                visit = guest.attach()
+                await feed(guest, other)
+                await collect(visit, 6)
+                with pytest.raises(ServeError, match="others have its slot"):
+                    await sessions.find(first.token)
+                plain, _ = await first.state()  # what a snapshot would have
+                assert plain["next"] == 8
+                visit.detach()  # and now it is the guest's turn to wait
+            again = await sessions.find(first.token)
+            assert again is first and first.parked is None and again.next == 8
+            assert e.streams.keys() == {first.name, busy.name} if park else True
+            hold = again.attach(before[-1]["seq"])
+            task = asyncio.create_task(feed(again, frames[7:], 8))
+            missed, after = await collect(hold, 13)
+            await task
+            books = first.report()["frames"]
+            assert books["received"] == books["completed"] == 20 and missed == 0
+            assert [r["index"] for r in before + after] == list(range(1, 21))
+            assert [r["seq"] for r in before + after] == list(range(1, 21))
+            kept.detach()
+            sessions.close()
+            return [{k: v for k, v in r.items() if k in ("output", "classes", "persons")}
+                    for r in before + after]  # fmt: skip
+
+    got = []
+    run_both = [got.append(asyncio.run(asyncio.wait_for(main(park), 60))) for park in (True, False)]
+    assert run_both and got[0] == got[1] and got[0][0]
+    if not student:
+        np.testing.assert_array_equal(logits(outputs(got[0])), logits(alone(frames, batch=2)))
+
+
+def test_nobody_is_parked_who_is_busy_or_in_vain():
+    async def main():
+        async with engine(slots=2) as e:
+            sessions = Sessions(e, Limits(parked=1))
+            lasting = sessions.open(LOSSLESS, lasting=True)
+            idle = sessions.open(LOSSLESS)
+            e.scheduler.max_load = 1e-9
+            with pytest.raises(ServeError, match="all 2 slots"):  # parking would not help
+                await sessions.admit(LOSSLESS)
+            assert idle.parked is None
+            e.scheduler.max_load = 1e9
+            second = await sessions.admit(LOSSLESS)
+            assert idle.parked is not None and lasting.parked is None
+            with pytest.raises(ServeError, match="all 2 slots"):  # one may be parked, and one is
+                await sessions.admit(LOSSLESS)
+            assert second.parked is None
+            await feed(second, video(0, 2))
+            sessions.remove(idle)
+            assert not second.parkable  # frames of it are on their way
+            while not await second.park():
+                await asyncio.sleep(0)
+            assert second.recent.last == 2 and not await second.park()
+            sessions.close()
+            assert second.parked is None
 
     run(main())

@@ -12,11 +12,12 @@ from streamzoo.streaming import Step
 from streamzoo.streaming.serve import Limits, ServeError
 from streamzoo.streaming.serve.client import Client
 from streamzoo.streaming.serve.server import Server, Settings
-from streamzoo.streaming.serve.sessions import token_key
 from streamzoo.streaming.serve.snapshots import fingerprint
+from streamzoo.streaming.serve.spec import token_key
 from streamzoo.streaming.serve.store import StaleWriter, Store
 
-from .serving import CARD, STEP, Stub, alone, engine, logits, params, run, video
+from .serving import STEP, alone, engine, logits, run
+from .stub import CARD, Stub, params, video
 
 ARRAYS = {
     "['h']": np.arange(6, dtype=np.float32).reshape(1, 6),

@@ -22,7 +22,8 @@ from streamzoo.streaming.serve.client import Client, ClientError
 from streamzoo.streaming.serve.server import Server, Settings, bind
 from streamzoo.streaming.serve.wire import JPEG, RAW, FrameMessage, pack, unpack
 
-from .serving import SIZE, alone, engine, logits, run, video
+from .serving import alone, engine, logits, run
+from .stub import SIZE, video
 
 TOKEN = "correct horse"
 

@@ -14,11 +14,11 @@ from ..train.optim import OptimConfig
 
 CONFIG = LiveRecipe(
     loop=LoopConfig(
-        steps=1200,
+        steps=500,
         lanes=4,
         frames=FRAMES,
         optim=OptimConfig(rate=2e-3, decay=0.02, ema=0.99),
-        checkpoint_every=200,
+        checkpoint_every=100,
         out="runs/live_hrm",
     ),
 )

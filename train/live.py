@@ -8,6 +8,7 @@ frame's feature, and the anomaly of ``data.handover``, which no camera sees alon
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import zoo
-from ..zoo.encode.stems import PRETRAINED
+from ..zoo.encode.stems import PRETRAINED, stem_stride, stem_width
+from ..zoo.live import CrossStream
 from ..zoo.registry import Card
 from . import losses
 from .data import handover
@@ -31,6 +33,7 @@ from .tasks import prepared, split_stem
 
 Array = jax.Array
 CHUNK = 8  # test scenes at once: one shape, one compile
+SEEN = 3  # frames in view before a camera counts as having shown its actor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,9 @@ class LiveLoss:
       person: the person head's two losses.
       event, anomaly: cross-entropy of the two scores.
       future: of the next frame's fused feature, against doing without a change.
+      match: HRM's likeness of two cameras, which should tell whether they have shown the same
+        actor (re-identification). Of any two cameras of the batch: an anomaly is one answer per
+        camera, and that is little to learn to compare from. Taught with HRM on and off alike.
       cross: with HRM; False teaches every camera by itself.
     """
 
@@ -50,6 +56,7 @@ class LiveLoss:
     event: float = 0.5
     anomaly: float = 2.0
     future: float = 0.1
+    match: float = 0.5
     cross: bool = True
 
 
@@ -69,16 +76,38 @@ def future_loss(expected: Array, features: Array) -> tuple[Array, Array]:
     return miss(expected), miss(features)
 
 
-def over_scenes(model: Any, variables: Any, frames: Array, cross: Any, **extra: Array) -> Any:
+def match_loss(scores: Array, looks: Array, known: Array) -> Array:
+    """Cross-entropy of "the same actor", the two answers weighed alike.
+
+    scores [..., N, N] log-odds, symmetric or not; looks [N] int; known [..., N] bool: this camera
+    has shown its actor. A camera is not compared with itself. Scalar.
+    """
+    pair = known[..., :, None] & known[..., None, :] & ~jnp.eye(len(looks), dtype=bool)
+    same = looks[:, None] == looks[None, :]
+    pair, same = (jnp.broadcast_to(a, scores.shape) for a in (pair, same))
+    missed = masked_mean(jax.nn.softplus(-scores), pair & same)
+    return missed + masked_mean(jax.nn.softplus(scores), pair & ~same)
+
+
+def over_scenes(
+    model: Any,
+    variables: Any,
+    frames: Array,
+    cross: Any,
+    taps: tuple[str, ...] = (),
+    **extra: Array,
+) -> Any:
     """Answers [S, C, T, ...] of scenes [S, C, T, ...] from their first frames on.
 
-    cross: bool or a scalar array of it, with HRM or without; extra: [S, C, T, ...], to the model.
+    cross: bool or a scalar array of it, with HRM or without; taps and extra [S, C, T, ...]: to
+    the model.
     """
     cameras = frames.shape[1]
     active = jnp.broadcast_to(jnp.asarray(cross), (cameras,))
     size = frames.shape[3:5] if frames.shape[-1] == 3 else model.config.image_size
     start = model.init_carry(cameras, size)
-    run = lambda f, e: model.apply(variables, start, f, active=active, **e)[1]  # noqa: E731
+    apply = functools.partial(model.apply, variables, start, active=active, taps=taps)
+    run = lambda f, e: apply(f, **e)[1]  # noqa: E731
     return jax.vmap(run)(frames, extra)
 
 
@@ -122,7 +151,7 @@ class Live:
         # boxes are given, so that the classes of boxes are learned apart from finding them
         out = over_scenes(
             self.model, variables, prepared(batch["frames"], self.card), constants["cross"],
-            boxes=batch["boxes"], box_valid=batch["box_valid"],
+            ("token",), boxes=batch["boxes"], box_valid=batch["box_valid"],
         )  # fmt: skip
         flat = lambda a: a.reshape(-1, *a.shape[3:])  # noqa: E731
         heat, edges = losses.person_loss(
@@ -130,10 +159,25 @@ class Live:
             flat(batch["box_valid"]).astype(jnp.float32),
         )  # fmt: skip
         terms = compare(out, batch) | {"objectness": heat, "edges": edges}
+        terms["match"] = self._match(
+            params, *(a.reshape(-1, *a.shape[2:]) for a in (out.taps["token"], batch["labels"]))
+        )
         total = c.person * (heat + edges)
-        for name in ("label", "event", "anomaly", "future"):
+        for name in ("label", "event", "anomaly", "future", "match"):
             total += getattr(c, name) * terms[name]
         return total, (memory, terms)
+
+    def _match(self, params: Any, tokens: Array, labels: Array) -> Array:
+        """tokens [N, T, D], labels [N, T, K, C] of the cameras of all scenes -> scalar."""
+        config = self.model.config
+        hrm = CrossStream(config.key_dim, config.cross_heads, jnp.dtype(config.dtype))
+        half = max(config.period // 2, 1)  # at every look at the others, and once between
+        at = jnp.arange(half, tokens.shape[1], half)
+        score: Any = lambda x: hrm.apply({"params": params["hrm"]}, x, method="scores")  # noqa: E731
+        scores = jax.vmap(score)(tokens[:, at].swapaxes(0, 1))
+        shown = jnp.cumsum(labels.max(axis=(2, 3)), axis=1)[:, at] >= SEEN
+        looks = labels.max(axis=(1, 2)).argmax(axis=-1)
+        return match_loss(scores, looks, shown.T[:, None])
 
 
 def compare(out: Any, batch: Any) -> dict[str, Array]:
@@ -249,7 +293,8 @@ class LiveRecipe:
       scenes: test scenes.
       pairs, bystanders: cameras of a scene: two per pair, and one per bystander.
       size: (height, width) of the frames.
-      model: a registered live model; depth: passes of its refinement.
+      model: a registered live model; width: of its features, keys and memory; depth: passes of its
+        refinement.
       weights: a file or name to start from; "" for random ones and a pretrained stem.
       live: the loss.
       cache: folder for the frozen stem's features.
@@ -263,6 +308,7 @@ class LiveRecipe:
     bystanders: int = 1
     size: tuple[int, int] = (64, 96)
     model: str = "live-mi-lite0"
+    width: int = 64
     depth: int = 2
     weights: str = ""
     live: LiveLoss = LiveLoss()
@@ -271,9 +317,11 @@ class LiveRecipe:
 
     def fields(self) -> dict[str, Any]:
         """Of the model's config."""
+        width = self.width
         return dict(
             image_size=self.size, classes=handover.LOOKS, depth=self.depth, max_boxes=4,
-            dtype=self.loop.dtype,
+            roi_size=2,  # the map has two rows
+            embed=width, key_dim=width, dim=width, hidden=2 * width, dtype=self.loop.dtype,
         )  # fmt: skip
 
     def open(self, split: str, mine: range) -> Scenes:
@@ -291,8 +339,7 @@ class LiveRecipe:
         if loop.frames != handover.FRAMES:
             raise DataError(f"scenes have {handover.FRAMES} frames: set loop.frames to that")
         model: Any
-        model, variables = zoo.init_params(name, seed=loop.seed, **fields)
-        variables = with_stem(variables, model.config.stem)
+        model, variables = self._start()
         if self.weights:
             variables = zoo.load_weights(self.weights, template=variables)
         task: Any = Live(
@@ -308,6 +355,17 @@ class LiveRecipe:
             return handover.batches(self.open("train", mine))
 
         return Job(task, batches)
+
+    def _start(self) -> tuple[Any, Any]:
+        """The model and its first weights; a frozen stem's are not drawn, only loaded."""
+        model: Any = zoo.create_model(self.model, **self.fields())
+        stem = model.config.stem
+        if stem not in PRETRAINED:
+            return zoo.init_params(self.model, seed=self.loop.seed, **self.fields())
+        cells = (side // stem_stride(stem) for side in self.size)
+        features = jnp.zeros((1, 1, *cells, stem_width(stem)))
+        start = jax.jit(lambda key: model.init(key, model.init_carry(1), features))
+        return model, with_stem(start(jax.random.key(self.loop.seed)), stem)
 
     def measure(
         self, variables: Any, *, cross: bool | None = None, model: Any = None

@@ -72,7 +72,7 @@ def train_one(name: str, options: argparse.Namespace) -> dict:
 
     config, clock, busy = recipe(name, options), time.perf_counter(), time.process_time()
     job = config.build()
-    result = run(job, config.loop, fresh=True)
+    result = run(job, config.loop)  # goes on where it was stopped
     row = {
         "minutes": (time.perf_counter() - clock) / 60,
         "cpu_minutes": (time.process_time() - busy) / 60,

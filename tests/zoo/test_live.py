@@ -231,21 +231,24 @@ def test_a_stream_alone_finds_nobody():
 def brute_attention(params, tokens, active):
     """The attention, stream by stream and head by head, in float64."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
-    heads, dim = p["nobody_key"].shape
-    split = lambda a: a.reshape(len(a), heads, -1)  # noqa: E731
-    q, k = (split(tokens @ p[name]["kernel"]) for name in ("query", "key"))
-    v = split(tokens @ p["value"]["kernel"])
+    heads, dim = len(p["bar"]), len(p["nobody"])
+    centred = tokens - tokens.mean(-1, keepdims=True)
+    x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    x = x * p["norm"]["scale"] + p["norm"]["bias"]
+    k = (x @ p["key"]["kernel"] + p["key"]["bias"]).reshape(len(x), heads, dim)
+    v = (x @ p["value"]["kernel"]).reshape(len(x), heads, -1)
     out = np.zeros((len(tokens), dim))
     for i in np.flatnonzero(active):
         found = []
         for h in range(heads):
-            keys, values = [p["nobody_key"][h]], [p["nobody_value"].reshape(heads, -1)[h]]
+            odds, values = [1.0], [p["nobody"].reshape(heads, -1)[h]]
             for j in np.flatnonzero(active):
                 if j != i:
-                    keys.append(k[j, h])
+                    a, b = k[i, h], k[j, h]
+                    cosine = a @ b / np.sqrt((a @ a) * (b @ b))
+                    odds.append(np.exp(np.exp(p["sharpness"][h]) * (cosine - p["bar"][h])))
                     values.append(v[j, h])
-            w = np.exp(np.asarray(keys) @ q[i, h] / np.sqrt(dim))
-            found.append((w / w.sum()) @ np.asarray(values))
+            found.append((np.asarray(odds) / np.sum(odds)) @ np.asarray(values))
         out[i] = np.concatenate(found) @ p["out"]["kernel"] + p["out"]["bias"]
     return out
 

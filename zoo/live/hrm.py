@@ -9,8 +9,9 @@ Streams that joined at different times tick at different times, a gap delays a t
 resetting one stream moves nobody else's clock.
 
 Source: seed article 001 (HRM, 128 key dimensions, every 16 frames). It leaves open what a token
-is, the number of heads and the case of a single stream: mean feature and memory, a field, and a
-learned "nobody" that can always be attended to.
+is, how streams are compared, the number of heads and the case of a single stream: mean feature and
+memory, by the cosine of one projection, a field, and a learned "nobody" that can always be attended
+to.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from ...layers.gaps import hold
+from ...layers.vit import layer_norm
 
 Array = jax.Array
 
@@ -36,7 +38,11 @@ class HRMState(NamedTuple):
 
 
 class CrossStream(nn.Module):
-    """Attention of each stream over the other active ones.
+    """Attention of each stream over the other active ones, by likeness.
+
+    One projection makes keys and queries, of unit length: a stream finds those whose tokens are
+    like its own, from the first step on. It attends to another one rather than to nobody where
+    their likeness (a cosine) is above a learned bar.
 
     Equivariant to the order of the streams; an inactive stream neither reads nor is read, whatever
     its token holds (NaN included).
@@ -53,31 +59,36 @@ class CrossStream(nn.Module):
     def setup(self):
         if self.key_dim % self.heads:
             raise ValueError(f"key_dim {self.key_dim} is not divisible by heads {self.heads}")
-        self.query = nn.Dense(self.heads * self.key_dim, use_bias=False, dtype=self.dtype)
-        self.key = nn.Dense(self.heads * self.key_dim, use_bias=False, dtype=self.dtype)
+        self.norm = layer_norm(1e-6, self.dtype)
+        self.key = nn.Dense(self.heads * self.key_dim, dtype=self.dtype)
         self.value = nn.Dense(self.key_dim, use_bias=False, dtype=self.dtype)
         self.out = nn.Dense(self.key_dim, dtype=self.dtype)
-        small = nn.initializers.normal(0.02)
-        self.nobody_key = self.param("nobody_key", small, (self.heads, self.key_dim))
-        self.nobody_value = self.param("nobody_value", small, (self.key_dim,))
+        constant = nn.initializers.constant
+        self.sharpness = self.param("sharpness", constant(1.5), (self.heads,))  # a logarithm
+        self.bar = self.param("bar", constant(0.3), (self.heads,))
+        self.nobody = self.param("nobody", nn.initializers.normal(0.02), (self.key_dim,))
 
     def __call__(self, tokens: Array, active: Array) -> Array:
         """tokens [S, D], active [S] bool -> context [S, K] float32, zero where not active."""
         streams = len(tokens)
         tokens = jnp.where(active[:, None], tokens, 0.0)  # NaN times a weight of 0 is NaN
-        split = lambda a: a.astype(jnp.float32).reshape(streams, self.heads, -1)  # noqa: E731
-        q, k, v = split(self.query(tokens)), split(self.key(tokens)), split(self.value(tokens))
-        scores = jnp.einsum("qhd,khd->hqk", q, k)
         others = active[None, :] & ~jnp.eye(streams, dtype=bool)
-        scores = jnp.where(others, scores, -jnp.inf)
-        nobody = jnp.einsum("qhd,hd->hq", q, self.nobody_key)
-        scores = jnp.concatenate([scores, nobody[..., None]], axis=-1) * self.key_dim**-0.5
+        scores = jnp.where(others, self.scores(tokens), -jnp.inf)
+        scores = jnp.pad(scores, ((0, 0), (0, 0), (0, 1)))  # nobody's score is 0
         weights = jax.nn.softmax(scores, axis=-1)
-        none = self.nobody_value.reshape(self.heads, -1)
-        found = jnp.einsum("hqk,khd->qhd", weights[..., :-1], v)
-        found = found + jnp.einsum("hq,hd->qhd", weights[..., -1], none)
+        split = lambda a: a.astype(jnp.float32).reshape(*a.shape[:-1], self.heads, -1)  # noqa: E731
+        found = jnp.einsum("hqk,khd->qhd", weights[..., :-1], split(self.value(self.norm(tokens))))
+        found = found + jnp.einsum("hq,hd->qhd", weights[..., -1], split(self.nobody))
         context = self.out(found.reshape(streams, -1)).astype(jnp.float32)
         return jnp.where(active[:, None], context, 0.0)
+
+    def scores(self, tokens: Array) -> Array:
+        """tokens [S, D] -> [heads, S, S] float32, log-odds of "this one" against "nobody"."""
+        keys = self.key(self.norm(tokens)).astype(jnp.float32)
+        keys = keys.reshape(len(tokens), self.heads, self.key_dim)
+        keys = keys * jax.lax.rsqrt((keys**2).sum(axis=-1, keepdims=True) + 1e-6)
+        likeness = jnp.einsum("qhd,khd->hqk", keys, keys)
+        return jnp.exp(self.sharpness)[:, None, None] * (likeness - self.bar[:, None, None])
 
 
 def init_state(batch: int, period: int, embed: int, key_dim: int) -> HRMState:
@@ -107,21 +118,22 @@ def token(state: HRMState, memory: Array) -> Array:
 def tick(
     attend: Callable[[Array, Array], Array],
     state: HRMState,
-    memory: Array,
+    tokens: Array,
     came: Array,
     active: Array,
 ) -> HRMState:
     """Renews the context of the streams whose tick it is; costs nothing where there is none
     (under ``vmap`` it is computed for every frame).
 
-    attend: (tokens [B, D], active [B]) -> contexts [B, K]. state: after :func:`watch`.
-    came: [B] bool, a frame of this stream has just come; active: [B] bool.
+    attend: (tokens [B, D], active [B]) -> contexts [B, K]. state: after :func:`watch`;
+    tokens: of :func:`token`. came: [B] bool, a frame of this stream has just come; active: [B]
+    bool.
     """
     period = state.ring.shape[1]
     due = came & ((state.seen - 1) % period == 0)
 
     def renew(state: HRMState) -> HRMState:
-        context = attend(token(state, memory), active & (state.seen > 0))
+        context = attend(tokens, active & (state.seen > 0))
         return hold(state._replace(context=context), state, due)
 
     return jax.lax.cond(due.any(), renew, lambda s: s, state)

@@ -28,7 +28,7 @@ from .encoder import encode, encoder_carry, encoder_stride, encoder_width, make_
 from .outputs import LiveOutput
 
 Array = jax.Array
-TAPS = ("context", "memory")
+TAPS = ("context", "memory", "token")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +151,9 @@ class LiveModel(nn.Module):
             zeros; all False is HRM off. It is data: changing it compiles nothing.
           boxes: [B, T, K, 4] persons from outside, x1 y1 x2 y2 in [0, 1]; None finds them.
           box_valid: [B, T, K] bool, which of ``boxes`` exist; None means all.
-          taps: of ``context`` [B, T, K] (what each stream holds of the others) and ``memory``
-            [B, T, D] (the refined state y).
+          taps: of ``context`` [B, T, K] (what each stream holds of the others), ``memory``
+            [B, T, D] (the refined state y) and ``token`` [B, T, E + D] (what a stream would show
+            the others at this frame).
 
         Raises:
           ValueError: frames, carry, active or boxes of the wrong shape or type; unknown taps.
@@ -173,16 +174,16 @@ class LiveModel(nn.Module):
         inner, cells = encode(module, cfg.encoder, carry.encoder, frames, valid)
         cells = self.norm(self.project(cells))
         x = zero_invalid(nn.gelu(cells).mean(axis=(2, 3)).astype(jnp.float32), valid)
-        cross, memory, y, context = self._remember(carry, x, live, linked)
+        cross, memory, found = self._remember(carry, x, live, linked)
+        y = found["memory"]
         out = self._answer(cells, x, y, boxes, box_valid)
         if valid is not None:
             out = jax.tree.map(lambda a: zero_invalid(a, valid), out)
-        found = {"context": zero_invalid(context, valid), "memory": zero_invalid(y, valid)}
-        chosen = {name: found[name] for name in taps}
+        chosen = {name: zero_invalid(found[name], valid) for name in taps}
         return LiveCarry(inner, cross, memory), out.replace(taps=chosen or None)
 
     def _remember(self, carry: LiveCarry, x: Array, live: Array, linked: Array) -> Any:
-        """x [B, T, E], live and linked [B, T] -> (HRM's and TRM's state, y and context over T)."""
+        """x [B, T, E], live and linked [B, T] -> (HRM's and TRM's state, the taps over T)."""
         if self.is_initializing():  # makes the parameters
             tokens = hrm.token(carry.cross, carry.memory.y)
             self.trm(carry.memory, x[:, 0], self.hrm(tokens, linked[:, 0]))
@@ -194,22 +195,24 @@ class LiveModel(nn.Module):
             cross, memory = state
             x, came, active = piece
             seen = hold(hrm.watch(cross, x), cross, came)
-            cross = hrm.tick(attend, seen, memory.y, came, active)
+            shown = hrm.token(seen, memory.y)
+            cross = hrm.tick(attend, seen, shown, came, active)
             context = jnp.where(active[:, None], cross.context, 0.0)
             new: Any = refine.apply(trm_vars, memory, x, context)
             memory = hold(new, memory, came)
-            return (cross, memory), (memory.y, context)
+            found = {"context": context, "memory": memory.y, "token": shown}
+            return (cross, memory), found
 
         state = carry.cross, carry.memory
         pieces = (x, live, linked)
         if x.shape[1] == 1:
             state, out = frame(state, jax.tree.map(lambda a: a[:, 0], pieces))
-            y, context = (a[:, None] for a in out)
+            out = jax.tree.map(lambda a: a[:, None], out)
         else:
             pieces = jax.tree.map(lambda a: a.swapaxes(0, 1), pieces)
             state, out = jax.lax.scan(frame, state, pieces)
-            y, context = (a.swapaxes(0, 1) for a in out)
-        return *state, y, context
+            out = jax.tree.map(lambda a: a.swapaxes(0, 1), out)
+        return *state, out
 
     def _answer(
         self, cells: Array, x: Array, y: Array, boxes: Array | None, box_valid: Array | None

@@ -106,6 +106,8 @@ def report(found: dict[str, dict], command: str) -> str:
     """The page of what is there; runs that are missing are named."""
     import jax
 
+    from streamzoo.configs.live_hrm import CONFIG
+
     groups: dict[str, list[dict]] = {}
     for cross in ("on", "off"):
         for depth in (1, 2):
@@ -121,8 +123,10 @@ def report(found: dict[str, dict], command: str) -> str:
         "# Many cameras: HRM, TRM, smaller weights", "",
         f"- command: {command}",
         f"- device: {jax.devices()[0].device_kind}, {platform.machine()}, jax {jax.__version__}",
-        f"- steps: {sorted({r['steps'] for r in found.values()})}; CPU minutes per run: "
-        f"{cpu[0]:.1f} to {cpu[-1]:.1f}",
+        f"- steps: {sorted({r['steps'] for r in found.values()})}; CPU minutes per run, since it "
+        f"was last taken up: {cpu[0]:.1f} to {cpu[-1]:.1f}",
+        f"- model: {CONFIG.model} at width {CONFIG.width} (features, keys and memory), not at its "
+        "registered widths",
         "- mean over seeds (least-greatest); the test scenes are the same for all",
         f"- anomaly: one example per camera of a pair; always saying yes has F1 {always:.3f}, and "
         "no camera alone can do better than AUC 0.5", "",

@@ -123,9 +123,11 @@ def test_errors_health_and_reflection():
         limits = Limits(handshake=0.3, message=10_000)
         protected = settings(tokens=Tokens([TOKEN]), limits=limits)
         async with engine() as e, Server(e, protected) as server, channel(server) as link:
+            # Without a token the call is refused unheard. grpc.aio's client may call that an
+            # internal error if it is just writing, so here it writes nothing.
             for token, first, code in [
-                (None, OPEN, grpc.StatusCode.UNAUTHENTICATED),
-                ("wrong", OPEN, grpc.StatusCode.UNAUTHENTICATED),
+                (None, None, grpc.StatusCode.UNAUTHENTICATED),
+                ("wrong", None, grpc.StatusCode.UNAUTHENTICATED),
                 (TOKEN, pb.ClientMessage(), grpc.StatusCode.INVALID_ARGUMENT),
                 (TOKEN, None, grpc.StatusCode.INVALID_ARGUMENT),
                 (TOKEN, frame(0, video(0, 1)[0]), grpc.StatusCode.INVALID_ARGUMENT),

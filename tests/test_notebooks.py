@@ -4,14 +4,11 @@ from pathlib import Path
 
 import pytest
 
-SLOW = {"track"}  # a tracker is long to compile
-NOTEBOOKS = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW))
-    for path in sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-]
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path, tmp_path):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")

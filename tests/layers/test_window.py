@@ -43,7 +43,10 @@ def brute_force(q, k, v, heads, sinks, window, base, over):
 
 @pytest.mark.parametrize("over", ["position", "frame"])
 @pytest.mark.parametrize("base", [pytest.param(None, marks=pytest.mark.slow), 100.0])
-@pytest.mark.parametrize(("sinks", "window"), [(0, 4), (3, 2), (1, 20), (12, 3)])
+@pytest.mark.parametrize(
+    ("sinks", "window"),
+    [(0, 4), (3, 2), *(pytest.param(*n, marks=pytest.mark.slow) for n in ((1, 20), (12, 3)))],
+)
 @pytest.mark.parametrize("chunks", [[3, 1, 5, 2], [1] * 11])
 def test_equals_brute_force(over, base, sinks, window, chunks):
     steps, tokens, dim, heads = 11, 3, 8, 2
@@ -74,6 +77,7 @@ def test_nothing_evicted_is_full_causal_attention():
     np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_streams_at_different_times():
     """Each stream of a batch has its own count: a fresh one beside an old one."""
     rng = np.random.default_rng(1)

@@ -73,6 +73,7 @@ def teacher(late):
     return model, weights_of(model)
 
 
+@pytest.mark.slow
 def test_frame_by_frame_is_the_whole_clip():
     data = Videos()
     model, variables = student()

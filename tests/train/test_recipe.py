@@ -57,6 +57,7 @@ def saved_teacher(path, size=(32, 32), name="videomae-window-mi16", classes=13):
     return str(path)
 
 
+@pytest.mark.slow
 def test_a_teacher_and_its_student_from_the_command_line(tmp_path, capsys):
     config, cache = tmp_path / "small.py", f"cache={tmp_path / 'cache'}"
     config.write_text(FILE)
@@ -168,6 +169,7 @@ class Night(Derived):
         )
 
 
+@pytest.mark.slow
 def test_a_student_nears_its_teacher_in_a_new_place_without_labels():
     """Rows 4 and 8 of the register in miniature: the gap shrinks where nothing is labelled."""
     shape = dict(image_size=(32, 32), dim=32, depth=2, num_classes=13)

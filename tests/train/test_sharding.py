@@ -50,6 +50,7 @@ print(json.dumps(out))
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_compute_what_one_computes(tmp_path):
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     child = subprocess.run(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from streamzoo.train import settings
 from streamzoo.train.checkpoints import Checkpoints
@@ -50,6 +51,7 @@ def launch(out, *changes, **environment):
     return [child.returncode for child in children], outputs
 
 
+@pytest.mark.slow
 def test_two_processes_train_stop_and_resume_as_one_would(tmp_path):
     config = settings.override(settings.load_config(TOY), [f"loop.out={tmp_path}/1", "noise=0"])
     alone = run(config.build(), config.loop, log=lambda text: None)

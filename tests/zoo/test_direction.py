@@ -50,6 +50,7 @@ def accuracy_after_training(temporal, steps=60):
     return float((answer(train(params), frames).argmax(-1) == way).mean())
 
 
+@pytest.mark.slow
 def test_direction_needs_memory():
     assert accuracy_after_training(mix("shift", fraction=0)) < 0.6
     assert accuracy_after_training(mix("shift", fraction=1 / 4)) > 0.95

@@ -128,6 +128,7 @@ def test_carry_law_in_bfloat16(arch):
     contract.check_fixed_point(s)
 
 
+@pytest.mark.slow
 def test_outputs_keep_their_types_with_gaps():
     model, params = tiny("tsa")
     x = frames(0, 2, 3)
@@ -187,6 +188,7 @@ def test_boxes_from_outside_replace_the_person_head():
         model.apply(params, model.init_carry(1), frames(0, 1, 2), boxes=boxes[:, :, 0])
 
 
+@pytest.mark.slow
 def test_taps_come_stacked_over_depth_and_change_nothing():
     model, params = tiny("tsa")
     x = frames(0, 2, 3)

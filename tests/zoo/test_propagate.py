@@ -201,6 +201,7 @@ def test_configs_that_cannot_be_built(change, words):
         dataclasses.replace(CONFIG, **change)
 
 
+@pytest.mark.slow
 def test_the_tracker_that_comes_with_the_package():
     if not list_models("tracker-lite0/*"):
         pytest.skip("no trained tracker comes with this version")

@@ -70,6 +70,7 @@ def test_a_student_on_frames_is_a_student_on_features():
         model.apply(variables, carry, mapped[..., :-1])
 
 
+@pytest.mark.slow
 def test_a_teacher_on_frames_is_a_teacher_on_features():
     shape = dict(SHAPE, depth=1, heads=2, frames=4, roi_time="last")
     model = VideoMAE(VideoMAEConfig(**shape))

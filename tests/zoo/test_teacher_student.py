@@ -101,6 +101,7 @@ def student(**overrides):
     return model, jax.jit(model.init)(jax.random.key(1), model.init_carry(1), video(0, 1, 1))
 
 
+@pytest.mark.slow
 def test_a_student_born_from_its_teacher_sees_a_still_tubelet_as_it_does():
     """Without mixing, a window of one tubelet and the same positions, all blocks are equal."""
     big, big_params = teacher("none", frames=2)

@@ -145,7 +145,7 @@ class Client:
 
     @property
     def token(self) -> str:
-        """For :meth:`resume` in another process."""
+        """What the session is known by: a `resume` message with it goes on, after a restart too."""
         return self.opened["token"]
 
     @property

@@ -61,13 +61,16 @@ def test_recent_results_against_a_plain_list():
         Recent(0)
 
 
-@pytest.mark.parametrize("student", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_after_a_disconnect_the_results_are_those_of_an_uninterrupted_run(student, request):
-    step = STEP
-    if student:
-        request.getfixturevalue("home")
-        model, params = streamzoo.init_params(tiny.NAME, seed=3)
-        step = Step(model, params, tiny.CARD)
+@pytest.fixture(params=["stub", pytest.param("student", marks=pytest.mark.slow)])
+def step(request):
+    if request.param == "stub":
+        return STEP
+    request.getfixturevalue("home")
+    model, params = streamzoo.init_params(tiny.NAME, seed=3)
+    return Step(model, params, tiny.CARD)
+
+
+def test_after_a_disconnect_the_results_are_those_of_an_uninterrupted_run(step):
     frames = video(1, 20, step.card.input_size)
 
     async def main():
@@ -96,7 +99,7 @@ def test_after_a_disconnect_the_results_are_those_of_an_uninterrupted_run(studen
             books = session.stream.books
             assert books.received == books.completed == 20
             want = alone(frames, step)
-            if student:
+            if step is not STEP:
                 for record, out in zip(records, want, strict=True):
                     scores = np.exp(out.logits - out.logits.max())
                     got = [record["classes"][name] for name in tiny.CLASSES]
@@ -288,13 +291,7 @@ def test_the_state_of_a_session_goes_on_in_another_engine():
     run(main())
 
 
-@pytest.mark.parametrize("student", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_an_idle_session_gives_its_slot_away_and_goes_on_as_if_it_had_not(student, request):
-    step = STEP
-    if student:
-        request.getfixturevalue("home")
-        model, params = streamzoo.init_params(tiny.NAME, seed=3)
-        step = Step(model, params, tiny.CARD)
+def test_an_idle_session_gives_its_slot_away_and_goes_on_as_if_it_had_not(step):
     frames, other = video(4, 20, step.card.input_size), video(5, 6, step.card.input_size)
 
     async def main(park):
@@ -341,7 +338,7 @@ def test_an_idle_session_gives_its_slot_away_and_goes_on_as_if_it_had_not(studen
     got = []
     run_both = [got.append(asyncio.run(asyncio.wait_for(main(park), 60))) for park in (True, False)]
     assert run_both and got[0] == got[1] and got[0][0]
-    if not student:
+    if step is STEP:
         np.testing.assert_array_equal(logits(outputs(got[0])), logits(alone(frames, batch=2)))
 
 

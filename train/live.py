@@ -291,10 +291,11 @@ class LiveRecipe:
     Attributes:
       variants, test_variants: surroundings per role, of other seeds; see ``handover``.
       scenes: test scenes.
+      test_seed: of the test clips and scenes. 0 was looked at while the recipe was made.
       pairs, bystanders: cameras of a scene: two per pair, and one per bystander.
       size: (height, width) of the frames.
-      model: a registered live model; width: of its features, keys and memory; depth: passes of its
-        refinement.
+      model: a registered live model; width: of its features, keys and memory, 0 for the registered
+        ones; depth: passes of its refinement.
       weights: a file or name to start from; "" for random ones and a pretrained stem.
       live: the loss.
       cache: folder for the frozen stem's features.
@@ -304,6 +305,7 @@ class LiveRecipe:
     variants: int = 20
     test_variants: int = 6
     scenes: int = 128
+    test_seed: int = 1
     pairs: int = 2
     bystanders: int = 1
     size: tuple[int, int] = (64, 96)
@@ -317,17 +319,19 @@ class LiveRecipe:
 
     def fields(self) -> dict[str, Any]:
         """Of the model's config."""
-        width = self.width
+        names = ("embed", "key_dim", "dim")
+        widths = dict.fromkeys(names, self.width) | {"hidden": 2 * self.width}
         return dict(
             image_size=self.size, classes=handover.LOOKS, depth=self.depth, max_boxes=4,
             roi_size=2,  # the map has two rows
-            embed=width, key_dim=width, dim=width, hidden=2 * width, dtype=self.loop.dtype,
+            dtype=self.loop.dtype, **(widths if self.width else {}),
         )  # fmt: skip
 
     def open(self, split: str, mine: range) -> Scenes:
         """Scenes of a split, as features where the model's stem is a frozen one."""
         train = split == "train"
-        clips = CameraClips(self.variants if train else self.test_variants, self.size, split=split)
+        count, seed = (self.variants, 0) if train else (self.test_variants, self.test_seed)
+        clips = CameraClips(count, self.size, seed, split)
         stem = zoo.model_config(self.model).stem
         card = zoo.model_card(self.model)
         frames = _frames(clips, stem if stem in PRETRAINED else "", card, self.cache)
@@ -376,7 +380,7 @@ class LiveRecipe:
         """
         model = model or zoo.create_model(self.model, **self.fields())
         test = self.open("test", range(CHUNK))
-        test.seed = 0
+        test.seed = self.test_seed
         on = self.live.cross if cross is None else cross
         card = zoo.model_card(self.model)
         return measure(model, variables, card, test, self.scenes, cross=on)

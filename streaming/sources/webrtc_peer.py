@@ -56,7 +56,12 @@ class Peer:
     def keep_task(self, coroutine):
         task = asyncio.ensure_future(coroutine)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self.task_done)
+
+    def task_done(self, task):
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.end(repr(error), True)  # else pictures would stop without a word
 
     async def answer(self):
         """The SDP answer. Raises ValueError: the offer has no video."""

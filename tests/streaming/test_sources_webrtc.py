@@ -156,3 +156,15 @@ def test_offers_that_cannot_be_answered(loopback):
         answer_offer("v=0\r\nnonsense", stream="door", host="127.0.0.1")
     with pytest.raises(SourceError, match="no answer in 0.01 s"):
         answer_offer("v=0", timeout=0.01)
+
+
+def test_pictures_that_cannot_be_made_end_the_source_with_the_reason(loopback):
+    async def run():
+        peer, source = await publish(size=(-24, 32))  # swscale refuses
+        with pytest.raises(SourceError, match="webrtc: .*Error.*; connect again"):
+            await asyncio.to_thread(source.read, 10)
+        assert source.state == "closed"
+        await peer.close()
+        await asyncio.to_thread(source.close)
+
+    asyncio.run(run())

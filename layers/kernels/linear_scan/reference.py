@@ -11,19 +11,29 @@ Array = jax.Array
 def scan(a: Array, b: Array, h0: Array, reverse: bool = False) -> tuple[Array, Array]:
     """The recurrence over axis 1 (from its end if ``reverse``) in fp32; see ``linear_scan``.
 
-    One pass over the inputs; on a CPU this is 2-3x faster than an associative scan.
+    One pass over the inputs, where they lie: no axis is moved, and the answer is filled in place.
+    Not to be differentiated (``gradient`` does that): a loop's gradient would keep every answer.
     """
+    steps = a.shape[1]
 
-    def step(h: Array, ab: tuple[Array, Array]) -> tuple[Array, Array]:
-        decay, drive = (x.astype(jnp.float32) for x in ab)
+    def step(h: Array, t: Array | int) -> Array:
+        decay, drive = (
+            jax.lax.dynamic_index_in_dim(x, t, 1, keepdims=False).astype(jnp.float32)
+            for x in (a, b)
+        )
         # A decay of exactly 0 forgets the state, were it not finite either.
-        h = jnp.where(decay == 0, 0.0, decay * h) + drive
-        return h, h
+        return jnp.where(decay == 0, 0.0, decay * h) + drive
+
+    def body(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        t = steps - 1 - i if reverse else i
+        h = step(state[0], t)
+        return h, jax.lax.dynamic_update_index_in_dim(state[1], h, t, 1)
 
     h0 = h0.astype(jnp.float32)
-    if a.shape[1] == 1:
-        last, _ = step(h0, (a[:, 0], b[:, 0]))
+    if steps == 1:
+        last = step(h0, 0)
         return last[:, None], last
-    frames = (a.swapaxes(0, 1), b.swapaxes(0, 1))
-    last, h = jax.lax.scan(step, h0, frames, reverse=reverse)
-    return h.swapaxes(0, 1), last
+    # zeros that vary over a mesh as b does, which a loop inside shard_map asks for
+    empty = jnp.where(False, b, 0).astype(jnp.float32)
+    last, h = jax.lax.fori_loop(0, steps, body, (h0, empty))
+    return h, last

@@ -168,12 +168,14 @@ def text(figures: dict[str, Any], machine: str, picture: str) -> str:
     met = {k: "met" if v else "missed" for k, v in figures["met"].items()}
     rss, threads, files = (figures[k] for k in ("rss MB", "threads", "files"))
     p99, every = figures["p99 ms"], figures["every s"]
+    balanced = "always balanced" if figures["balanced"] else "DID NOT ALWAYS balance"
     return f"""# Soak of a live server
 
 `python tests/bench/live_soak.py --minutes {figures["minutes"]:g} --every {every:g}`; {machine}.
-{STREAMS} streams x {RATE} frames/s of a tiny student, half cameras over TCP, half WebSocket clients,
-each reconnecting every {every:g} s: {figures["reconnects"]} reconnects, {figures["frames"]} frames \
-answered; the books of every stream {"always balanced" if figures["balanced"] else "DID NOT ALWAYS balance"}.
+{STREAMS} streams x {RATE} frames/s of a tiny student, half cameras over TCP, half WebSocket
+clients, each reconnecting every {every:g} s: {figures["reconnects"]} reconnects, \
+{figures["frames"]} frames answered;
+the books of every stream {balanced}.
 
 | | from | to | target | |
 |---|---|---|---|---|

@@ -257,7 +257,8 @@ def best_iou(boxes: Array, scores: Array, truth: Array) -> Array:
 def measure(
     model: Any, variables: Any, card: Card, scenes: Scenes, count: int, *, cross: bool = True
 ) -> dict[str, float]:
-    """:func:`figures` and :func:`recognised` of at least ``count`` scenes, with HRM (``cross``) or without."""
+    """:func:`figures` and :func:`recognised` of at least ``count`` scenes, with HRM (``cross``) or
+    without."""
 
     @jax.jit
     def run(variables: Any, batch: Any, cross: Array) -> dict[str, Array]:
@@ -388,7 +389,10 @@ class LiveRecipe:
     def evaluate_file(self, weights: str | Path) -> dict[str, float]:
         """Figures of a weights file or name, in the form it was trained in but for HRM, which is
         on or off as ``live.cross`` says. Raises as :meth:`build`."""
+        model: Any
         model, variables = zoo.load(weights)
+        if getattr(model.config, "classes", None) != handover.LOOKS:
+            raise DataError(f"{weights}: the test scenes have {handover.LOOKS} looks, it has not")
         return self.measure(variables, model=model)
 
 

@@ -62,7 +62,7 @@ def page(report: dict[str, Any]) -> str:
             "Latency against streams", plots.scaling(report["trials"], budget),
             "Filled: held, that is p99 within the budget and no frame dropped. Hollow: not held.",
         ),
-        _section("Trials", _trials(report["trials"])),
+        _section("Trials", _trials(report["trials"]), *_failed(report["failed"])),
         _section("Accuracy", *_accuracy(report), wide=True),
         _section("How it was measured", _method(report), wide=True),
         _section("", _all(report), wide=True),
@@ -127,10 +127,9 @@ def _tiles(report: dict[str, Any]) -> str:
     ]  # fmt: skip
     if found is None:
         tiles.append(("Accuracy", "–", "not measured"))
-    for name in FIRST if found else ():
-        if found.get(name) is not None:
-            label, more = _words(found)[name]
-            tiles.append((label, f"{found[name]:.3f}", more))
+    else:
+        known = ((name, found[name]) for name in FIRST if found.get(name) is not None)
+        tiles += [(_words(found)[n][0], f"{value:.3f}", _words(found)[n][1]) for n, value in known]
     cells = (
         f'<div><dt>{escape(a)}</dt><dd class="value">{escape(b)}</dd>'
         f'<dd class="more quiet">{escape(c)}</dd></div>'
@@ -163,6 +162,11 @@ def _trials(trials: list[dict[str, Any]]) -> str:
 
     head = ("Streams", "fps, least", "p50 ms", "p95 ms", "p99 ms", "lost", "")
     return _table(head, map(cells, trials))
+
+
+def _failed(failed: dict[str, str]) -> Iterator[str]:
+    for streams, why in failed.items():
+        yield f'<p><span class="bad">{streams} streams failed:</span> {escape(why)}</p>'
 
 
 def _accuracy(report: dict[str, Any]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 
 from .. import zoo
+from ..streaming.engine import EngineError
 from ..streaming.engine.trial import Plan, Trial, run_trial
 from ..streaming.session import card_of
 from ..streaming.step import Step
@@ -31,9 +32,10 @@ from ..zoo.registry import UnknownOverrideError
 from ..zoo.weights import find_weights, read_metadata
 from . import settings
 from .data.base import DataError
-from .metrics.stream import latency_summary, most_that_hold
+from .metrics.stream import most_that_hold
 from .recipe import evaluate_file
 from .settings import SettingError
+from .stream_figures import about, closely, device, row
 from .stream_page import page
 
 EXAMPLE = """\
@@ -46,12 +48,13 @@ examples:
 It writes FOLDER/report.json and FOLDER/report.html. Speed is of this machine, as busy as it is; the
 page says how busy. Without --config accuracy is not measured.
 
-exit status: 0 done; 2 wrong input
+exit status: 0 done; 1 the model failed; 2 wrong input; 130 stopped (Ctrl-C)
 """
 
 WRONG = (
     SettingError, DataError, zoo.UnknownModelError, zoo.WeightsError, UnknownOverrideError, OSError,
 )  # fmt: skip
+FAILED = (EngineError, jax.errors.JaxRuntimeError)
 Say = Callable[[str], None]
 
 
@@ -106,6 +109,12 @@ def main(argv: list[str] | None = None) -> int:
     except WRONG as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except FAILED as error:
+        print(f"error: the model failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; nothing is written", file=sys.stderr)
+        return 130
     print(f"{folder / 'report.html'}\n{folder / 'report.json'}")
     return 0
 
@@ -152,13 +161,13 @@ def report(options: argparse.Namespace, plans: Callable[[int], Plan], say: Say) 
         say(f"accuracy: {subject.weights} on the test data of {options.config} ...")
         measured = evaluate_file(config, subject.weights)
         accuracy = {k: float(v) if math.isfinite(v) else None for k, v in measured.items()}
-    most, trials = search(subject.step, plans, options.max_streams, say)
+    most, trials, failed = search(subject.step, plans, options.max_streams, say)
     shown = options.streams or max(most, 1)
     if shown not in trials:
         trials[shown] = _try(subject.step, plans(shown), say)
     return {
-        "model": _about(subject),
-        "device": _device(busy),
+        "model": about(subject.step, subject.name, subject.weights),
+        "device": device(busy),
         "protocol": {
             "fps": options.fps, "budget_ms": options.budget_ms, "seconds": options.seconds,
             "seed": options.seed, "max_streams": options.max_streams,
@@ -168,6 +177,7 @@ def report(options: argparse.Namespace, plans: Callable[[int], Plan], say: Say) 
         "limited_by_max_streams": most == options.max_streams,
         "trial": closely(trials[shown]),
         "trials": [row(trials[n]) for n in sorted(trials)],
+        "failed": {str(n): why for n, why in sorted(failed.items())},
         "accuracy": accuracy,
         "accuracy_config": " ".join([options.config or "", *_flat(options.settings)]).strip(),
     }  # fmt: skip
@@ -222,15 +232,24 @@ def load(name: str, weights: str | None, say: Say) -> Subject:
 
 def search(
     step: Step, plans: Callable[[int], Plan], limit: int, say: Say
-) -> tuple[int, dict[int, Trial]]:
-    """(the most streams that are held, every trial that was needed by its streams)."""
+) -> tuple[int, dict[int, Trial], dict[int, str]]:
+    """(the most streams that are held, every trial that was needed by its streams, why others
+    failed, such as for want of memory). Raises as :func:`run_trial` where one stream fails."""
     trials: dict[int, Trial] = {}
+    failed: dict[int, str] = {}
 
     def holds(streams: int) -> bool:
-        trials[streams] = _try(step, plans(streams), say)
+        try:
+            trials[streams] = _try(step, plans(streams), say)
+        except FAILED as error:
+            if streams == 1:
+                raise
+            failed[streams] = str(error).strip().split("\n")[0]
+            say(f"  failed: {failed[streams]}")
+            return False
         return trials[streams].holds()
 
-    return most_that_hold(holds, limit), trials
+    return most_that_hold(holds, limit), trials, failed
 
 
 def _try(step: Step, plan: Plan, say: Say) -> Trial:
@@ -243,63 +262,6 @@ def _try(step: Step, plan: Plan, say: Say) -> Trial:
         f"{got['received']} frames dropped: {'held' if got['held'] else 'not held'}"
     )
     return trial
-
-
-def row(trial: Trial) -> dict[str, Any]:
-    """A trial in a few figures."""
-    latency, rates = latency_summary(1e3 * trial.latencies()), trial.rates()
-    return {
-        "streams": trial.plan.streams,
-        "held": trial.holds(),
-        "mean_ms": latency.mean,
-        "p50_ms": latency.p50,
-        "p95_ms": latency.p95,
-        "p99_ms": latency.p99,
-        "worst_ms": latency.worst,
-        "fps_lowest": float(rates.min()),
-        "fps_mean": float(rates.mean()),
-        "received": trial.books.received,
-        "dropped": sum(trial.books.dropped.values()),
-    }
-
-
-def closely(trial: Trial) -> dict[str, Any]:
-    """A trial with all that is drawn of it."""
-    latency = latency_summary(1e3 * trial.latencies())
-    return row(trial) | {
-        "frames_timed": sum(latency.counts),
-        "histogram": {"edges_ms": list(latency.edges), "counts": list(latency.counts)},
-        "fps_per_stream": trial.rates().tolist(),
-        "step_alone_ms": {str(b): 1e3 * trial.costs.mean(b) for b in trial.costs.buckets},
-        "frames": trial.books.to_dict(),
-    }
-
-
-def _about(subject: Subject) -> dict[str, Any]:
-    model, params = subject.step.model, subject.step.params
-    carry = jax.tree.leaves(jax.eval_shape(lambda: model.init_carry(1)))
-    return {
-        "name": subject.name,
-        "weights": subject.weights,
-        "summary": subject.step.card.summary,
-        "height": subject.step.card.input_size[0],
-        "width": subject.step.card.input_size[1],
-        "lookahead_frames": getattr(model, "latency", subject.step.card.latency),
-        "parameters": sum(a.size for a in jax.tree.leaves(params)),
-        "carry_bytes": sum(a.size * a.dtype.itemsize for a in carry),
-    }
-
-
-def _device(busy: float) -> dict[str, Any]:
-    device = jax.devices()[0]
-    return {
-        "platform": device.platform,
-        "kind": device.device_kind,
-        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
-        "load_average_before": round(busy, 2),
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "jax": jax.__version__,
-    }
 
 
 if __name__ == "__main__":

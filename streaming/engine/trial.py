@@ -140,7 +140,7 @@ async def run_trial(
 
         async def camera(number, stream):
             for k in range(plan.frames):
-                due = begin + phases[number] + k / plan.fps
+                due = begin + float(phases[number]) + k / plan.fps
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 now = time.monotonic()
                 index = stream.offer(pictures[k % PICTURES], due)
@@ -166,5 +166,5 @@ async def run_trial(
         raise EngineError(f"{len(failed)} frames failed, the first: {failed[0]}")
     if not books.balanced or books.received != plan.streams * plan.frames:
         raise EngineError(f"the books do not balance: {books}")
-    table = np.asarray(rows, np.float64).reshape(-1, 4)
-    return Trial(plan, table[:, 0].astype(int), *table[:, 1:].T, costs, books)
+    stream, captured, given, answered = np.asarray(rows, np.float64).reshape(-1, 4).T
+    return Trial(plan, stream.astype(int), captured, given, answered, costs, books)

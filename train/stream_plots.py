@@ -147,7 +147,7 @@ def scaling(trials: Sequence[dict[str, Any]], budget: float) -> str:
     x = lambda n: LEFT + 14 + (right - LEFT - 20) * (n - first) / max(last - first, 1)  # noqa: E731
     shown, free = [], -math.inf
     for n in (t["streams"] for t in trials):
-        if x(n) - free >= 18 or n == first:
+        if x(n) - free >= 24 or n == first:
             shown.append(n)
             free = x(n)
     parts += [_text(x(n), BOTTOM + 17, str(n), kind="quiet") for n in shown]

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import streamzoo
+from streamzoo.configs import live_hrm
 from streamzoo.streaming import Step
 from streamzoo.streaming.engine import EngineError
 from streamzoo.streaming.engine.trial import Plan, run_trial
@@ -220,18 +221,20 @@ def trial():
 
 
 def test_a_trial_answers_for_every_frame(trial):
-    assert trial.books.received == trial.books.completed == 75 and not trial.books.dropped
-    assert trial.holds() and not trial.holds(1e-9)
-    np.testing.assert_allclose(trial.rates(), 25.0)
+    """A busy machine may drop some; then the books say so and it does not hold."""
+    lost = sum(trial.books.dropped.values())
+    assert trial.books.received == 75 == trial.books.completed + lost == len(trial.stream) + lost
+    assert trial.rates().sum() == pytest.approx(75 - lost) and (trial.rates() <= 25.0).all()
+    p99 = np.percentile(trial.latencies(), 99)
+    assert trial.holds(p99) == trial.holds() == (lost == 0) and not trial.holds(0.99 * p99)
     _, phases = trial.plan.draw(stub.SIZE)
     for stream in range(3):  # cameras keep their times, whatever the engine does
-        mine = np.sort(trial.captured[trial.stream == stream])
-        np.testing.assert_allclose(mine, phases[stream] + np.arange(25) / 25, atol=1e-6)
+        frame = (trial.captured[trial.stream == stream] - phases[stream]) * 25
+        np.testing.assert_allclose(frame, frame.round(), atol=1e-4)
+        assert len(set(frame.round())) == len(frame) and set(frame.round()) <= set(range(25))
     assert (trial.offered >= trial.captured).all() and (trial.answered > trial.offered).all()
     counted = (trial.offered > 0.1).sum()
-    assert (
-        60 < counted < 75 and len(trial.latencies()) == len(trial.latencies("offered")) == counted
-    )
+    assert len(trial.latencies()) == len(trial.latencies("offered")) == counted < len(trial.stream)
     assert (trial.latencies() >= trial.latencies("offered")).all()
     told, close = row(trial), closely(trial)
     assert close["frames_timed"] == sum(close["histogram"]["counts"]) == counted
@@ -240,13 +243,13 @@ def test_a_trial_answers_for_every_frame(trial):
 
 
 class Failing(Step):
-    """Runs out of memory after 20 steps."""
+    """Runs out of memory after 12 steps, 9 of which are for its costs."""
 
     calls = 0
 
     def __call__(self, *args, **kwargs):
         self.calls += 1
-        if self.calls > 20:
+        if self.calls > 12:
             raise RuntimeError("out of memory")
         return super().__call__(*args, **kwargs)
 
@@ -430,16 +433,21 @@ def test_one_command_writes_the_report(student, tmp_path, capsys):
     assert main([*argv, "--budget-ms", "1e5", "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert said.out.split() == [str(out / "report.html"), str(out / "report.json")]
-    for part in ("loading", "accuracy:", "1 stream at 20 frames/s", "2 streams at", ": held"):
+    for part in ("loading", "accuracy:", "1 stream at 20 frames/s", "p99 ", "held"):
         assert part in said.err, part
     found = json.loads((out / "report.json").read_text())
-    assert (out / "report.html").read_text() == stream_page.page(found)
-    assert found["streams_within_budget"] == 2 and found["limited_by_max_streams"]
-    assert [t["streams"] for t in found["trials"]] == [1, 2] and found["trial"]["streams"] == 2
-    assert found["trial"]["frames"]["received"] == found["trial"]["frames"]["completed"] == 24
+    page = (out / "report.html").read_text()
+    assert page == stream_page.page(found)
+    held = [t["streams"] for t in found["trials"] if t["held"]]  # all, unless the machine is busy
+    tried = [t["streams"] for t in found["trials"]]
+    assert tried == ([1, 2] if 1 in held else [1]) and found["trial"]["streams"] == max([1, *held])
+    assert found["streams_within_budget"] == max([0, *held])
+    assert found["limited_by_max_streams"] == (2 in held) == ("2 or more" in page)
+    frames = found["trial"]["frames"]
+    assert frames["received"] == 12 * found["trial"]["streams"]
+    assert frames["received"] == frames["completed"] + sum(frames["dropped"].values())
     assert found["model"]["parameters"] > 1000 and found["model"]["carry_bytes"] > 0
     assert 0 <= found["accuracy"]["mAP"] <= 1 and len(found["accuracy"]) > 13
-    assert "2 or more" in (out / "report.html").read_text()
 
 
 def test_nothing_held_is_told_and_streams_can_be_named(student, tmp_path):
@@ -510,7 +518,7 @@ CONFIG = dataclasses.replace(SHIPPED, scenes=8, test_variants=1)
 @pytest.mark.slow
 def test_a_live_model_is_measured_in_all_its_tasks(tmp_path):
     (tmp_path / "recipe.py").write_text(LIVE_RECIPE)
-    fields = streamzoo.configs.live_hrm.CONFIG.fields()
+    fields = live_hrm.CONFIG.fields()
     _, params = streamzoo.init_params("live-mi-lite0", **fields)
     file = tmp_path / "live.safetensors"
     streamzoo.save(file, params, {"model": "live-mi-lite0", "config": fields})

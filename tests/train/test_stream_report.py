@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import math
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 import streamzoo
 from streamzoo.configs import live_hrm
 from streamzoo.streaming import Step
-from streamzoo.streaming.engine import EngineError
+from streamzoo.streaming.engine import EngineError, Snapshot
 from streamzoo.streaming.engine.trial import Plan, run_trial
 from streamzoo.train import live, stream_page, stream_plots, stream_report
 from streamzoo.train.metrics import (
@@ -182,6 +183,16 @@ def test_what_a_live_model_recognises():
     assert live.recognised([right, other])["top1"] == 0.5
     away = dict(right, box=boxes + np.float64([0.35, 0, 0.35, 0]))
     assert live.recognised([away]) == {"top1": 1.0, "mAP": 0.0}
+    # a box in the empty frame too: what ranks the two is certainty times class
+    ghost = dict(right, found=np.ones_like(right["found"]))
+    level = (0.5, 0.5)  # (right box, wrong one)
+    for box, kind, area in (
+        ((0.9, 0.8), level, 1.0), ((0.8, 0.9), level, 0.5), (level, (0.9, 0.8), 1.0),
+        (level, (0.8, 0.9), 0.5), ((0.9, 0.5), (0.5, 0.8), 1.0), ((0.8, 0.5), (0.5, 0.9), 0.5),
+    ):  # fmt: skip
+        ghost["box_score"] = np.reshape(box, (1, 1, 2, 1))
+        ghost["box_class_score"] = np.tile(np.reshape(kind, (1, 1, 2, 1, 1)), 3)
+        assert live.recognised([ghost])["mAP"] == area
 
 
 # --- trials -----------------------------------------------------------------------------------
@@ -227,6 +238,8 @@ def test_a_trial_answers_for_every_frame(trial):
     assert trial.rates().sum() == pytest.approx(75 - lost) and (trial.rates() <= 25.0).all()
     p99 = np.percentile(trial.latencies(), 99)
     assert trial.holds(p99) == trial.holds() == (lost == 0) and not trial.holds(0.99 * p99)
+    dropped = dataclasses.replace(trial, books=Snapshot(75, 74, dropped={"late": 1}))
+    assert not dropped.holds()
     _, phases = trial.plan.draw(stub.SIZE)
     for stream in range(3):  # cameras keep their times, whatever the engine does
         frame = (trial.captured[trial.stream == stream] - phases[stream]) * 25

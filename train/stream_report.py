@@ -3,9 +3,10 @@
     python -m streamzoo.train.stream_report dsta-lite0/ucf11 --config ucf11_student --out report
 
 Streams of random frames run through the serving engine on the wall clock, first one, then more,
-until one frame in a hundred is later than the budget or a frame is dropped. This is the one file
-of ``train`` that looks into ``streaming``: what it reports needs both.
+until more than one frame in a hundred is later than the budget or a frame is dropped.
 """
+
+# The one file of ``train`` that looks into ``streaming``: what it reports needs both.
 
 from __future__ import annotations
 

@@ -28,6 +28,8 @@ from .data.handover import CameraClips, Scenes
 from .data.stored import Featured
 from .loop import Job, LoopConfig
 from .losses import masked_mean
+from .metrics.average_precision import top1
+from .metrics.stream import auc, detection_map, f1_score
 from .stems import encoder, with_stem
 from .tasks import prepared, split_stem
 
@@ -198,24 +200,6 @@ def compare(out: Any, batch: Any) -> dict[str, Array]:
 # --- measuring -------------------------------------------------------------------------------
 
 
-def f1_score(found: np.ndarray, truth: np.ndarray) -> float:
-    """2 TP / (2 TP + FP + FN) of two boolean arrays; 0 where both are empty."""
-    hit = float((found & truth).sum())
-    return 2 * hit / max(float(found.sum() + truth.sum()), 1.0)
-
-
-def auc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the ROC curve: how often a true one scores above a false one, ties a half.
-
-    0.5 where there is but one kind."""
-    good, bad = scores[truth], scores[~truth]
-    if not len(good) or not len(bad):
-        return 0.5
-    order = np.sort(bad)
-    below, upto = (np.searchsorted(order, good, side) for side in ("left", "right"))
-    return float((below + upto).mean() / 2 / len(bad))
-
-
 def figures(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
     """Of answers and truth of scenes, arrays [S, C, T, ...] by name (see :func:`measure`).
 
@@ -243,6 +227,22 @@ def figures(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
     }
 
 
+def recognised(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Of the same rows: ``top1``, how often a frame's most certain class is that of an actor in
+    view (frames without one do not count), and ``mAP``, detection at IoU 0.5 over all frames, a
+    box scored by its certainty times its class's."""
+    all_ = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    frames: Any = lambda name, axes: all_[name].reshape(-1, *all_[name].shape[-axes:])  # noqa: E731
+    labels, sure = frames("labels", 2), frames("box_score", 1)[..., None]
+    return {
+        "top1": top1(frames("class_score", 1), labels.max(axis=1)),
+        "mAP": detection_map(
+            frames("box", 2), frames("found", 1), sure * frames("box_class_score", 2),
+            frames("boxes", 2), labels,
+        ),
+    }  # fmt: skip
+
+
 def best_iou(boxes: Array, scores: Array, truth: Array) -> Array:
     """IoU of the most certain of boxes [..., K, 4] with truth [..., 4]."""
     best = jnp.argmax(scores, axis=-1)
@@ -257,7 +257,8 @@ def best_iou(boxes: Array, scores: Array, truth: Array) -> Array:
 def measure(
     model: Any, variables: Any, card: Card, scenes: Scenes, count: int, *, cross: bool = True
 ) -> dict[str, float]:
-    """:func:`figures` of at least ``count`` scenes, with HRM (``cross``) or without."""
+    """:func:`figures` and :func:`recognised` of at least ``count`` scenes, with HRM (``cross``) or
+    without."""
 
     @jax.jit
     def run(variables: Any, batch: Any, cross: Array) -> dict[str, Array]:
@@ -267,6 +268,10 @@ def measure(
             "anomaly_score": out.anomaly,
             "event_score": out.event,
             "class_score": jax.nn.sigmoid(out.logits),
+            "box": out.boxes,
+            "found": out.box_valid,
+            "box_score": out.box_scores,
+            "box_class_score": jax.nn.sigmoid(out.box_logits),
             "iou": best_iou(out.boxes, out.box_scores, batch["boxes"][..., 0, :]),
             "future": errors(out.next_features),
             "repeat": errors(out.features),
@@ -278,7 +283,7 @@ def measure(
         batch = {name: np.stack([one[name] for one in lanes]) for name in lanes[0]}
         answers = {name: np.asarray(a) for name, a in run(variables, batch, on).items()}
         rows.append({**{n: a for n, a in batch.items() if n != "frames"}, **answers})
-    return figures(rows)
+    return figures(rows) | recognised(rows)
 
 
 # --- the recipe ------------------------------------------------------------------------------
@@ -388,7 +393,10 @@ class LiveRecipe:
     def evaluate_file(self, weights: str | Path) -> dict[str, float]:
         """Figures of a weights file or name, in the form it was trained in but for HRM, which is
         on or off as ``live.cross`` says. Raises as :meth:`build`."""
+        model: Any
         model, variables = zoo.load(weights)
+        if getattr(model.config, "classes", None) != handover.LOOKS:
+            raise DataError(f"{weights}: the test scenes have {handover.LOOKS} looks, it has not")
         return self.measure(variables, model=model)
 
 

@@ -278,5 +278,11 @@ def evaluate_file(recipe: Any, weights: str) -> dict[str, float]:
     stem = getattr(model.config, "stem", "")
     card = zoo.model_card(name)
     test = recipe.test.open(recipe.cache, stem, card)
+    known = getattr(model.config, "num_classes", len(test.classes))
+    if known != len(test.classes):
+        raise DataError(
+            f"{weights} tells {known} classes apart and the test data of this config has "
+            f"{len(test.classes)}: name the config that it was trained with"
+        )
     card = dataclasses.replace(card, multi_label=test.multi_label, classes=test.classes)
     return evaluate(model, variables, card, test)

@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import os
-import time
 from pathlib import Path
 
 import jax
@@ -23,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from streamzoo.streaming import Step
-from streamzoo.streaming.engine import Engine
+from streamzoo.streaming.engine.trial import Plan, run_trial
 from streamzoo.zoo import init_params, model_card
 from streamzoo.zoo.registry import Card
 
@@ -51,37 +50,12 @@ def make_step(model: str | None) -> Step:
 
 
 async def run(args: argparse.Namespace) -> dict:
-    step = make_step(args.model)
-    rng = np.random.default_rng(args.seed)
-    images = [rng.integers(0, 256, (*step.card.input_size, 3), np.uint8) for _ in range(4)]
-    engine = Engine(step, slots=args.streams, depth=args.depth)
-    latencies: list[float] = []
-    async with engine:
-        alone = engine.report()["step_ms"]
-        if args.costs:
-            engine.scheduler.costs.save(args.costs)
-        phases = rng.random(args.streams) / args.fps
-        begin = time.monotonic() + 0.2
-
-        async def camera(stream, phase):
-            for k in range(int(args.seconds * args.fps)):
-                due = begin + phase + k / args.fps
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-                stream.offer(images[k % 4], time.monotonic())
-            stream.finish()
-
-        async def reader(stream):
-            async for answer in stream:
-                if answer.time - begin > 0.1 * args.seconds:  # the first tenth is warm-up
-                    latencies.append(1e3 * (time.monotonic() - answer.time))
-
-        streams = [engine.add(k, args.fps, check=False) for k in range(args.streams)]
-        await asyncio.gather(
-            *(camera(s, p) for s, p in zip(streams, phases, strict=True)),
-            *(reader(s) for s in streams),
-        )
-        books = engine.report()["total"]
-    p50, p95, p99 = np.percentile(latencies, [50, 95, 99])
+    plan = Plan(args.streams, args.fps, args.seconds, args.seed, depth=args.depth)
+    save = (lambda costs: costs.save(args.costs)) if args.costs else None
+    trial = await run_trial(make_step(args.model), plan, ready=save)
+    alone = {b: 1e3 * trial.costs.mean(b) for b in trial.costs.buckets}
+    # from the hand-over: how late this process's cameras are is not the engine's
+    p50, p95, p99 = np.percentile(1e3 * trial.latencies("offered"), [50, 95, 99])
     one = alone[1]
     return {
         "model": args.model or "stub",
@@ -96,7 +70,7 @@ async def run(args: argparse.Namespace) -> dict:
         "step_ms alone": {b: round(v, 3) for b, v in alone.items()},
         "latency_ms": {"p50": float(p50), "p95": float(p95), "p99": float(p99)},
         "added_ms": {"p50": float(p50 - one), "p95": float(p95 - one), "p99": float(p99 - one)},
-        "frames": books,
+        "frames": trial.books.to_dict(),
     }
 
 

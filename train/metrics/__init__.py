@@ -1,4 +1,5 @@
-"""Figures of merit on host arrays: AVA frame-mAP, average precision, top-1, delay, J&F, probes."""
+"""Figures of merit on host arrays: AVA frame-mAP, average precision, top-1, delay, J&F, probes,
+latencies."""
 
 from .ava import VARIANTS, FrameMap, frame_map
 from .ava_files import read_csv, read_excluded, read_labels, rows
@@ -18,6 +19,7 @@ from .jf import (
     tracking_length,
 )
 from .probe import Probe, knn, linear_probe
+from .stream import Latency, auc, detection_map, f1_score, latency_summary, most_that_hold
 
 __all__ = [
     "VARIANTS",
@@ -26,14 +28,20 @@ __all__ = [
     "Event",
     "FrameMap",
     "Jaccard",
+    "Latency",
     "Probe",
+    "auc",
     "average_precision",
     "boundary_accuracy",
     "detection_delay",
+    "detection_map",
+    "f1_score",
     "frame_map",
     "jf",
     "knn",
+    "latency_summary",
     "linear_probe",
+    "most_that_hold",
     "read_csv",
     "read_excluded",
     "read_labels",

@@ -1,0 +1,545 @@
+"""The stream report: its figures against brute force, its page against its JSON, its command."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import streamzoo
+from streamzoo.configs import live_hrm
+from streamzoo.streaming import Step
+from streamzoo.streaming.engine import EngineError, Snapshot
+from streamzoo.streaming.engine.trial import Plan, run_trial
+from streamzoo.train import live, stream_page, stream_plots, stream_report
+from streamzoo.train.metrics import (
+    auc,
+    detection_map,
+    f1_score,
+    latency_summary,
+    most_that_hold,
+)
+from streamzoo.train.stream_figures import closely, row
+from streamzoo.train.stream_report import main, parser
+from streamzoo.zoo.weights import shapes_of
+
+from ..streaming import stub, tiny
+
+# --- figures ----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=60))
+def test_a_latency_summary_counts_every_frame_and_has_numpys_percentiles(milliseconds):
+    got = latency_summary(np.asarray(milliseconds))
+    assert sum(got.counts) == len(milliseconds) and got.counts[0] and got.counts[-1]
+    for low, high, count in zip(got.edges, got.edges[1:], got.counts, strict=False):
+        assert count == sum(low <= one < high for one in milliseconds)
+    assert len(got.edges) == len(got.counts) + 1
+    for q in (50, 95, 99):
+        assert getattr(got, f"p{q}") == np.percentile(milliseconds, q)
+    assert got.mean == pytest.approx(sum(milliseconds) / len(milliseconds))
+    assert got.worst == max(milliseconds)
+
+
+def test_histograms_share_their_grid():
+    """So that two can be laid over each other; 10 and 100 ms are edges."""
+    a, b = latency_summary(np.asarray([7.0, 300.0])), latency_summary(np.asarray([9.0, 90.0]))
+    inside = [e for e in a.edges if b.edges[0] <= e <= b.edges[-1]]
+    np.testing.assert_allclose(inside, b.edges)
+    assert np.isclose(a.edges, 10).any() and np.isclose(a.edges, 100).any()
+
+
+@pytest.mark.parametrize("wrong", [[], [0.0], [-1.0], [math.nan], [math.inf]])
+def test_no_latency_or_an_impossible_one_is_refused(wrong):
+    with pytest.raises(ValueError, match="at least one, all of them above 0"):
+        latency_summary(np.asarray(wrong))
+
+
+SCORES = st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=30)
+
+
+@given(SCORES)
+def test_f1_and_auc_are_those_of_counting(examples):
+    scores = np.asarray([s for s, _ in examples]) / 10
+    truth = np.asarray([t for _, t in examples])
+    for limit in np.unique(scores):
+        found = scores > limit
+        both = sum(1 for f, t in zip(found, truth, strict=True) if f and t)
+        wrong = sum(1 for f, t in zip(found, truth, strict=True) if f != t)
+        assert f1_score(found, truth) == pytest.approx(2 * both / max(2 * both + wrong, 1))
+    if truth.all() or not truth.any():
+        assert auc(scores, truth) == 0.5
+        return
+    good, bad = scores[truth], scores[~truth]
+    pairs = [(a > b) + 0.5 * (a == b) for a, b in itertools.product(good, bad)]
+    assert auc(scores, truth) == pytest.approx(np.mean(pairs))
+    limits = [math.inf, *sorted(set(scores.tolist()), reverse=True)]  # and the curve's own area
+    x, y = ([float((kind >= limit).mean()) for limit in limits] for kind in (bad, good))
+    assert auc(scores, truth) == pytest.approx(np.trapezoid(y, x))
+    assert live.auc is auc and live.f1_score is f1_score
+
+
+@given(st.integers(0, 200), st.integers(1, 130))
+def test_the_most_streams_that_are_held(most, limit):
+    asked = []
+
+    def holds(streams):
+        asked.append(streams)
+        return streams <= most
+
+    assert most_that_hold(holds, limit) == max(n for n in range(limit + 1) if n <= most)
+    assert len(asked) == len(set(asked)) and 1 <= min(asked) and max(asked) <= limit
+    assert len(asked) <= 2 * math.log2(limit) + 2
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_an_answer_among_noisy_trials_was_held_and_its_successor_was_not(held):
+    got = most_that_hold(lambda n: held[n - 1], len(held))
+    assert got == 0 or held[got - 1]
+    assert got == len(held) or not held[got]
+    with pytest.raises(ValueError, match="at least 1 stream"):
+        most_that_hold(lambda n: True, 0)
+
+
+def brute_map(boxes, valid, scores, true_boxes, labels):
+    """One class after the other, one box after the other; scores are all different."""
+
+    def iou(a, b):
+        w, h = (min(a[i + 2], b[i + 2]) - max(a[i], b[i]) for i in (0, 1))
+        both = max(w, 0) * max(h, 0)
+        size = lambda z: (z[2] - z[0]) * (z[3] - z[1])  # noqa: E731
+        return both / (size(a) + size(b) - both)
+
+    each = []
+    for c in range(labels.shape[-1]):
+        wanted = {(n, j) for n, j in np.argwhere(labels[..., c] > 0).tolist()}
+        if not wanted:
+            continue
+        claimed, hits = set(), []
+        for n, k in sorted(np.argwhere(valid).tolist(), key=lambda at: -scores[(*at, c)]):
+            here = [(iou(boxes[n, k], true_boxes[n, j]), j) for m, j in wanted if m == n]
+            best, j = max(here, default=(0.0, 0), key=lambda one: one[0])
+            hits.append(best >= 0.5 and (n, j) not in claimed)
+            if hits[-1]:
+                claimed.add((n, j))
+        found = np.cumsum(hits) if hits else np.zeros(0)
+        precision = found / np.arange(1, len(hits) + 1)
+        area = sum(precision[i:].max() / len(wanted) for i in range(len(hits)) if hits[i])
+        each.append(area)
+    return float(np.mean(each))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_detection_map_is_that_of_brute_force(seed):
+    rng = np.random.default_rng(seed)
+    n, k, j, c = 25, 4, 2, 3
+    low = rng.uniform(0, 0.4, (n, j, 2))
+    true_boxes = np.concatenate([low, low + rng.uniform(0.3, 0.6, low.shape)], -1)
+    labels = (rng.random((n, j, c)) < 0.3).astype(np.float32)
+    source = np.concatenate([true_boxes, rng.permutation(true_boxes)], axis=1)
+    boxes = np.clip(source + rng.normal(0, 0.04, source.shape), 0, 1)
+    valid = rng.random((n, k)) < 0.8
+    scores = rng.permutation(n * k * c).reshape(n, k, c) / (n * k * c)
+    got = detection_map(boxes, valid, scores, true_boxes, labels)
+    assert got == pytest.approx(brute_map(boxes, valid, scores, true_boxes, labels))
+    assert 0.05 < got < 0.95
+
+
+def test_detection_map_at_its_ends():
+    boxes = np.tile([0.1, 0.1, 0.6, 0.7], (4, 1, 1))
+    labels = np.eye(4, 2)[:, None]  # two frames with a box each, two empty ones
+    valid = labels.any(-1)
+    assert detection_map(boxes, valid, labels, boxes, labels) == 1.0
+    assert math.isnan(detection_map(boxes, valid, labels, boxes, np.zeros_like(labels)))
+    assert detection_map(boxes, valid & False, labels, boxes, labels) == 0.0
+    # the same box in both empty frames, surer than the right one: one of three is right
+    everywhere = np.ones((4, 1), bool)
+    sure = np.where(valid[..., None], 0.5 * labels, 0.9)
+    assert detection_map(boxes, everywhere, sure, boxes, labels) == pytest.approx(1 / 3)
+
+
+def test_what_a_live_model_recognises():
+    """One scene, one camera, two frames with the one actor; the second is empty."""
+    labels = np.zeros((1, 1, 2, 1, 3))
+    labels[0, 0, 0, 0, 1] = 1
+    boxes = np.tile([0.1, 0.1, 0.6, 0.7], (1, 1, 2, 1, 1))
+    right = {
+        "labels": labels, "boxes": boxes, "box": boxes, "found": labels.any(-1),
+        "class_score": labels.max(-2) + 0.1, "box_score": labels.max(-1), "box_class_score": labels,
+    }  # fmt: skip
+    assert live.recognised([right]) == {"top1": 1.0, "mAP": 1.0}
+    other = dict(right, class_score=1 - labels.max(-2), box_class_score=1 - labels)
+    assert live.recognised([other])["top1"] == 0.0
+    assert live.recognised([right, other])["top1"] == 0.5
+    away = dict(right, box=boxes + np.float64([0.35, 0, 0.35, 0]))
+    assert live.recognised([away]) == {"top1": 1.0, "mAP": 0.0}
+    # a box in the empty frame too: what ranks the two is certainty times class
+    ghost = dict(right, found=np.ones_like(right["found"]))
+    level = (0.5, 0.5)  # (right box, wrong one)
+    for box, kind, area in (
+        ((0.9, 0.8), level, 1.0), ((0.8, 0.9), level, 0.5), (level, (0.9, 0.8), 1.0),
+        (level, (0.8, 0.9), 0.5), ((0.9, 0.5), (0.5, 0.8), 1.0), ((0.8, 0.5), (0.5, 0.9), 0.5),
+    ):  # fmt: skip
+        ghost["box_score"] = np.reshape(box, (1, 1, 2, 1))
+        ghost["box_class_score"] = np.tile(np.reshape(kind, (1, 1, 2, 1, 1)), 3)
+        assert live.recognised([ghost])["mAP"] == area
+
+
+# --- trials -----------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 2**32), st.integers(1, 40))
+@settings(max_examples=20, deadline=None)
+def test_the_same_seed_shows_the_same_frames_at_the_same_phases(seed, streams):
+    plan = Plan(streams, 12.5, 3.0, seed)
+    one, two, other = (p.draw((6, 8)) for p in (plan, plan, Plan(streams, 12.5, 3.0, seed + 1)))
+    np.testing.assert_array_equal(one[0], two[0])
+    np.testing.assert_array_equal(one[1], two[1])
+    assert (np.asarray(one[0]) != np.asarray(other[0])).any() and (one[1] != other[1]).any()
+    assert ((one[1] >= 0) & (one[1] < 1 / 12.5)).all() and plan.frames == 37
+
+
+@pytest.mark.parametrize(
+    "wrong, text",
+    [
+        (dict(streams=0), "streams=0"), (dict(fps=math.nan), "fps=nan"),
+        (dict(seconds=math.inf), "seconds=inf"), (dict(budget=-1), "budget=-1"),
+        (dict(seed=-1), "seed=-1"), (dict(seconds=0.2), "are 3 frames of a stream"),
+    ],
+)  # fmt: skip
+def test_impossible_plans_are_refused(wrong, text):
+    with pytest.raises(ValueError, match=text):
+        Plan(**{"streams": 1, **wrong})
+
+
+@pytest.fixture(scope="module")
+def trial():
+    step = Step(stub.Stub(), stub.params(), stub.CARD)
+    costs = []
+    got = asyncio.run(run_trial(step, Plan(3, 25.0, 1.0, 4, budget=100.0), ready=costs.append))
+    assert costs == [got.costs] and got.costs.buckets == (1, 2, 3)
+    return got
+
+
+def test_a_trial_answers_for_every_frame(trial):
+    """A busy machine may drop some; then the books say so and it does not hold."""
+    lost = sum(trial.books.dropped.values())
+    assert trial.books.received == 75 == trial.books.completed + lost == len(trial.stream) + lost
+    assert trial.rates().sum() == pytest.approx(75 - lost) and (trial.rates() <= 25.0).all()
+    p99 = np.percentile(trial.latencies(), 99)
+    assert trial.holds(p99) == trial.holds() == (lost == 0) and not trial.holds(0.99 * p99)
+    dropped = dataclasses.replace(trial, books=Snapshot(75, 74, dropped={"late": 1}))
+    assert not dropped.holds()
+    _, phases = trial.plan.draw(stub.SIZE)
+    for stream in range(3):  # cameras keep their times, whatever the engine does
+        frame = (trial.captured[trial.stream == stream] - phases[stream]) * 25
+        np.testing.assert_allclose(frame, frame.round(), atol=1e-4)
+        assert len(set(frame.round())) == len(frame) and set(frame.round()) <= set(range(25))
+    assert (trial.offered >= trial.captured).all() and (trial.answered > trial.offered).all()
+    counted = (trial.offered > 0.1).sum()
+    assert len(trial.latencies()) == len(trial.latencies("offered")) == counted < len(trial.stream)
+    assert (trial.latencies() >= trial.latencies("offered")).all()
+    told, close = row(trial), closely(trial)
+    assert close["frames_timed"] == sum(close["histogram"]["counts"]) == counted
+    assert told["p99_ms"] == np.percentile(1e3 * trial.latencies(), 99)
+    assert told == {name: close[name] for name in told} and json.loads(json.dumps(close)) == close
+
+
+class Failing(Step):
+    """Runs out of memory after 12 steps, 9 of which are for its costs."""
+
+    calls = 0
+
+    def __call__(self, *args, **kwargs):
+        self.calls += 1
+        if self.calls > 12:
+            raise RuntimeError("out of memory")
+        return super().__call__(*args, **kwargs)
+
+
+def test_a_step_that_raises_is_not_a_measurement():
+    with pytest.raises(EngineError, match="frames failed, the first: .*out of memory"):
+        asyncio.run(run_trial(Failing(stub.Stub(), stub.params(), stub.CARD), Plan(1, 25.0, 1.0)))
+
+
+def test_a_number_of_streams_that_fails_is_not_held(trial, monkeypatch):
+    def attempt(step, plan, say):
+        if plan.streams > 2:
+            raise EngineError("RESOURCE_EXHAUSTED: out of memory\nand more")
+        return trial
+
+    monkeypatch.setattr(stream_report, "_try", attempt)
+    said = []
+    plans = lambda n: Plan(n, 25.0, 1.0)  # noqa: E731
+    most, trials, failed = stream_report.search(None, plans, 8, said.append)
+    assert (most, set(trials)) == (2, {1, 2})
+    assert failed == dict.fromkeys((3, 4), "RESOURCE_EXHAUSTED: out of memory") and len(said) == 2
+    text = stream_page.page(made_up(trial) | {"failed": {"4": "out of <memory>"}})
+    assert "4 streams failed:" in " ".join(ET.fromstring(text).itertext())
+    monkeypatch.setattr(stream_report, "_try", lambda *a: attempt(None, Plan(9), None))
+    with pytest.raises(EngineError):
+        stream_report.search(None, plans, 8, said.append)
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def made_up(trial, streams=(1, 2, 3), accuracy=None, weights="", budget=120.0, scale=1.0):
+    """A report whose figures are not of one piece; the page shows what it is given."""
+    close = closely(trial)
+    rows = []
+    for k, n in enumerate(streams):
+        p50 = scale * (10.123 + k)
+        rows.append(dict(
+            row(trial), streams=n, held=k % 2 == 0, p50_ms=p50, p95_ms=2 * p50, p99_ms=3.1 * p50,
+            dropped=k,
+        ))  # fmt: skip
+    close |= {"streams": streams[-1], "fps_per_stream": [14.0 + n % 3 for n in range(streams[-1])]}
+    return {
+        "model": {
+            "name": "tsa-<b>&\"x\"", "weights": weights, "summary": "a < b & c", "height": 32,
+            "width": 48, "lookahead_frames": 0, "parameters": 123456, "carry_bytes": 789,
+        },
+        "device": {
+            "platform": "cpu", "kind": "cpu", "cpu_cores": 2, "load_average_before": 0.07,
+            "python": "3.11.0", "jax": "0.10.0",
+        },
+        "protocol": {
+            "fps": 15.0, "budget_ms": budget, "seconds": 10.0, "seed": 3, "max_streams": 64,
+            "steps_ahead": 2,
+        },
+        "streams_within_budget": 3, "limited_by_max_streams": False, "trial": close,
+        "trials": rows, "failed": {}, "accuracy": accuracy, "accuracy_config": "some <config>",
+    }  # fmt: skip
+
+
+ACCURACY = {"top1": 0.7591, "delay_s": None, "odd": 0.25, "class/a <b>": 0.123, "class/b": 1.0}
+LIVE = {"anomaly_f1": 0.8123, "top1": 0.4567, "mAP": 0.3456, "future": 0.9}
+
+
+def leaves(value):
+    if isinstance(value, dict):
+        return [leaf for one in value.values() for leaf in leaves(one)]
+    if isinstance(value, list):
+        return [leaf for one in value for leaf in leaves(one)]
+    return [value]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(streams=(1,)),
+        dict(streams=tuple(range(1, 65)), scale=40.0),
+        dict(accuracy=ACCURACY, weights="a/b"),
+        dict(accuracy=LIVE, weights="a/b", budget=0.01),
+        dict(budget=5000.0),
+    ],
+)
+def test_the_page_holds_every_figure_and_is_well_formed(trial, options):
+    report = made_up(trial, **options)
+    text = stream_page.page(report)
+    assert text == stream_page.page(json.loads(json.dumps(report)))  # nothing but the figures
+    tree = ET.fromstring(text)  # XML: every tag is closed, every & escaped
+    details = tree.find(".//details")
+    assert details is not None
+    said = " ".join(details.itertext())
+    for leaf in leaves(report):
+        assert json.dumps(leaf, ensure_ascii=False) in said, leaf
+    assert not list(tree.iter("script")) and not list(tree.iter("img"))
+    assert not re.search(r"(src|href)=|https?:|url\(|@import", text)
+    svgs = list(tree.iter("svg"))
+    assert len(svgs) == 3
+    for svg in svgs:
+        assert svg.findtext("title") and svg.get("aria-label") == svg.findtext("title")
+        for node in svg.iter():
+            for name in ("x", "x1", "x2", "cx"):
+                assert -1 <= float(node.get(name, 0)) <= stream_plots.WIDTH
+            for name in ("y", "y1", "y2", "cy"):
+                assert -1 <= float(node.get(name, 0)) <= stream_plots.HEIGHT
+            for name in ("width", "height"):
+                assert float(node.get(name, 0)) >= 0
+    bars = [r for r in svgs[0].iter("rect")]
+    assert len(bars) == sum(c > 0 for c in report["trial"]["histogram"]["counts"])
+    assert len(list(svgs[1].iter("rect"))) == report["trial"]["streams"]
+    assert len(list(svgs[2].iter("circle"))) == 3 * len(report["trials"])
+    shown = " ".join(svgs[0].itertext())
+    for name in ("p50", "p95", "p99"):
+        assert f"{name} {stream_plots.number(report['trial'][f'{name}_ms'])} ms" in shown
+    assert f"budget {stream_plots.number(report['protocol']['budget_ms'])} ms" in shown
+
+
+def test_the_page_says_what_was_not_measured(trial):
+    def words(**how):
+        return " ".join(ET.fromstring(stream_page.page(made_up(trial, **how))).itertext())
+
+    assert "not measured: the weights are random" in words()
+    assert "The weights are random" in words()
+    assert "not measured: no config was named" in words(weights="a/b")
+    known = words(weights="a/b", accuracy=ACCURACY)
+    assert "not measured" not in known and "0.759" in known and "some <config>" in known
+    busy = made_up(trial)
+    busy["device"]["load_average_before"] = 3.5
+    assert "a load of 3.5 on 2 cores" in stream_page.page(busy)
+    assert "The machine was busy" not in stream_page.page(made_up(trial))
+
+
+@given(st.lists(st.floats(0, 200), min_size=1, max_size=6))
+def test_labels_are_kept_apart(wanted):
+    got = stream_plots.apart(wanted, 12)
+    order = sorted(got)
+    assert all(b - a >= 12 - 1e-9 for a, b in zip(order, order[1:], strict=False))
+    assert all(g <= w for g, w in zip(got, wanted, strict=True))
+    assert sorted(range(len(got)), key=lambda i: -got[i])[0] == int(np.argmax(wanted))
+
+
+@given(st.floats(1e-3, 1e5))
+def test_axes_have_a_few_round_marks(top):
+    marks = stream_plots.ticks(top)
+    assert marks[0] == 0 and 2 <= len(marks) <= 6 and marks[-1] <= top * (1 + 1e-6)
+    for low in (0.9 * top, 0.1 * top, 1e-4 * top):
+        assert len(stream_plots.decades(low, 1.3 * top)) <= 9
+
+
+# --- the command ------------------------------------------------------------------------------
+
+RECIPE = """
+from streamzoo.train.recipe import Data, Model, Recipe
+TEST = Data(kind="synth", videos=2, size=(32, 48), split="test")
+CONFIG = Recipe(data=TEST, test=TEST, model=Model("{name}"))
+"""
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """The tiny student with weights of its own, and a recipe's file of 13 classes."""
+    home = tmp_path_factory.mktemp("home")
+    tiny.add(home)
+    rng, config = np.random.default_rng(0), dict(num_classes=13)
+    shapes = shapes_of(tiny.NAME, **config)
+    params = jax.tree.map(lambda a: rng.normal(0, 0.1, a.shape).astype(a.dtype), shapes)
+    streamzoo.save(home / "synth.safetensors", params, {"model": tiny.NAME, "config": config})
+    (home / "recipe.py").write_text(RECIPE.format(name=tiny.NAME.partition("/")[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STREAMZOO_HOME", str(home))
+        yield home
+    tiny.remove()
+
+
+FAST = ["--fps", "20", "--seconds", "0.6", "--max-streams", "2"]
+
+
+def test_one_command_writes_the_report(student, tmp_path, capsys):
+    out = tmp_path / "deep" / "report"
+    argv = [tiny.NAME, "--weights", str(student / "synth.safetensors"), *FAST]
+    argv += ["--config", str(student / "recipe.py"), "--set", f"cache={tmp_path}"]
+    assert main([*argv, "--budget-ms", "1e5", "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert said.out.split() == [str(out / "report.html"), str(out / "report.json")]
+    for part in ("loading", "accuracy:", "1 stream at 20 frames/s", "p99 ", "held"):
+        assert part in said.err, part
+    found = json.loads((out / "report.json").read_text())
+    page = (out / "report.html").read_text()
+    assert page == stream_page.page(found)
+    held = [t["streams"] for t in found["trials"] if t["held"]]  # all, unless the machine is busy
+    tried = [t["streams"] for t in found["trials"]]
+    assert tried == ([1, 2] if 1 in held else [1]) and found["trial"]["streams"] == max([1, *held])
+    assert found["streams_within_budget"] == max([0, *held])
+    assert found["limited_by_max_streams"] == (2 in held) == ("2 or more" in page)
+    frames = found["trial"]["frames"]
+    assert frames["received"] == 12 * found["trial"]["streams"]
+    assert frames["received"] == frames["completed"] + sum(frames["dropped"].values())
+    assert found["model"]["parameters"] > 1000 and found["model"]["carry_bytes"] > 0
+    assert 0 <= found["accuracy"]["mAP"] <= 1 and len(found["accuracy"]) > 13
+
+
+def test_nothing_held_is_told_and_streams_can_be_named(student, tmp_path):
+    argv = [tiny.NAME, *FAST, "--budget-ms", "0.001", "--streams", "2", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["streams_within_budget"] == 0 and not found["limited_by_max_streams"]
+    assert found["accuracy"] is None and found["model"]["weights"] == tiny.NAME
+    assert found["trial"]["streams"] == 2 and not found["trial"]["held"]
+    assert [t["streams"] for t in found["trials"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        (["tsa-test17/tiny"], "did you mean tsa-test16/tiny"),
+        (["videomae-s16"], "is offline and reads whole clips"),
+        (["tracker-lite0/davis"], "tracks what it is shown"),
+        (["MODEL", "--fps", "0"], "--fps 0: give a finite number above 0"),
+        (["MODEL", "--streams", "-1", "--max-streams", "0"], "--streams -1, --max-streams 0:"),
+        (["MODEL", "--budget-ms", "nan"], "--budget-ms nan"),
+        (["MODEL", "--seconds", "0.1"], "1 frames of a stream: give at least 10"),
+        (["MODEL", "--seed", "-1"], "seed=-1: give 0 or more"),
+        (["MODEL", "--out", "OUT/file"], "cannot be written to (file exists)"),
+        (["MODEL", "--out", "OUT/file/x"], "cannot be written to (not a directory)"),
+        (["MODEL", "--config", "nothing"], "no config at"),
+        (["MODEL", "--config", "ucf11_student"], "is of dsta-lite0 and tsa-test16/tiny is a tsa-t"),
+        (["MODEL", "--config", "encoder_student"], "give the config that it was trained with"),
+        (["MODEL", "--set", "test.videos=1"], "name it with --config"),
+        (["tsa-ti16", "--config", "RECIPE"], "is of tsa-test16 and tsa-ti16 is a tsa-ti16"),
+        (["dsta-lite0", "--config", "ucf11_student"], "has no weights"),
+        (["MODEL", "--config", "RECIPE"], "tells 3 classes apart and the test data of this"),
+        (["MODEL", "--weights", "OUT/none.safetensors"], "no such weights file"),
+        (["tsa-ti16", "--weights", "WEIGHTS"], "are of tsa-test16/tiny, not of tsa-ti16"),
+        (["OUT/none.safetensors"], "no such weights file"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(student, arguments, text, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    known = {
+        "MODEL": tiny.NAME, "OUT": str(tmp_path), "RECIPE": str(student / "recipe.py"),
+        "WEIGHTS": str(student / "synth.safetensors"),
+    }  # fmt: skip
+    for word, value in known.items():
+        arguments = [a.replace(word, value) for a in arguments]
+    if "--out" not in arguments:
+        arguments = [*arguments, "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and text in error, error
+
+
+def test_help_has_examples_that_parse():
+    text = parser().format_help().partition("examples:")[2]
+    commands = re.findall(r"-m streamzoo.train.stream_report ([^\n\\]*(?:\\\n[^\n]*)*)", text)
+    assert len(commands) == 3
+    for one in commands:
+        assert parser().parse_args(one.replace("\\\n", " ").split()).out == "report"
+
+
+LIVE_RECIPE = """
+import dataclasses
+from streamzoo.configs.live_hrm import CONFIG as SHIPPED
+CONFIG = dataclasses.replace(SHIPPED, scenes=8, test_variants=1)
+"""
+
+
+@pytest.mark.slow
+def test_a_live_model_is_measured_in_all_its_tasks(tmp_path):
+    (tmp_path / "recipe.py").write_text(LIVE_RECIPE)
+    fields = live_hrm.CONFIG.fields()
+    _, params = streamzoo.init_params("live-mi-lite0", **fields)
+    file = tmp_path / "live.safetensors"
+    streamzoo.save(file, params, {"model": "live-mi-lite0", "config": fields})
+    argv = ["live-mi-lite0", "--weights", str(file), "--config", str(tmp_path / "recipe.py")]
+    argv += ["--set", f"cache={tmp_path}", *FAST, "--budget-ms", "1e5", "--out", str(tmp_path)]
+    assert main(argv) == 0
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert {"anomaly_f1", "anomaly_auc", "event_f1", "top1", "mAP"} <= set(found["accuracy"])
+    assert (found["model"]["height"], found["model"]["width"]) == (64, 96)
+    page = (tmp_path / "report.html").read_text()
+    assert "Anomaly F1" in page and "Detection mAP" in page

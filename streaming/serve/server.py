@@ -150,7 +150,9 @@ class Server:
             await self.grpc.start()
         config = uvicorn.Config(
             app, http=timed(settings.limits.handshake), ws="websockets-sansio",
-            ws_max_size=settings.limits.message, ws_ping_interval=10, ws_ping_timeout=10,
+            ws_max_size=settings.limits.message,
+            # a client that reads nothing for 10 s is slow and not gone
+            ws_ping_interval=10, ws_ping_timeout=20,
             limit_concurrency=settings.limits.connections, timeout_graceful_shutdown=3,
             log_config=None, access_log=False, lifespan="off",
             ssl_certfile=settings.certificate, ssl_keyfile=settings.key and str(settings.key),

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -321,6 +321,7 @@ class LiveRecipe:
     live: LiveLoss = LiveLoss()
     cache: str = "runs/cache"
     loop: LoopConfig = LoopConfig(frames=handover.FRAMES)
+    frame_rate: ClassVar[float] = handover.RATE
 
     def fields(self) -> dict[str, Any]:
         """Of the model's config."""

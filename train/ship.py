@@ -32,7 +32,7 @@ example:
 # figures that belong on a card, in this order
 TOLD = (
     "mAP", "top1", "top1_last", "top1_frame", "person_recall", "person_precision", "lookahead_s",
-    "J&F", "J", "F",
+    "J&F", "J", "F", "anomaly_f1", "anomaly_auc",
 )  # fmt: skip
 
 
@@ -66,8 +66,10 @@ def bundle(
     file = folder / f"{arch}.{tag}.safetensors"
     digest = zoo.save(file, {"params": jax.device_get(params)}, header, dtype=np.float16)
     figures = evaluate_file(recipe, str(file))
-    data = getattr(recipe, "test", None)  # a tracker's recipe has neither classes nor a rate
+    data = getattr(recipe, "test", None)  # a tracker has no classes, a live model other data
     test = data.open(recipe.cache, stem, zoo.model_card(arch)) if data else None
+    classes = test.classes if test else json.loads(metadata.get("classes", "[]"))
+    rate = recipe.data.frame_rate if hasattr(recipe, "data") else None
     carry = jax.eval_shape(lambda: model.init_carry(1))
     card = dataclasses.replace(
         zoo.model_card(arch),
@@ -77,8 +79,8 @@ def bundle(
         sha256=digest,
         overrides=config,
         input_size=model.config.image_size,
-        frame_rate=recipe.data.frame_rate if hasattr(recipe, "data") else None,
-        classes=test.classes if test else (),
+        frame_rate=getattr(recipe, "frame_rate", rate),
+        classes=tuple(classes),
         multi_label=test.multi_label if test else zoo.model_card(arch).multi_label,
         carry_bytes=sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(carry)),
         metric=", ".join(f"{k} {figures[k]:.3f}" for k in TOLD if k in figures),

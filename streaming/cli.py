@@ -1,4 +1,4 @@
-"""The command line: streamzoo list | info | watch | track | bench | serve | cluster | convert | demo."""
+"""The command line: streamzoo list | info | watch | track | bench | serve | cluster | ... ."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def parser() -> argparse.ArgumentParser:
         "--replicas", metavar="MIN:MAX", default="1:4", help="fewest and most (default: 1:4)"
     )
     p.add_argument(
-        "--store", metavar="FOLDER", help="folder for snapshots, which every machine reaches; needed"
+        "--store", metavar="FOLDER", help="folder for snapshots, on every machine; needed"
     )
     p.add_argument(
         "--slots", metavar="N", type=int, default=8, help="streams per replica (default: 8)"

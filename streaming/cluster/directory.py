@@ -124,9 +124,7 @@ class Directory:
 
     # What a replica says.
 
-    def heartbeat(
-        self, replica: str, endpoint: str, load: Load, held: Mapping[str, Held]
-    ) -> Beat:
+    def heartbeat(self, replica: str, endpoint: str, load: Load, held: Mapping[str, Held]) -> Beat:
         """A replica is alive and holds ``held``, by session id; it renews these leases.
 
         A session that is another's, or was given to another at a higher epoch, is in ``lost``:

@@ -121,8 +121,10 @@ def test_a_cluster_grows_with_its_sessions_and_shrinks_by_draining(home, tmp_pat
             results = [await anext(client) for _ in range(25)]
             await shrink(None, None)
             await rig.until(
-                lambda s: len(s["replicas"]) == 1
-                and first not in [r["endpoint"] for r in s["replicas"].values()],
+                lambda s: (
+                    len(s["replicas"]) == 1
+                    and first not in [r["endpoint"] for r in s["replicas"].values()]
+                ),
                 90,
             )
             for frame in FRAMES[25:]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import ssl
 import urllib.error
 import urllib.request
@@ -39,14 +40,17 @@ class ClusterClient(Client):
         super().__init__(url, **options)
         self._door, self._group = self._url.replace("ws", "http", 1).removesuffix("/ws"), group
         self._failed: str | None = None
-        self._token: str | None = None
+        self._token = secrets.token_urlsafe(24)  # ours from the start: one client, one session
         self.places: list[dict[str, Any]] = []
         self.restarts = 0
 
     async def _address(self) -> str:
-        body = {"token": self._token, "group": self._group, "failed": self._failed}
+        body = {
+            "token": self._token, "resume": bool(self.opened), "group": self._group,
+            "failed": self._failed,
+        }  # fmt: skip
         place = await asyncio.to_thread(self._ask, body)
-        self._token, self._failed = place["token"], place["endpoint"]  # until it has answered
+        self._failed = place["endpoint"]  # until it has answered
         self.places.append(place)
         return place["endpoint"].replace("http", "ws", 1) + "/ws"
 

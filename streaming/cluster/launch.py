@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import os
 import shutil
 import signal
@@ -69,21 +70,26 @@ class Cluster:
         return f"http://{self.settings.host}:{self.settings.port}"
 
 
-def policy(ctx: Any) -> tuple[int, dict[str, Any]]:
-    """For Serve: :func:`wanted` of what the replicas have recorded."""
-    now = ctx.aggregated_metrics or {}
-    names = [str(name) for name in ctx.running_replicas]
-    value = lambda key: {str(r): v for r, v in now.get(key, {}).items()}  # noqa: E731
-    fields = {f.name: value(f.name) for f in dataclasses.fields(Load)}
-    used, waiting = value("used"), value("waiting")
-    loads = [
-        (Load(**{key: field.get(name, 0) for key, field in fields.items()}), round(used[name]))
-        for name in names
-        if name in used
-    ]
-    if len(loads) < ctx.target_num_replicas:  # some are starting: their load is not known yet
-        return ctx.target_num_replicas, {}
-    return wanted(loads, round(max(waiting.values(), default=0))), {}
+class Policy:
+    """For Serve: :func:`wanted` of what the replicas have recorded. Takes :class:`Scaling`'s
+    fields."""
+
+    def __init__(self, **scaling: float):
+        self._scaling = Scaling(**scaling)
+
+    def __call__(self, ctx: Any) -> tuple[int, dict[str, Any]]:
+        recorded = ctx.aggregated_metrics or {}
+        value = lambda key: {str(r): v for r, v in recorded.get(key, {}).items()}  # noqa: E731
+        fields = {f.name: value(f.name) for f in dataclasses.fields(Load)}
+        used, waiting = value("used"), value("waiting")
+        loads = [
+            (Load(**{key: field.get(name, 0) for key, field in fields.items()}), round(used[name]))
+            for name in map(str, ctx.running_replicas)
+            if name in used
+        ]
+        if len(loads) < ctx.target_num_replicas:  # some are starting: their load is not known yet
+            return ctx.target_num_replicas, {}
+        return wanted(loads, math.ceil(max(waiting.values(), default=0)), self._scaling), {}
 
 
 def application(cluster: Cluster, load: Callable[[], tuple[Any, Any, Any]]) -> Any:
@@ -102,9 +108,12 @@ def application(cluster: Cluster, load: Callable[[], tuple[Any, Any, Any]]) -> A
         autoscaling = AutoscalingConfig(
             min_replicas=few, max_replicas=many, initial_replicas=few, look_back_period_s=2.0,
             upscale_delay_s=cluster.up, downscale_delay_s=cluster.down,
-            policy=AutoscalingPolicy(policy_function=f"{__name__}:policy"),
+            policy=AutoscalingPolicy(
+                policy_function=f"{__name__}:Policy",
+                policy_kwargs=dataclasses.asdict(cluster.scaling),
+            ),
         )  # fmt: skip
-    engines = serve.deployment(
+    engines: Any = serve.deployment(
         EngineReplica,
         name=ENGINES,
         ray_actor_options={"num_cpus": cluster.cpus, "num_gpus": cluster.gpus},
@@ -115,7 +124,7 @@ def application(cluster: Cluster, load: Callable[[], tuple[Any, Any, Any]]) -> A
     )
     own = dataclasses.replace(settings, port=0, store=settings.store / "sessions")
     replicas = engines.bind(load, own, cluster.slots, (FRONT, APP), cluster.beat)
-    front = serve.deployment(
+    front: Any = serve.deployment(
         Ingress, name=FRONT, num_replicas=1, max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": 0}, health_check_period_s=1.0,
         logging_config={"enable_access_log": False},  # a line per heartbeat
@@ -157,7 +166,7 @@ def start(
     """Starts Ray here, or joins the one at ``address``, and runs the application on it.
 
     Raises:
-      ValueError: the port is taken. RuntimeError: a replica does not start; why is in Ray's logs.
+      ValueError: the port is taken, or the replicas do not start.
     """
     bind(cluster.settings.host, cluster.settings.port).close()  # before Ray takes its time
     environment(cluster)
@@ -171,8 +180,12 @@ def start(
             http_options={"host": cluster.settings.host, "port": cluster.settings.port},
         )
         serve.run(application(cluster, load), name=APP, route_prefix="/")
-    except BaseException:
+    except BaseException as error:
         stop()
+        if isinstance(error, RuntimeError):  # with the stack trace of the replica in its text
+            why = [line for line in str(error).splitlines() if line.strip()]
+            logs = "/tmp/ray/session_latest/logs/serve"
+            raise ValueError(f"the replicas do not start ({why[-1]}); see {logs}") from error
         raise
 
 

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ..engine import Answer, Engine
+from ..serve.access import is_loopback
 from ..serve.live_session import LiveSession
 from ..serve.server import Server, Settings
 from ..step import Step
@@ -127,7 +128,7 @@ class EngineReplica:
         from ray import serve
 
         logging.getLogger("streamzoo.serve").setLevel(logging.INFO)
-        if settings.host != "127.0.0.1":  # reached from other machines, at an address of this one
+        if not is_loopback(settings.host):  # reached from other machines, at an address of this one
             settings = dataclasses.replace(settings, host=ray.util.get_node_ip_address())
         self.name = serve.get_replica_context().replica_id.unique_id
         model, params, card = await asyncio.to_thread(load)
@@ -148,7 +149,7 @@ class EngineReplica:
             raise RuntimeError(f"the engine failed: {self._engine.failure!r}")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For :func:`.launch.policy`."""
+        """For :class:`.launch.Policy`."""
         load = self._member.load()
         used = len(self._member.held()) - load.idle
         return {**dataclasses.asdict(load), "used": used, "waiting": self._member.waiting}

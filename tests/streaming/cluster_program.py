@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from streamzoo.streaming.cluster import Scaling
 from streamzoo.streaming.cluster.launch import Cluster, start, stop, wait
 from streamzoo.streaming.serve.server import Settings
 
@@ -27,6 +28,7 @@ def load(home):
 def main(words):
     home, store, port = words.pop("home"), Path(words.pop("store")), words.pop("port")
     words["replicas"] = tuple(words["replicas"])
+    words["scaling"] = Scaling(**words.get("scaling", {}))
     cluster = Cluster(Settings(port=port, store=store, every=0.1), **words)
     start(cluster, partial(load, home))
     try:

@@ -23,7 +23,7 @@ class Rig:
         self.port, self.log = free_port(), Path(log)
         self.words = {
             "home": str(home), "store": str(store), "port": self.port, "replicas": (2, 2),
-            "slots": 2, "cpus": 0.1, **words,
+            "slots": 2, "cpus": 0.1, "lease": 5.0, **words,
         }  # fmt: skip
 
     @property
@@ -69,12 +69,12 @@ class Rig:
 
     async def until(self, true, seconds):
         """The first state that is ``true``, and the seconds until then."""
-        start = time.monotonic()
-        async with asyncio.timeout(seconds):
-            while True:
-                try:
-                    if true(state := await self.state()):
-                        return state, time.monotonic() - start
-                except OSError:
-                    pass
-                await asyncio.sleep(0.1)
+        start, state = time.monotonic(), None
+        while time.monotonic() < start + seconds:
+            try:
+                if true(state := await self.state()):
+                    return state, time.monotonic() - start
+            except OSError:
+                pass
+            await asyncio.sleep(0.1)
+        raise AssertionError(f"not within {seconds} s: {state}")

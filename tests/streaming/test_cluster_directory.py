@@ -133,15 +133,17 @@ class History(RuleBasedStateMachine):
         self.directory = self.fresh()
 
     @invariant()
-    def nobody_owns_more_than_its_slots_unless_it_says_so(self):
-        if not hasattr(self, "directory"):
-            return
-        report = self.directory.report()
-        for name, replica in report["replicas"].items():
-            owned = [s for s in report["sessions"].values() if s["replica"] == name]
-            reserved = [s for s in owned if not s["held"]]
-            held = len(owned) - len(reserved)
-            assert len(reserved) <= max(0, self.engines[name].slots - held) or held
+    def who_is_up_has_no_lease_twice(self):
+        if hasattr(self, "directory"):
+            report = self.directory.report()
+            epochs = [s["epoch"] for s in report["sessions"].values()]
+            assert len(epochs) == len(set(epochs))
+            for name, replica in report["replicas"].items():
+                held = sum(s["replica"] == name and s["held"] for s in report["sessions"].values())
+                kept = sum(
+                    s["replica"] == name and not s["held"] for s in report["sessions"].values()
+                )
+                assert kept == 0 or replica["free"] == self.engines[name].slots - held - kept
 
 
 TestHistory = History.TestCase

@@ -45,9 +45,10 @@ class ClusterClient(Client):
         self.restarts = 0
 
     async def _address(self) -> str:
+        failed, self._failed = self._failed, None  # said once: it may have been for a moment
         body = {
             "token": self._token, "resume": bool(self.opened), "group": self._group,
-            "failed": self._failed,
+            "failed": failed,
         }  # fmt: skip
         place = await asyncio.to_thread(self._ask, body)
         self._failed = place["endpoint"]  # until it has answered

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 
 import numpy as np
 import pytest
@@ -220,5 +221,46 @@ def test_a_full_cluster_says_so_and_takes_the_client_when_there_is_room(tmp_path
                 await asyncio.sleep(0.2)
                 await first.close()
                 await (await late).close()
+
+    run(main())
+
+
+def test_a_replica_that_fails_once_is_tried_again(tmp_path):
+    """The only one there is: avoiding it for good would keep the client out."""
+
+    async def main():
+        async with Local(tmp_path, replicas=1) as local:
+            client = local.client()
+            client._failed = local.servers["r0"].address
+            async with client:
+                assert client.places[-1]["endpoint"] == local.servers["r0"].address
+
+    run(main())
+
+
+def test_a_state_that_is_lost_is_begun_anew_and_said(tmp_path):
+    """With the frames that the client still has; those that it has not count as lost."""
+    gone = []
+
+    async def main():
+        async with Local(tmp_path) as local, local.client() as client:
+            first = local.of(client)
+
+            async def lose_everything():
+                await asyncio.sleep(0.1)
+                server = local.servers[first]
+                session = next(iter(server.sessions.by_name.values()))
+                await local.silence(first)
+                await server.snapshots.close()
+                shutil.rmtree(tmp_path / session.key)
+                local.directory.leave(first)
+                gone.append(client._frames[0].index if client._frames else client._count)
+                await client._line.close()
+
+            results = await answers(client, lose_everything)
+            assert [r.index for r in results] == list(range(len(FRAMES)))
+            assert client.restarts == 1 and client.lost == gone[0]
+            for r in results[15:]:
+                assert r.output["n"] == r.index + 1 - client.lost
 
     run(main())

@@ -174,7 +174,10 @@ def start(
     from ray import serve
 
     try:
-        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+        # By itself Ray would join whatever cluster it finds on this machine.
+        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        local = {"include_dashboard": False} if address == "local" else {}
+        ray.init(address=address, log_to_driver=False, **local)
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": cluster.settings.host, "port": cluster.settings.port},
@@ -184,8 +187,10 @@ def start(
         stop()
         if isinstance(error, RuntimeError):  # with the stack trace of the replica in its text
             why = [line for line in str(error).splitlines() if line.strip()]
-            logs = "/tmp/ray/session_latest/logs/serve"
-            raise ValueError(f"the replicas do not start ({why[-1]}); see {logs}") from error
+            raise ValueError(
+                f"the replicas do not start ({why[-1]}); Ray's logs, session_latest/logs/serve in "
+                "its folder, say more"
+            ) from error
         raise
 
 

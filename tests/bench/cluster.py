@@ -45,6 +45,32 @@ ROWS = {
 }
 
 
+SHORT = """## Where it falls short
+
+- Tried on one machine only. `--ray-address` joins a Ray of several, and then every machine must
+  reach the `--store` folder (atomic rename, hard links, O_EXCL) and the weights.
+- Ray Serve chooses which replica goes when there are too many: one on the emptiest machine, the
+  newest first. It may be the busier one; each of its sessions is saved and goes on elsewhere, at
+  the price of the wait above.
+- Open sessions are not spread again. A replica that came for late answers takes new sessions, and
+  those of replicas that end, not the ones that are late; the engine's own fair shares are all
+  that helps those.
+- A state is written whole, to the shared folder, at most every `--snapshot-every` seconds, and
+  the client sends again what came after: with carries of tens of MB the folder is the limit.
+  There are no deltas.
+- The directory is one process. While it is down (the wait above) nobody is placed or placed anew;
+  streams go on.
+- HAProxy's status and metrics pages listen on every address, on free ports; Ray offers no other
+  choice. After `kill -9` of `streamzoo cluster` itself, HAProxy stays and holds the ingress's
+  port: end it by its process id.
+- No TLS at the ingress or the replicas, no gRPC and no page for the cluster as a whole; each
+  replica has its own page at its endpoint. With one slot per replica there is always a spare one,
+  and never fewer than one replica.
+- A group of streams cannot be larger than one replica has slots, and does not move to make room
+  for one more.
+"""
+
+
 class Talk:
     """A session at a steady rate; ``seen``: (monotonic seconds, result)."""
 
@@ -69,8 +95,11 @@ class Talk:
             self.seen.append((time.monotonic(), result))
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self.tasks:
-            task.cancel()
+        self.tasks[0].cancel()
+        async with asyncio.timeout(30):  # the answers that are due
+            while len(self.seen) < len(self.sent):
+                await asyncio.sleep(0.01)
+        self.tasks[1].cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.client.close()
         assert [r.index for _, r in self.seen] == list(range(len(self.seen))), "a frame is missing"
@@ -115,6 +144,7 @@ async def placements(rig: Rig, found: dict[str, Any]) -> None:
 
 
 async def grow_and_shrink(rig: Rig, found: dict[str, Any]) -> None:
+    await rig.until(lambda s: not s["sessions"], 30)  # of what was measured before
     stays = await Talk(rig, fps=5).__aenter__()
     filler = await Talk(rig, fps=5).__aenter__()
     where, start = [stays.endpoint, filler.endpoint], time.monotonic()
@@ -200,7 +230,7 @@ def report(results: dict[str, Any]) -> str:
     for key, text in ROWS.items():
         cells = [cell(results[c].get(key, "")) for c in columns]
         lines.append(f"| {text} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", SHORT])
 
 
 def cell(value: Any) -> str:

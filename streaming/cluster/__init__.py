@@ -4,7 +4,8 @@
 Only :mod:`.replica`, :mod:`.ingress` and :mod:`.launch` import Ray.
 """
 
-from .directory import Directory, Full, Held, Load, Place, Settling
+from .directory import Directory
+from .messages import Beat, Full, Held, Load, Place, Settling
 from .scaling import Scaling, wanted
 
-__all__ = ["Directory", "Full", "Held", "Load", "Place", "Scaling", "Settling", "wanted"]
+__all__ = ["Beat", "Directory", "Full", "Held", "Load", "Place", "Scaling", "Settling", "wanted"]

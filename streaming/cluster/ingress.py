@@ -23,7 +23,8 @@ from ..serve.access import Tokens, bearer
 from ..serve.app import STATUS, read_body
 from ..serve.limits import ServeError
 from ..serve.store import Store
-from .directory import Beat, Directory, Held, Load
+from .directory import Directory
+from .messages import Beat, Held, Load
 from .placing import direct
 
 app = FastAPI(title="streamzoo cluster", openapi_url=None, docs_url=None, redoc_url=None)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..serve.server import Settings, bind
-from .directory import Load
+from .messages import Load
 from .scaling import Scaling, wanted
 
 APP, FRONT, ENGINES = "streamzoo", "Ingress", "EngineReplica"
@@ -176,8 +176,8 @@ def start(
     try:
         # By itself Ray would join whatever cluster it finds on this machine.
         address = address or os.environ.get("RAY_ADDRESS") or "local"
-        local = {"include_dashboard": False} if address == "local" else {}
-        ray.init(address=address, log_to_driver=False, **local)
+        board = False if address == "local" else None
+        ray.init(address=address, log_to_driver=False, include_dashboard=board)
         serve.start(
             proxy_location="HeadOnly",
             http_options={"host": cluster.settings.host, "port": cluster.settings.port},

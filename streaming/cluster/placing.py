@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from ..serve.limits import ServeError
 from ..serve.spec import token_key
-from .directory import Directory, Full, Settling
+from .directory import Directory
+from .messages import Full, Settling
 
 PROBE = 1.0  # seconds
 

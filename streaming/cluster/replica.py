@@ -21,7 +21,7 @@ from ..serve.access import is_loopback
 from ..serve.live_session import LiveSession
 from ..serve.server import Server, Settings
 from ..step import Step
-from .directory import Beat, Held, Load
+from .messages import Beat, Held, Load
 
 log = logging.getLogger("streamzoo.serve")
 SECONDS = 10.0  # of answers that the lateness is of

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from .directory import Load
+from .messages import Load
 
 
 @dataclasses.dataclass(frozen=True)

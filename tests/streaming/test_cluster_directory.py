@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from streamzoo.streaming.cluster import (
     Settling,
     wanted,
 )
+from streamzoo.streaming.cluster.launch import Policy
 
 LEASE, HOLD, KEEP = 2.0, 5.0, 60.0
 REPLICAS = ("a", "b", "c")
@@ -324,3 +326,27 @@ def test_a_slow_replica_is_helped(load, used, want):
 
 def test_no_load_is_known():
     assert wanted([]) == 1
+
+
+def recorded(**metrics):
+    """What Serve hands to a policy: {metric: {replica: value}}, of two replicas."""
+    return SimpleNamespace(
+        aggregated_metrics={k: dict(zip("ab", v)) for k, v in metrics.items()},
+        running_replicas=["a", "b"],
+        target_num_replicas=2,
+    )
+
+
+def test_the_policy_gives_serve_what_the_replicas_have_recorded():
+    quiet = {"idle": (0, 0), "queued": (0, 0), "lateness": (0, 0), "waiting": (0, 0)}
+    half = recorded(slots=(4, 4), used=(2, 2), **quiet)
+    assert Policy(high=1.0, low=1.0)(half) == (1, {})
+    assert Policy(high=0.5, low=0.5)(half) == (2, {})
+    full = recorded(slots=(4, 4), used=(4, 4), **quiet)
+    assert Policy(high=1.0, low=1.0)(full) == (2, {})
+    full.aggregated_metrics["waiting"] = {"a": 0.2, "b": 0.0}  # a mean over the last seconds
+    assert Policy(high=1.0, low=1.0)(full) == (3, {})
+    full.aggregated_metrics["lateness"] = {"a": 0.0, "b": 1.2}
+    assert Policy(late=1.1)(full)[0] > Policy(late=1.3, high=1.0, low=1.0)(half)[0]
+    del half.aggregated_metrics["used"]["b"]  # it is starting
+    assert Policy()(half) == (2, {})

@@ -34,7 +34,7 @@ $(DEMO)/ready: pyproject.toml
 
 $(TEST)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TEST)
-	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[demo,train,tfds,serve,webrtc,notebooks,test]'
+	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[demo,train,tfds,serve,cluster,webrtc,notebooks,test]'
 	touch $@
 
 clean:

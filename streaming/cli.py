@@ -1,4 +1,4 @@
-"""The command line: streamzoo list | info | watch | track | bench | serve | convert | demo."""
+"""The command line: streamzoo list | info | watch | track | bench | serve | cluster | ... ."""
 
 from __future__ import annotations
 
@@ -370,6 +370,22 @@ def run_serve(args: argparse.Namespace) -> int:
         return model, params, card_of(name, model)
 
     return serve(args, settings, build)
+
+
+def run_cluster(args: argparse.Namespace) -> int:
+    """Serves streams on many replicas until a signal; the exit code."""
+    for module in ("ray", "fastapi", "uvicorn", "websockets", "prometheus_client"):
+        _need(module, "a cluster", "cluster")
+    from .cluster.command import cluster_of, serve
+    from .session import card_of
+
+    cluster = cluster_of(args)
+    name = args.model or default_model()
+    card = card_of(name)
+    if _tracks(card.name):
+        raise CliError(f"{name} tracks what it is shown: streamzoo track SOURCE --point X,Y")
+    _check_watchable(name, card, args.random_weights)
+    return serve(args, cluster, name)
 
 
 class _Progress:

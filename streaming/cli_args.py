@@ -35,6 +35,15 @@ is let in unless --host says otherwise, and then a token is needed: --token-file
 $STREAMZOO_TOKEN. With --store a client goes on with its stream after a crash and a restart.
 SIGTERM answers what is in flight, saves it and exits with code 0."""
 
+CLUSTER_NOTES = """
+Clients ask the ingress, POST /v1/sessions, and are sent to a replica: a server of its own, with
+which they talk directly at /ws. streamzoo.streaming.cluster.client does it from Python, again
+after every disconnect; a session goes on from the store when its replica is killed or drained.
+Replicas come when slots run out, frames pile up or answers are late, and go, drained, when few
+are used. GET /v1/cluster shows them. Only this machine is let in unless --host says otherwise;
+then a token is needed, and TLS is a front proxy's work. --ray-address joins a running Ray, whose
+machines all need this package, the weights and the --store folder."""
+
 RETRIES = "attempts in a row before a lost live source is given up (default: never)"
 
 
@@ -209,6 +218,65 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=1.0,
         help="seconds between snapshots of a stream (default: 1)",
+    )
+    p.add_argument("--random-weights", action="store_true", help="run a model that has no weights")
+
+    p = command(
+        "cluster",
+        "serve a student on many replicas, which come and go with the load (Ray Serve)",
+        "streamzoo cluster --model dsta-lite0/ucf11 --replicas 1:4 --store states",
+        CLUSTER_NOTES,
+    )
+    p.add_argument(
+        "--model",
+        metavar="NAME",
+        help="model name, or a weights file of ours (default: the bundled student)",
+    )
+    p.add_argument(
+        "--replicas", metavar="MIN:MAX", default="1:4", help="fewest and most (default: 1:4)"
+    )
+    p.add_argument(
+        "--store", metavar="FOLDER", help="folder for snapshots, on every machine; needed"
+    )
+    p.add_argument(
+        "--slots", metavar="N", type=int, default=8, help="streams per replica (default: 8)"
+    )
+    p.add_argument("--host", default="127.0.0.1", help="address of the ingress and of all replicas")
+    p.add_argument(
+        "--port", metavar="N", type=int, default=8000, help="port of the ingress (default: 8000)"
+    )
+    p.add_argument("--token-file", metavar="FILE", help="tokens that let clients in, one a line")
+    p.add_argument("--insecure", action="store_true", help="let everybody in, on any --host")
+    p.add_argument(
+        "--replica-cpus", metavar="N", type=float, default=1.0, help="of a replica (default: 1)"
+    )
+    p.add_argument(
+        "--replica-gpus", metavar="N", type=float, default=0.0, help="of a replica (default: 0)"
+    )
+    p.add_argument(
+        "--ttl",
+        metavar="S",
+        type=float,
+        default=60.0,
+        help="seconds that a stream waits for its client to come back (default: 60)",
+    )
+    p.add_argument(
+        "--snapshot-every",
+        metavar="S",
+        type=float,
+        default=1.0,
+        help="seconds between snapshots of a stream (default: 1)",
+    )
+    p.add_argument(
+        "--scale-down-after",
+        metavar="S",
+        type=float,
+        default=60.0,
+        help="seconds that fewer replicas must do before one goes (default: 60)",
+    )
+    p.add_argument("--ray-address", metavar="HOST:PORT", help="of a running Ray (default: none)")
+    p.add_argument(
+        "--python-proxy", action="store_true", help="Ray's own proxy before the ingress, no HAProxy"
     )
     p.add_argument("--random-weights", action="store_true", help="run a model that has no weights")
 

@@ -93,7 +93,7 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
     @app.post("/streams", status_code=201)
     async def add(request: Request) -> dict[str, Any]:
         check(request)
-        body = await _body(request)
+        body = await read_body(request)
         address = check_address(body.get("url"))
         spec = _spec(body) if "fps" in body else None
         session = await add_source(sessions, address, spec, name=body.get("name"))
@@ -102,7 +102,7 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
     @app.post("/offer", status_code=201)
     async def offer(request: Request) -> dict[str, Any]:
         """A WebRTC peer's video as a stream: {"sdp", "fps", "name"} -> {"sdp", "session"}."""
-        owner, body = check(request), await _body(request)
+        owner, body = check(request), await read_body(request)
         answer, session = await add_peer(
             sessions, body.get("sdp"), _spec(body), owner=owner, name=body.get("name")
         )
@@ -176,7 +176,8 @@ def _spec(body: dict[str, Any]) -> Spec:
     return Spec(body.get("fps", 15), budget / 1e3, body.get("policy", "latest"))
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def read_body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request. Raises ServeError "bad_request"."""
     if "application/json" not in request.headers.get("content-type", ""):
         raise ServeError("bad_request", "the body is JSON (Content-Type: application/json)")
     try:

@@ -108,7 +108,7 @@ class Client:
             raise ValueError(f"url {url!r}: give http://HOST:PORT or https://HOST:PORT")
         self._url, self._auth = f"{scheme}://{rest}/ws", auth
         self._tls = (tls or True) if scheme == "wss" else None
-        self._hello = {
+        self._open = {
             "type": "open", "name": name, "fps": fps, "policy": policy, "budget_ms": budget_ms,
             "capacity": capacity,
         }  # fmt: skip
@@ -255,7 +255,7 @@ class Client:
         while loop.time() < end:
             try:
                 line = await connect(
-                    self._url, max_size=None, open_timeout=5, ssl=self._tls, proxy=None,
+                    await self._address(), max_size=None, open_timeout=5, ssl=self._tls, proxy=None,
                     compression=None,
                 )  # fmt: skip
                 try:
@@ -276,10 +276,18 @@ class Client:
             pause = min(2 * pause, 2.0)
         raise ClientError("unreachable", f"{self._url}: not reached in {self._patience:g} s: {why}")
 
-    async def _greet(self, line: ClientConnection) -> None:
-        hello = {k: v for k, v in self._hello.items() if v is not None}
+    async def _address(self) -> str:
+        """Where to connect, this time."""
+        return self._url
+
+    def _first(self) -> dict[str, Any]:
+        """The first message."""
         if self.opened:
-            hello = {"type": "resume", "token": self.opened["token"], "after": self._seq}
+            return {"type": "resume", "token": self.opened["token"], "after": self._seq}
+        return self._open
+
+    async def _greet(self, line: ClientConnection) -> None:
+        hello = {k: v for k, v in self._first().items() if v is not None}
         if self._auth is not None:
             hello["auth"] = self._auth
         await line.send(json.dumps(hello))

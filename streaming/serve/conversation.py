@@ -42,6 +42,7 @@ class Conversation:
         self._session: LiveSession | None = None
         self._attachment: Attachment | None = None
         self._errors = 0
+        self._resumed = False
 
     @property
     def session(self) -> LiveSession:
@@ -61,10 +62,12 @@ class Conversation:
                 capacity=message.get("capacity"),
             )
             name = message.get("name")
-            session = await self.sessions.admit(spec, owner=self.owner, name=name)
+            session = await self._open(spec, name, message.get("token"))
+            after = count(message, "after", 0)
         elif message["type"] == "resume":
             after = count(message, "after", 0)
             session = await self.sessions.find(str(message.get("token")))
+            self._resumed = True
         else:
             raise ServeError("bad_request", 'the first message is "open" or "resume"')
         self._session, self._attachment = session, session.attach(after)
@@ -73,7 +76,7 @@ class Conversation:
             "type": "opened",
             "session": session.name,
             "token": session.token,
-            "resumed": message["type"] == "resume",
+            "resumed": self._resumed,
             "next": session.next,
             "limit": session.limit,
             "durable": session.durable,
@@ -85,6 +88,21 @@ class Conversation:
             "classes": list(step.card.classes),
             "model": step.card.name,
         }
+
+    async def _open(self, spec: Spec, name: str | None, token: Any) -> LiveSession:
+        """Under a ``token`` that somebody made for it, the session may be there already."""
+        if token is None:
+            return await self.sessions.admit(spec, owner=self.owner, name=name)
+        if not isinstance(token, str) or not 24 <= len(token) <= 200:
+            raise ServeError("bad_request", "open: the token is a secret of 24 letters or more")
+        try:
+            session = await self.sessions.find(token)
+            self._resumed = True
+            return session
+        except ServeError as error:
+            if error.code != "unknown_token":
+                raise
+        return await self.sessions.admit(spec, owner=self.owner, name=name, token=token)
 
     async def frame(self, frame: FrameMessage) -> Message | None:
         """Takes a frame; returns what is to be answered, if anything."""

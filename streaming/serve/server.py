@@ -211,6 +211,13 @@ class Server:
         await asyncio.sleep(0.05)  # the last words
         return whole
 
+    def abandon(self, session: LiveSession) -> None:
+        """Another server has the session: it ends here and stays in the store as it is."""
+        if self.snapshots is not None:
+            self.snapshots.forget(session)
+        session.end("moved")
+        self.sessions.remove(session)
+
     async def _save(self, sessions: list[LiveSession], end: float) -> bool:
         if self.snapshots is None:
             return True

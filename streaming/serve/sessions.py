@@ -37,6 +37,7 @@ class Sessions:
         self.engine, self.limits = engine, limits or Limits()
         self.by_name: dict[str, LiveSession] = {}
         self.listeners: list[Callable[[LiveSession, Answer], None]] = []  # of every answer
+        self.opened: list[Callable[[LiveSession], None]] = []  # of every session, new or recalled
         self.removed: list[Callable[[LiveSession], None]] = []  # of every session let go
         self.refusals: list[Callable[[str, str], None]] = []  # of (name, why) the engine refused
         self.recall: Callable[[str, bool], Awaitable[LiveSession]] | None = None  # by token
@@ -120,6 +121,8 @@ class Sessions:
         self._count += 1
         self.by_name[name], session.lasting = session, lasting
         self.away(session)
+        for call in self.opened:
+            call(session)
         return session
 
     def resume(self, token: str) -> LiveSession:

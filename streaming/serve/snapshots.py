@@ -94,6 +94,8 @@ class Snapshots:
 
     def _write(self, session: LiveSession, plain: dict[str, Any], arrays: Any) -> None:
         if session not in self._leases:
+            if session.ended:  # forgotten since: another's by now, and not to be claimed back
+                return
             self._leases[session] = self._store.claim(session.key)
         try:
             self._leases[session].save(plain, arrays)
@@ -154,6 +156,11 @@ class Snapshots:
                 return all([await self.save(session) for session in sessions])
         except TimeoutError:
             return False
+
+    def forget(self, session: LiveSession) -> None:
+        """The session is another's: it is not saved, nor dropped from the store, any more."""
+        session.end("moved")
+        self._leases.pop(session, None)
 
     def let_go(self) -> None:
         """From now on a session that ends here stays in the store, for whoever serves it next."""

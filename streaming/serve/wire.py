@@ -15,7 +15,10 @@ The client's first message opens or resumes:
     {"type": "open", "fps": 15, "policy": "lossless", "budget_ms": 120, "name": "cam", "auth": ...}
     {"type": "resume", "token": "...", "after": 41, "auth": ...}      after: seq of its last result
 
-and the server answers {"type": "opened", "token", "next", "limit", "size", ...}: frames are
+An "open" may bring a "token" of its own, a secret of 24 letters or more, and "after": it resumes
+the session if there is one ("resumed" in the answer says so) and else begins it under that token.
+
+The server answers {"type": "opened", "token", "next", "limit", "size", ...}: frames are
 numbered from ``next``, and only those below ``limit`` may be sent. Then the client sends frames and
 
     {"type": "ack", "seq": 41}      has every result up to 41 (needed unless the policy is "latest")

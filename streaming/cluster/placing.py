@@ -1,0 +1,60 @@
+"""What a client asks of a cluster, and what it is told; no network and no Ray here."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..serve.limits import ServeError
+from ..serve.spec import token_key
+from .directory import Directory
+from .messages import Full, Settling
+
+PROBE = 1.0  # seconds
+
+
+async def answers(endpoint: str) -> bool:
+    """Whether somebody listens there."""
+    url = urlsplit(endpoint)
+    try:
+        async with asyncio.timeout(PROBE):
+            _, writer = await asyncio.open_connection(url.hostname, url.port)
+    except OSError:  # TimeoutError is one
+        return False
+    writer.close()
+    return True
+
+
+def text(body: dict[str, Any], key: str) -> str | None:
+    """A short string of a request. Raises ServeError "bad_request"."""
+    value = body.get(key)
+    if value is not None and (not isinstance(value, str) or not 0 < len(value) <= 200):
+        raise ServeError("bad_request", f"{key}={value!r}: a text of up to 200 letters")
+    return value
+
+
+async def direct(directory: Directory, body: dict[str, Any]) -> dict[str, Any]:
+    """Sends a client to a replica; see :mod:`.ingress` for the fields.
+
+    Raises:
+      ServeError: "refused": nothing is free, or it is not known yet; "bad_request".
+    """
+    token, group, failed = text(body, "token"), text(body, "group"), text(body, "failed")
+    if token is not None and len(token) < 24:
+        raise ServeError("bad_request", "token: the one that you were given here")
+    avoid = set()
+    if failed is not None and (name := directory.at(failed)) is not None:
+        avoid.add(name)
+        if not await answers(failed):  # a client's word alone would let it take a replica away
+            directory.leave(name)
+    known = body.get("resume", token is not None) is True
+    token = token or secrets.token_urlsafe(24)
+    try:
+        place = directory.place(token_key(token), group, known=known, avoid=avoid)
+    except (Full, Settling) as error:
+        raise ServeError("refused", str(error)) from None
+    return {
+        "token": token, "endpoint": place.endpoint, "epoch": place.epoch, "moved": place.moved,
+    }  # fmt: skip

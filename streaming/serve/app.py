@@ -246,10 +246,13 @@ class Line:
 
     async def _talk(self, talk: Conversation | Watching) -> None:
         tasks = [asyncio.create_task(self._listen(talk)), asyncio.create_task(self._tell(talk))]
+        listening, telling = tasks
         try:
             done, rest = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if rest and not any(task.exception() for task in done):
-                await asyncio.wait(rest, timeout=1)  # the last words of the other side
+            # The last words of the other side. Who cannot be told any more may still have said
+            # that it closes, behind frames that are not read yet.
+            if rest and (telling in done or not listening.exception()):
+                await asyncio.wait(rest, timeout=1)
         finally:
             for task in tasks:
                 task.cancel()

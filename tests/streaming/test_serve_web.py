@@ -9,17 +9,23 @@ import struct
 import subprocess
 import urllib.error
 import urllib.request
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.websockets import WebSocketState
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from streamzoo.streaming.serve import Limits
 from streamzoo.streaming.serve.access import Tokens
+from streamzoo.streaming.serve.app import Line
 from streamzoo.streaming.serve.client import Client, ClientError
+from streamzoo.streaming.serve.conversation import Conversation
+from streamzoo.streaming.serve.metrics import Metrics
 from streamzoo.streaming.serve.server import Server, Settings, bind
+from streamzoo.streaming.serve.sessions import Sessions
 from streamzoo.streaming.serve.wire import JPEG, RAW, FrameMessage, pack, unpack
 
 from .serving import alone, engine, logits, run
@@ -358,5 +364,51 @@ def test_tls(tmp_path):
                 async with lossless(server):
                     pass
             assert caught.value.code == "tls"
+
+    run(main())
+
+
+class Gone:
+    """A WebSocket whose client sent all of this and left: nothing can be sent back."""
+
+    client = None
+
+    def __init__(self, *messages):
+        self.headers, self._messages, self.told = {}, list(messages), []
+        self.client_state = self.application_state = WebSocketState.DISCONNECTED
+
+    async def receive(self):
+        await asyncio.sleep(0.01)  # as a frame is read
+        if not self._messages:
+            return {"type": "websocket.disconnect", "code": 1006}
+        message = self._messages.pop(0)
+        text = isinstance(message, str)
+        return {"type": "websocket.receive", "text" if text else "bytes": message}
+
+    async def send_text(self, text):
+        if self.told:
+            raise RuntimeError("the socket is closed")
+        self.told.append(text)
+
+    async def close(self, *_):
+        pass
+
+
+def test_who_closes_behind_frames_and_leaves_keeps_no_session():
+    frames = [
+        pack(FrameMessage(RAW, k, image.tobytes(), k / 15, height=SIZE[0], width=SIZE[1]))
+        for k, image in enumerate(video(8, 12))
+    ]
+    hello = json.dumps({"type": "open", "fps": 15, "policy": "lossless"})
+    close = json.dumps({"type": "close"})
+
+    async def main():
+        async with engine() as e:
+            sessions = Sessions(e, Limits(ttl=60))
+            socket: Any = Gone(hello, *frames, close)
+            talk = lambda owner: Conversation(sessions, owner)  # noqa: E731
+            await Line(socket, 1, Tokens(), talk, Metrics(sessions)).serve()
+            assert len(socket.told) == 1 and not sessions.by_name
+            sessions.close()
 
     run(main())

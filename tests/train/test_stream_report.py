@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import re
+import time
 import xml.etree.ElementTree as ET
 
 import jax
@@ -253,6 +254,23 @@ def test_a_trial_answers_for_every_frame(trial):
     assert close["frames_timed"] == sum(close["histogram"]["counts"]) == counted
     assert told["p99_ms"] == np.percentile(1e3 * trial.latencies(), 99)
     assert told == {name: close[name] for name in told} and json.loads(json.dumps(close)) == close
+
+
+class Lasting(Step):
+    """Takes 40 milliseconds for whatever it is given."""
+
+    def __call__(self, *args, **kwargs):
+        time.sleep(0.04)
+        return super().__call__(*args, **kwargs)
+
+
+def test_a_step_of_known_time_is_found_to_take_it():
+    """The least of many latencies, as a busy machine adds to the others."""
+    step = Lasting(stub.Stub(), stub.params(), stub.CARD)
+    one = asyncio.run(run_trial(step, Plan(1, 10.0, 2.0, budget=100.0)))
+    assert 0.04 <= one.latencies().min() < 0.06
+    assert 0.04 <= one.costs.mean(1) < 0.4
+    assert one.latencies("offered").min() >= 0.04
 
 
 class Failing(Step):

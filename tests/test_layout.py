@@ -32,9 +32,10 @@ def test_the_root_is_re_exports_only():
     assert len((ROOT / "__init__.py").read_text().splitlines()) < 40
 
 
-def imports(path):
-    """(level, module) of every import in a file; level 0 is absolute."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(path, inside=True):
+    """(level, module) of every import in a file; level 0 is absolute. ``inside``: functions too."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree) if inside else tree.body:
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -58,6 +59,17 @@ def test_a_room_imports_only_what_it_may(room):
 def test_only_layers_and_zoo_import_flax(room):
     for path in (ROOT / room).rglob("*.py"):
         assert not any(m.split(".")[0] == "flax" for _, m in imports(path)), path
+
+
+def test_ray_is_for_the_cluster_alone():
+    """Of whose files only the ingress imports it when it is imported itself."""
+    files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+
+    def theirs(inside):
+        found = [p for p in files if any(m.split(".")[0] == "ray" for _, m in imports(p, inside))]
+        return {path.relative_to(ROOT / "streaming" / "cluster").stem for path in found}
+
+    assert theirs(True) == {"ingress", "launch", "replica"} and theirs(False) == {"ingress"}
 
 
 def test_files_stay_small():

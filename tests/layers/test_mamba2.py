@@ -15,9 +15,10 @@ def frames(seed, batch, steps, tokens=3, dim=16):
 
 
 def close(name, got, want, atol):
-    error = float(np.abs(np.asarray(got) - np.asarray(want)).max())
-    print(f"{name}: max abs difference {error:.1e} (std {float(np.std(want)):.2f})")
-    assert error <= atol, name
+    """Within ``atol`` of the largest number, or of 1: processors round sums differently."""
+    error, most = (float(np.abs(a).max()) for a in (np.asarray(got) - np.asarray(want), want))
+    print(f"{name}: max abs difference {error:.1e} (most {most:.1f})")
+    assert error <= atol * max(most, 1), name
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -5,8 +5,9 @@
 
 Scenes are drawn, and the frozen encoder is run over them, once; then about 3 CPU minutes. The model
 is live-mi-lite0 at a width of 64 (`width`; registered are features of 256, keys and memory of 128).
-Three seeds, held-out scenes: AUC of the anomaly 0.906 with HRM, 0.511 without, F1 0.864 against 0.638
-of always saying yes. `python tests/bench/live_models.py` trains all forms and writes the figures.
+Three seeds, held-out scenes: AUC of the anomaly 0.906 with HRM, 0.511 without, F1 0.864 against
+0.638 of always saying yes. `python tests/bench/live_models.py` trains all forms and writes the
+figures.
 """
 
 from ..train.data.handover import FRAMES

@@ -77,8 +77,14 @@ def interrupted() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+ALARMS = ("event", "anomaly")  # scores that live models give a frame beside its classes
+
+
 def record(frame: Frame, result: Result, latency_ms: float, top: int = 5) -> dict[str, Any]:
-    """One JSON line: what was seen in a frame. Boxes are x1, y1, x2, y2 in [0, 1]."""
+    """One JSON line: what was seen in a frame. Boxes are x1, y1, x2, y2 in [0, 1].
+
+    ``event`` and ``anomaly``, in [0, 1], stand there where the model gives them.
+    """
     line: dict[str, Any] = {
         "frame": frame.index,
         "time": round(frame.time, 4),
@@ -88,6 +94,9 @@ def record(frame: Frame, result: Result, latency_ms: float, top: int = 5) -> dic
     scores = result.scores()
     if scores is not None:
         line["classes"] = {k: round(v, 4) for k, v in best(scores, result.classes, top).items()}
+    for name in ALARMS:
+        if (score := getattr(result.output, name, None)) is not None:
+            line[name] = round(float(score), 4)
     line["persons"] = []
     for person in result.persons():
         entry = {"box": [round(v, 4) for v in person["box"]], "score": round(person["score"], 4)}
@@ -169,7 +178,7 @@ def paint(
         for person in line["persons"]:
             for name, score in person.get("classes", {}).items():
                 seen[name] = max(score, seen.get(name, 0.0))
-    history.push(time, seen)
+    history.push(time, seen | {name: line[name] for name in ALARMS if name in line})
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     return draw(image, boxes, labels, scores, history, caption=caption)
 
@@ -232,9 +241,7 @@ def size_text(count: float) -> str:
     return f"{count / 1024**2:.1f} MiB"
 
 
-def rows_of(
-    meter: Meter, session: Any, source: FrameSource, dropped: int = 0
-) -> dict[str, str]:
+def rows_of(meter: Meter, session: Any, source: FrameSource, dropped: int = 0) -> dict[str, str]:
     """The live table's rows; ``dropped`` frames that the source dropped before are not counted."""
     f = meter.figures()
     total = f"/{source.frame_count}" if source.frame_count else ""

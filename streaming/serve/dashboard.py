@@ -20,6 +20,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ..engine import Answer
+from ..watch import ALARMS
 from .dashboard_events import Timeline
 from .inputs import THINNED
 from .live_session import LiveSession
@@ -73,7 +74,7 @@ class Tile:
         """For JSON: the picture's length and its answer."""
         record = {k: self.record[k] for k in KEYS if k in self.record}
         output = self.record.get("output") or {}
-        scores = {k: output[k] for k in ("event", "anomaly") if isinstance(output.get(k), float)}
+        scores = {k: output[k] for k in ALARMS if isinstance(output.get(k), float)}
         return {
             "stream": self.session.name, "bytes": len(self.data), "aspect": aspect(self.session),
             **record, "scores": scores,

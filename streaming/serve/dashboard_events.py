@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from ..watch import ALARMS
 from .recent import Record
 
 Item = dict[str, Any]
@@ -71,7 +72,7 @@ class Timeline:
         if record.get("error"):
             self.span(stream, "error", str(record["error"]))
         output = record.get("output")
-        for kind in ("event", "anomaly"):
+        for kind in ALARMS:
             score = output.get(kind) if output else None
             if isinstance(score, float) and score >= SCORE:
                 self.span(stream, kind, kind, peak=round(score, 3))

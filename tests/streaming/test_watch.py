@@ -19,7 +19,7 @@ import streamzoo
 from streamzoo.streaming import Session, Step, open_source
 from streamzoo.streaming.cli import main
 from streamzoo.streaming.sources.base import Frame, FrameSource
-from streamzoo.streaming.watch import Board, Meter, watch
+from streamzoo.streaming.watch import ActionView, Board, Meter, watch
 
 from . import tiny
 from .rtsp import RtspServer, make_clip
@@ -113,6 +113,24 @@ def test_scores_follow_the_card(step, loaded, multi_label):
     with np.errstate(over="raise"):
         extreme = dataclasses.replace(result, output=big).scores()
     np.testing.assert_allclose(extreme, [0, 0.5, 1] if multi_label else [0, 0, 1], atol=1e-6)
+
+
+def test_event_and_anomaly_of_a_live_model_are_written_and_drawn(tmp_path):
+    model, params = streamzoo.load("live-mi-lite0/handover")
+    card = streamzoo.model_card("live-mi-lite0/handover")
+    clip, lines = make_clip(tmp_path / "clip.mp4", frames=3, size=(96, 160)), tmp_path / "out.jsonl"
+    view = ActionView()
+    with Session(Step(model, params, card)) as session:
+        with open_source(clip, size=card.input_size, keep_original=True) as source:
+            watch(session, source, view=view, video=tmp_path / "out.mp4", lines=lines)
+    with open_source(clip, size=card.input_size) as source:
+        film = np.stack([frame.image for frame in source])
+    x = streamzoo.preprocess(film[None], card)
+    _, want = jax.jit(model.apply)(params, model.init_carry(1), x)
+    for t, line in enumerate(lines_of(lines)):
+        for name in ("event", "anomaly"):
+            assert line[name] == pytest.approx(float(getattr(want, name)[0, t]), abs=2e-4)
+            assert view.history.samples[t][1][name] == line[name]
 
 
 class Frames(FrameSource):

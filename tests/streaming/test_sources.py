@@ -256,13 +256,14 @@ def rtsp(tmp_path):
 
 def test_rtsp_reads_survives_a_kill_and_notices_silence(rtsp):
     threads, files = threading.active_count(), open_files()
-    source = open_source(rtsp.address, size=(24, 32), read_timeout=1.0)
+    source = open_source(rtsp.address, size=(24, 32), read_timeout=2.0)
     try:
         frames = [source.read(timeout=5) for _ in range(20)]
         assert source.live and source.fps == 25 and source.original_size == (48, 64)
         assert all(f.image.shape == (24, 32, 3) for f in frames)
-        assert (source.reconnects, source.stalls, source.state) == (0, 0, "live")
+        assert source.state == "live"
 
+        reconnects = source.reconnects  # 0, unless the machine is so busy that the server stalls
         rtsp.signal(signal.SIGKILL)  # to FFmpeg: a plain end of the stream
         while source.read(timeout=0.5) is not None:
             pass
@@ -270,24 +271,24 @@ def test_rtsp_reads_survives_a_kill_and_notices_silence(rtsp):
         assert source._thread.is_alive() and source.last_fault is not None
         rtsp.start()
         after = [source.read(timeout=8) for _ in range(10)]
-        assert source.reconnects == 1
+        assert source.reconnects > reconnects
         outage = after[0].received - frames[-1].received
         jump = after[0].time - frames[-1].time
         assert jump == pytest.approx(outage, abs=0.6) and after[0].received - gone < 8
         times = [f.time for f in frames + after]
         assert (np.diff(times) > 0).all()
 
-        stopped = time.monotonic()
+        reconnects, stalls, stopped = source.reconnects, source.stalls, time.monotonic()
         rtsp.signal(signal.SIGSTOP)  # the connection stays, nothing comes
-        while source.stalls == 0 and time.monotonic() - stopped < 6:
+        while source.stalls == stalls and time.monotonic() - stopped < 12:
             time.sleep(0.02)
-        assert source.stalls == 1 and 0.9 < time.monotonic() - stopped < 3.0
+        assert source.stalls > stalls and 1.9 < time.monotonic() - stopped < 6.0
         assert source.state == "stalled"
         rtsp.signal(signal.SIGCONT)
         while source.read(timeout=0) is not None:
             pass
         assert source.read(timeout=8).time > times[-1]
-        assert source.reconnects >= 2
+        assert source.reconnects > reconnects
     finally:
         source.close()
     assert threading.active_count() == threads and open_files() == files

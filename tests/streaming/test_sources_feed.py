@@ -114,6 +114,9 @@ def test_closed_in_the_middle(how):
                 stream.pause()
             feed = Feed(source, stream)
             await asyncio.sleep(0.1)
+            async with asyncio.timeout(10):  # a busy machine takes longer
+                while feed.offered < {"feed": 5, "blocked": 2}.get(how, 1):
+                    await asyncio.sleep(0.01)
             if how == "stream":
                 stream.close()
             else:

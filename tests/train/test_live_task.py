@@ -261,3 +261,30 @@ def test_wrong_settings_are_named():
         dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, frames=16)).build()
     with pytest.raises(DataError, match="variants is 0"):
         CameraClips(0)
+
+
+def test_what_a_live_model_recognises():
+    """One scene, one camera, two frames with the one actor; the second is empty."""
+    labels = np.zeros((1, 1, 2, 1, 3))
+    labels[0, 0, 0, 0, 1] = 1
+    boxes = np.tile([0.1, 0.1, 0.6, 0.7], (1, 1, 2, 1, 1))
+    right = {
+        "labels": labels, "boxes": boxes, "box": boxes, "found": labels.any(-1),
+        "class_score": labels.max(-2) + 0.1, "box_score": labels.max(-1), "box_class_score": labels,
+    }  # fmt: skip
+    assert live.recognised([right]) == {"top1": 1.0, "mAP": 1.0}
+    other = dict(right, class_score=1 - labels.max(-2), box_class_score=1 - labels)
+    assert live.recognised([other])["top1"] == 0.0
+    assert live.recognised([right, other])["top1"] == 0.5
+    away = dict(right, box=boxes + np.float64([0.35, 0, 0.35, 0]))
+    assert live.recognised([away]) == {"top1": 1.0, "mAP": 0.0}
+    # a box in the empty frame too: what ranks the two is certainty times class
+    ghost = dict(right, found=np.ones_like(right["found"]))
+    level = (0.5, 0.5)  # (right box, wrong one)
+    for box, kind, area in (
+        ((0.9, 0.8), level, 1.0), ((0.8, 0.9), level, 0.5), (level, (0.9, 0.8), 1.0),
+        (level, (0.8, 0.9), 0.5), ((0.9, 0.5), (0.5, 0.8), 1.0), ((0.8, 0.5), (0.5, 0.9), 0.5),
+    ):  # fmt: skip
+        ghost["box_score"] = np.reshape(box, (1, 1, 2, 1))
+        ghost["box_class_score"] = np.tile(np.reshape(kind, (1, 1, 2, 1, 1)), 3)
+        assert live.recognised([ghost])["mAP"] == area

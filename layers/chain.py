@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .streaming import Carry
+
 Array = jax.Array
 
 
@@ -25,14 +27,14 @@ class Chain(nn.Module):
         return sum(layer.latency for layer in self.layers)
 
     @nn.nowrap
-    def init_carry(self, batch: int, *args: Any) -> dict[str, Any]:
+    def init_carry(self, batch: int, *args: Any) -> Carry:
         """``args`` go to every layer's own ``init_carry`` (tokens, for mixers)."""
         return {
             "layers": tuple(layer.init_carry(batch, *args) for layer in self.layers),
             "count": jnp.zeros((batch,), jnp.int32),
         }
 
-    def __call__(self, carry: dict[str, Any], x: Array, valid: Array | None = None):
+    def __call__(self, carry: dict[str, Carry], x: Array, valid: Array | None = None):
         """x [B, T, ...], valid [B, T] -> (carry, y [B, T, ...])."""
         keep = jnp.ones(x.shape[:2], bool) if valid is None else valid
         number = carry["count"][:, None] + jnp.cumsum(keep, axis=1, dtype=jnp.int32)  # from 1
@@ -44,7 +46,7 @@ class Chain(nn.Module):
             late += layer.latency
         return {"layers": tuple(carries), "count": carry["count"] + keep.sum(1, dtype=jnp.int32)}, x
 
-    def flush(self, carry: dict[str, Any]) -> tuple[dict[str, Any], Array]:
+    def flush(self, carry: dict[str, Carry]) -> tuple[dict[str, Carry], Array]:
         """The outputs of the last ``latency`` frames of a stream at least that long."""
         carries, rest = [], None
         for layer, state in zip(self.layers, carry["layers"], strict=True):

@@ -7,13 +7,13 @@ computed at frame s belongs to frame s - lookahead.
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from .gaps import compact, scatter, window_at
+from .ranks import to_rank
+from .streaming import DType
 
 Array = jax.Array
 
@@ -37,13 +37,12 @@ def dense_conv(
     history = jnp.concatenate([tail.astype(x.dtype), x], axis=1)
     # A sum of k shifted products: XLA fuses it, and it needs no layout change of the frames.
     weights = kernel.astype(jnp.float32)
-    y = sum(weights[j] * history[:, j : j + steps].astype(jnp.float32) for j in range(size))
+    y = sum(
+        to_rank(weights[j], x) * history[:, j : j + steps].astype(jnp.float32) for j in range(size)
+    )
     if bias is not None:
-        y = y + bias.astype(jnp.float32)
-    if count is None:
-        new_tail = history[:, steps:]
-    else:
-        new_tail = window_at(history, count, size - 1)
+        y = y + to_rank(bias.astype(jnp.float32), x)
+    new_tail = history[:, steps:] if count is None else window_at(history, count, size - 1)
     return jnp.asarray(y).astype(x.dtype), new_tail.astype(tail.dtype)
 
 
@@ -82,8 +81,8 @@ class CausalConv(nn.Module):
     kernel: int = 4
     lookahead: int = 0
     bias: bool = True
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
+    param_dtype: DType = jnp.float32
 
     def __post_init__(self):
         if self.kernel < 1:

@@ -14,15 +14,17 @@ then on: plain fp32 sums would take no more frames in after 2 ** 24 of them (six
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .exportable import exportable
 from .gaps import compact, scatter
 from .kernels.ssd import linear_attention
+from .streaming import DType, Fields
 
 Array = jax.Array
 
@@ -52,6 +54,7 @@ def log_features(x: Array, projection: Array) -> Array:
     return jnp.einsum("...d,md->...m", x, projection, precision="highest") - square
 
 
+@exportable
 class Sums(NamedTuple):
     """Running sums of ``rows`` independent streams, all fp32, relative to exp(peak)."""
 
@@ -124,6 +127,7 @@ def favor_attention(
     return Sums(s, z, peak[:, -1]), y.astype(v.dtype)
 
 
+@exportable
 class FavorState(NamedTuple):
     s: Array  # [B, N, features, D] fp32
     z: Array  # [B, N, features, heads] fp32
@@ -157,8 +161,8 @@ class Favor(nn.Module):
     seed: int = 0
     chunk: int = 64
     implementation: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
+    param_dtype: DType = jnp.float32
     latency = 0
 
     @property
@@ -170,10 +174,10 @@ class Favor(nn.Module):
         return heads, self.features or 2 * (self.dim // heads)
 
     def setup(self):
-        self.sizes  # noqa: B018  (fails early)
+        _ = self.sizes  # fails early
         if self.horizon is not None and self.horizon < 2:
             raise ValueError(f"horizon {self.horizon} of Favor must be at least 2 frames, or None")
-        kind = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kind: Fields = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.qkv = nn.Dense(3 * self.dim, **kind)
         self.out = nn.Dense(self.dim, **kind)
 
@@ -182,7 +186,7 @@ class Favor(nn.Module):
         """Nothing seen; see :class:`FavorState`."""
         heads, features = self.sizes
         empty = init_sums(batch * tokens, features, heads, self.dim)
-        split = lambda a: a.reshape(batch, tokens, *a.shape[1:])  # noqa: E731
+        split = lambda a: a.reshape(batch, tokens, *a.shape[1:])
         seen = jnp.zeros((batch,), jnp.int32)
         return FavorState(split(empty.s), split(empty.z), split(empty.peak), seen)
 

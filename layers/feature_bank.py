@@ -23,11 +23,15 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from .exportable import exportable
+from .ranks import to_rank
+
 Array = jax.Array
 
 EMPTY = -1
 
 
+@exportable
 @flax.struct.dataclass
 class Bank:
     """Slots. ``lead`` are the leading axes, the stream axis first.
@@ -117,7 +121,8 @@ def write_ring(bank: Bank, values: Mapping[str, Array], time: Array, write: Arra
       time: [*lead] int32.
       write: [*lead] bool.
     """
-    here = jnp.arange(bank.slots) == ring_slot(time, bank.slots)[..., None]
+    slot = ring_slot(time, bank.slots)[..., None]
+    here = to_rank(jnp.arange(bank.slots), slot) == slot
     return put(bank, here & write[..., None], values, time)
 
 
@@ -158,7 +163,7 @@ def write_pinned(
     target = jnp.argmin(order, axis=-1)
     same = bank.time == time[..., None]
     target = jnp.where(same.any(axis=-1), jnp.argmax(same, axis=-1), target)
-    chosen = (jnp.arange(bank.slots) == target[..., None]) & write[..., None]
+    chosen = (to_rank(jnp.arange(bank.slots), same) == target[..., None]) & write[..., None]
 
     def picked(leaf: Array) -> Array:
         index = _like(target[..., None], leaf)
@@ -173,6 +178,7 @@ def write_pinned(
 # --- running sums ----------------------------------------------------------------------------
 
 
+@exportable
 @flax.struct.dataclass
 class Sums:
     """Running sums of weighted features, one row per slot.
@@ -209,6 +215,7 @@ def add_sum(sums: Sums, features: Array, weights: Array) -> Sums:
 # --- long-term consolidation -----------------------------------------------------------------
 
 
+@exportable
 @flax.struct.dataclass
 class Entries:
     """Keys and values that are read by similarity, and how they fare.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from .exportable import exportable
 from .gaps import compact, window_at
+from .streaming import DType
 
 Array = jax.Array
 
 
+@exportable
 class RingState(NamedTuple):
     frames: Array  # [B, span - 1, ...] the past, oldest first
     seen: Array  # [B] int32 frames
@@ -37,7 +40,7 @@ class FrameRing:
         """Frames from the first to the last of a window."""
         return (self.size - 1) * self.stride + 1
 
-    def init_carry(self, batch: int, shape: tuple[int, ...], dtype: Any) -> RingState:
+    def init_carry(self, batch: int, shape: tuple[int, ...], dtype: DType) -> RingState:
         """shape: of one frame."""
         frames = jnp.zeros((batch, self.span - 1, *shape), dtype)
         return RingState(frames, jnp.zeros((batch,), jnp.int32))
@@ -58,7 +61,7 @@ class FrameRing:
 
     def window(self, history: Array, before: RingState, step: Array | int) -> Array:
         """The window of dense frame ``step`` (one for all, or [B]): [B, size, ...]."""
-        index = jnp.reshape(step, (-1, 1)) + self.stride * jnp.arange(self.size)
+        index = jnp.reshape(step, (-1, 1)) + self.stride * jnp.arange(self.size)[None]
         first = self.span - 1 - jnp.minimum(before.seen, self.span - 1)
         index = jnp.maximum(index, first[:, None])
         index = index.reshape(index.shape + (1,) * (history.ndim - 2))

@@ -58,5 +58,5 @@ def hold(new, old, keep: Array):
 
 def window_at(history: Array, start: Array, size: int) -> Array:
     """history [B, L, ...] -> frames start[b] .. start[b] + size - 1 of each stream."""
-    cut = lambda h, s: jax.lax.dynamic_slice_in_dim(h, s, size, axis=0)  # noqa: E731
+    cut = lambda h, s: jax.lax.dynamic_slice_in_dim(h, s, size, axis=0)
     return jax.vmap(cut)(history, start)

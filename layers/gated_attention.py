@@ -7,14 +7,13 @@ with sinks instead of everything: while nothing is evicted both are the same.
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from .gaps import compact, scatter
 from .kernels.ring_attention import Ring, init_ring, ring_attention
+from .streaming import DType
 
 Array = jax.Array
 
@@ -51,8 +50,8 @@ class GatedAttention(nn.Module):
     rope_base: float = 10_000.0
     eps: float = 1e-6
     implementation: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
+    param_dtype: DType = jnp.float32
     latency = 0
 
     @property

@@ -7,15 +7,18 @@ of Qwen3-Next's linear attention: output gate behind a per-head RMS norm, no bia
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from .conv import dense_conv
+from .exportable import exportable
 from .gaps import compact, scatter
 from .kernels.gated_delta import gated_delta
+from .ranks import to_rank
+from .streaming import DType
 
 Array = jax.Array
 
@@ -38,6 +41,7 @@ def step_init(key, shape, dtype=jnp.float32) -> Array:
     return jnp.log(jnp.expm1(step)).astype(dtype)
 
 
+@exportable
 class DeltaState(NamedTuple):
     s: Array  # [B, N, H, dk, dv] fp32
     tail: Array  # [B, kernel - 1, N, H * (2 dk + dv)] inputs of the convolution
@@ -64,8 +68,8 @@ class GatedDelta(nn.Module):
     chunk: int = 64
     eps: float = 1e-6
     implementation: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
+    param_dtype: DType = jnp.float32
     latency = 0
 
     @property
@@ -112,10 +116,11 @@ class GatedDelta(nn.Module):
         mixed, tail = dense_conv(self.qkv(dense.x), carry.tail, self.conv_kernel, None, count)
         q, k, v = jnp.split(nn.silu(mixed), [heads * dk, 2 * heads * dk], axis=-1)
         beta = jax.nn.sigmoid(self.beta(dense.x).astype(jnp.float32))
-        step = self.step(dense.x).astype(jnp.float32) + self.step_bias.astype(jnp.float32)
-        g = -jnp.exp(self.log_rate.astype(jnp.float32)) * jax.nn.softplus(step)
+        step = self.step(dense.x).astype(jnp.float32)
+        step = step + to_rank(self.step_bias.astype(jnp.float32), step)
+        g = to_rank(-jnp.exp(self.log_rate.astype(jnp.float32)), step) * jax.nn.softplus(step)
         if count is not None:  # frames behind the valid ones must not touch the state
-            alive = (jnp.arange(steps) < count[:, None])[..., None, None]
+            alive = (jnp.arange(steps)[None] < count[:, None])[..., None, None]
             beta, g = jnp.where(alive, beta, 0.0), jnp.where(alive, g, 0.0)
 
         def fold(z, *last):  # [B, T, N, ...] -> [B, N, T, *last]: tokens are streams of the op
@@ -131,6 +136,6 @@ class GatedDelta(nn.Module):
         o = o.reshape(batch, tokens, steps, heads, dv).swapaxes(1, 2).astype(jnp.float32)
         o = o * jax.lax.rsqrt(jnp.mean(o * o, axis=-1, keepdims=True) + self.eps)
         z = self.gate(dense.x).astype(jnp.float32).reshape(o.shape)
-        o = o * self.norm_scale.astype(jnp.float32) * nn.silu(z)
+        o = o * to_rank(self.norm_scale.astype(jnp.float32), o) * nn.silu(z)
         y = self.out(o.reshape(batch, steps, tokens, heads * dv).astype(self.dtype))
         return DeltaState(s.reshape(carry.s.shape), tail), scatter(y, dense, valid)

@@ -6,8 +6,6 @@ context share one softmax; memory keys carry no positions.
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,6 +13,7 @@ import jax.numpy as jnp
 from .gaps import compact, scatter
 from .kernels.block_attention import block_attention, merge
 from .paged_ring import PagedRing, View, init_ring, push, take, turn
+from .streaming import DType
 
 Array = jax.Array
 
@@ -69,7 +68,7 @@ class KNNMemory(nn.Module):
     page: int = 1
     rope_base: float | None = 10_000.0
     implementation: str | None = None
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
     latency = 0
 
     def setup(self):
@@ -110,8 +109,8 @@ class KNNMemory(nn.Module):
         q = q.reshape(*q.shape[:3], self._heads, -1)
         until = view.now - self.window
         pages = nearest_pages(view, q, until, self.nearest)
-        fold = lambda z: z.reshape(batch * tokens, *z.shape[2:])  # noqa: E731
-        each = lambda z: jnp.repeat(z, tokens, axis=0)  # noqa: E731
+        fold = lambda z: z.reshape(batch * tokens, *z.shape[2:])
+        each = lambda z: jnp.repeat(z, tokens, axis=0)
         flat = fold(q.reshape(*q.shape[:3], -1))
         memory = block_attention(
             flat,

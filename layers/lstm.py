@@ -5,18 +5,21 @@ Source: Hochreiter and Schmidhuber (1997) in the form of ``torch.nn.LSTM`` (gate
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .exportable import exportable
 from .gaps import hold, zero_invalid
+from .streaming import DType
 
 Array = jax.Array
 
 
+@exportable
 class LSTMState(NamedTuple):
     h: Array  # [B, N, hidden] fp32
     c: Array  # [B, N, hidden] fp32
@@ -32,7 +35,7 @@ class LSTM(nn.Module):
     dim: int
     hidden: int | None = None
     forget_bias: float = 1.0
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
     latency = 0
 
     @property

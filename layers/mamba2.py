@@ -7,16 +7,18 @@ published implementations.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from .conv import dense_conv
+from .exportable import exportable
 from .gaps import compact, scatter
 from .gated_delta import step_init
 from .kernels.ssd import ssd
+from .streaming import DType
 
 Array = jax.Array
 
@@ -27,6 +29,7 @@ def rate_init(key, shape, dtype=jnp.float32) -> Array:
     return jnp.log(jnp.arange(1, shape[0] + 1, dtype=jnp.float32)).astype(dtype)
 
 
+@exportable
 class Mamba2State(NamedTuple):
     h: Array  # [B, N, state, heads * head_dim] fp32: all channels in whole vector lanes
     tail: Array  # [B, kernel - 1, N, inner + 2 groups * state] inputs of the convolution
@@ -62,8 +65,8 @@ class Mamba2(nn.Module):
     eps: float = 1e-5
     dt_limit: tuple[float, float] = (0.0, float("inf"))
     implementation: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
+    param_dtype: DType = jnp.float32
     latency = 0
 
     @property
@@ -102,7 +105,7 @@ class Mamba2(nn.Module):
     @nn.nowrap
     def init_carry(self, batch: int, tokens: int) -> Mamba2State:
         """Zeros; see :class:`Mamba2State`."""
-        self.heads  # noqa: B018  (fails early)
+        _ = self.heads  # fails early
         mixed = self.inner + 2 * self.groups * self.state
         return Mamba2State(
             jnp.zeros((batch, tokens, self.state, self.inner), jnp.float32),

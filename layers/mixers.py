@@ -8,38 +8,36 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import importlib
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from .conv import CausalConv
-from .favor import Favor
-from .gated_attention import GatedAttention
-from .gated_delta import GatedDelta
-from .knn_memory import KNNMemory
-from .lstm import LSTM
-from .mamba2 import Mamba2
-from .nsa import NSA
-from .rglru import RGLRUMixer
-from .shift import Shift
-from .window import WindowAttention
+from .streaming import DType
 
-# name -> (module, place in the block unless said otherwise)
-MIXERS: dict[str, tuple[Any, str]] = {
-    "shift": (Shift, "stream"),
-    "lstm": (LSTM, "residual"),
-    "rglru": (RGLRUMixer, "residual"),
-    "gated_delta": (GatedDelta, "residual"),
-    "window": (WindowAttention, "residual"),
-    "conv": (CausalConv, "residual"),
-    "mamba2": (Mamba2, "residual"),
-    "favor": (Favor, "residual"),
-    "gated_attention": (GatedAttention, "residual"),
-    "nsa": (NSA, "residual"),
-    "knn": (KNNMemory, "residual"),
+# name -> (file of layers/, class, place in the block unless said otherwise). A file is imported on
+# the first use of its mixer: each brings its kernels.
+MIXERS: dict[str, tuple[str, str, str]] = {
+    "shift": ("shift", "Shift", "stream"),
+    "lstm": ("lstm", "LSTM", "residual"),
+    "rglru": ("rglru", "RGLRUMixer", "residual"),
+    "gated_delta": ("gated_delta", "GatedDelta", "residual"),
+    "window": ("window", "WindowAttention", "residual"),
+    "conv": ("conv", "CausalConv", "residual"),
+    "mamba2": ("mamba2", "Mamba2", "residual"),
+    "favor": ("favor", "Favor", "residual"),
+    "gated_attention": ("gated_attention", "GatedAttention", "residual"),
+    "nsa": ("nsa", "NSA", "residual"),
+    "knn": ("knn_memory", "KNNMemory", "residual"),
 }
 PLACES = ("stream", "input", "residual", "before")
+
+
+def mixer_class(kind: str) -> type[nn.Module]:
+    """The module class of a key of :data:`MIXERS`."""
+    file, name, _ = MIXERS[kind]
+    return getattr(importlib.import_module(f".{file}", __package__), name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Mix:
 
     Attributes:
       kind: a key of :data:`MIXERS`, or ``"none"``.
-      place: one of :data:`PLACES` (see ``vit.Block``); empty takes the default.
+      place: one of :data:`PLACES` (see ``transformer.Block``); empty takes the default.
       options: (name, value) pairs passed to the mixer's constructor.
 
     Raises:
@@ -65,11 +63,13 @@ class Mix:
         if self.kind not in MIXERS:
             near = ", ".join(difflib.get_close_matches(self.kind, MIXERS, n=2) or sorted(MIXERS))
             raise ValueError(f"unknown temporal mixer {self.kind!r}; did you mean {near}?")
-        module, place = MIXERS[self.kind]
         if not self.place:
-            object.__setattr__(self, "place", place)
+            object.__setattr__(self, "place", MIXERS[self.kind][2])
         if self.place not in PLACES:
             raise ValueError(f"place {self.place!r} of mixer {self.kind!r} is not one of {PLACES}")
+        if not self.options:
+            return
+        module: Any = mixer_class(self.kind)
         fields = {f.name for f in dataclasses.fields(module)} - {"parent", "name", "dim", "dtype"}
         for name, _ in self.options:
             if name not in fields:
@@ -77,12 +77,13 @@ class Mix:
                     f"mixer {self.kind!r} has no option {name!r}; it has {sorted(fields)}"
                 )
 
-    def build(self, dim: int, dtype: Any = jnp.float32, **module: Any) -> nn.Module:
+    def build(self, dim: int, dtype: DType = jnp.float32, **module: Any) -> nn.Module:
         """The mixer for tokens of width ``dim``, computing in ``dtype``.
 
         ``module`` goes to the constructor (``parent=None`` outside of the model's setup).
         """
-        mixer = MIXERS[self.kind][0](dim=dim, dtype=dtype, **dict(self.options), **module)
+        make: Any = mixer_class(self.kind)
+        mixer = make(dim=dim, dtype=dtype, **dict(self.options), **module)
         if mixer.latency:
             raise ValueError(
                 f"mixer {self.kind!r} looks {mixer.latency} frames ahead; inside a block the "

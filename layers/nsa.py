@@ -6,20 +6,23 @@ block size for compression and selection, as in fla's implementation.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from .exportable import exportable
 from .gaps import compact, scatter
 from .kernels.block_attention import block_attention
 from .paged_ring import PagedRing, View, drop_set, init_ring, push, take, turn
+from .streaming import DType
 
 Array = jax.Array
 Gates = tuple[Array | None, Array | None, Array | None]
 
 
+@exportable
 class NSAState(NamedTuple):
     ring: PagedRing
     k: Array  # [B, N, capacity, C] compressed keys of whole pages, page p in slot p % capacity
@@ -90,7 +93,7 @@ def attend(
 
     if gates[0] is not None or (chosen is None and gates[1] is not None):
         whole = view.readable() & ((number[:, None] + 1) * page - 1 <= now[..., None])
-        per_head = lambda x: x.reshape(*x.shape[:3], kv_heads, -1)  # noqa: E731
+        per_head = lambda x: x.reshape(*x.shape[:3], kv_heads, -1)
         rows = q.reshape(batch, tokens, steps, kv_heads, heads // kv_heads, -1)
         y, weights = compressed_attention(rows, per_head(k), per_head(v), whole)
         if gates[0] is not None:
@@ -98,8 +101,8 @@ def attend(
         if chosen is None:
             chosen = choose_pages(view, weights, count)
 
-    fold = lambda x: x.reshape(batch * tokens, *x.shape[2:])  # noqa: E731
-    each = lambda x: jnp.repeat(x, tokens, axis=0)  # noqa: E731  the same for every position
+    fold = lambda x: x.reshape(batch * tokens, *x.shape[2:])
+    each = lambda x: jnp.repeat(x, tokens, axis=0)  # the same for every position
 
     def gather(pages, window=None):
         return block_attention(
@@ -163,12 +166,10 @@ def nsa_attention(
     batch, steps, kv_heads = k.shape[:3]
     count = -(-steps // block_size)
     pad = count * block_size - steps
-    row = lambda x: jnp.pad(  # noqa: E731
-        x.reshape(batch, 1, steps, -1), [(0, 0), (0, 0), (0, pad), (0, 0)]
-    )
+    row = lambda x: jnp.pad(x.reshape(batch, 1, steps, -1), [(0, 0), (0, 0), (0, pad), (0, 0)])
     keys, values = row(k), row(v)
     place = jnp.arange(count * block_size, dtype=jnp.int32)
-    across = lambda x: jnp.broadcast_to(x, (batch, *x.shape))  # noqa: E731
+    across = lambda x: jnp.broadcast_to(x, (batch, *x.shape))
     view = View(
         keys,
         values,
@@ -179,7 +180,7 @@ def nsa_attention(
         count,
         block_size,
     )
-    means = lambda x: mean_pages(x.reshape(batch, 1, count, block_size, -1))  # noqa: E731
+    means = lambda x: mean_pages(x.reshape(batch, 1, count, block_size, -1))
     y = attend(
         view,
         means(keys),
@@ -208,7 +209,7 @@ class Compress(nn.Module):
 
     page: int
     width: int  # D
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.place = self.param(
@@ -252,7 +253,7 @@ class NSA(nn.Module):
     compress: str = "mlp"
     rope_base: float | None = 10_000.0
     implementation: str | None = None
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
     latency = 0
 
     @property
@@ -305,7 +306,7 @@ class NSA(nn.Module):
         """x [B, T, N, D], valid [B, T] -> (carry, y [B, T, N, D])."""
         heads, kv_heads, width = self.sizes
         dense = compact(x, valid)
-        split = lambda z, n: z.reshape(*z.shape[:3], n, width).swapaxes(1, 2)  # noqa: E731
+        split = lambda z, n: z.reshape(*z.shape[:3], n, width).swapaxes(1, 2)
         k, v = jnp.split(self.kv(dense.x), 2, axis=-1)
         q, k, v = split(self.q(dense.x), heads), split(k, kv_heads), v.swapaxes(1, 2)
         if self.rope_base is not None:
@@ -341,6 +342,18 @@ class NSA(nn.Module):
         slot = jnp.where(whole & (number[:, old:] > last - self.capacity), 0, self.capacity)
         slot = jnp.where(slot == 0, number[:, old:] % self.capacity, self.capacity)
         past = number[:, :old] % self.capacity
+        start = number[:, None, old:] * page
+
+        def keys(x: Array) -> Array:
+            # The keys are turned by their time; what is learned must not see which year it is. So
+            # it reads them as of a page at time 0, and its answer is turned by the page's time.
+            if self.rope_base is None or self.compress == "mean":
+                return self.compress_k(x)
+            heads = lambda x: x.reshape(*x.shape[:-1], *self.sizes[1:])
+            made = self.compress_k(
+                turn(heads(x), -start[..., None], self.rope_base).reshape(x.shape)
+            )
+            return turn(heads(made), start, self.rope_base).reshape(made.shape)
 
         def both(raw, kept, module):
             rows = raw.reshape(batch, tokens, -1, page * channels)
@@ -350,6 +363,6 @@ class NSA(nn.Module):
                 [take(kept, past), made.astype(kept.dtype)], axis=2
             )
 
-        after_k, ck = both(view.k, carry.k, self.compress_k)
+        after_k, ck = both(view.k, carry.k, keys)
         after_v, cv = both(view.v, carry.v, self.compress_v)
         return NSAState(ring, after_k, after_v), ck, cv

@@ -5,11 +5,11 @@ Source: Xiong et al., "Nystromformer" (arXiv 2102.03902), equations 13 and 14 an
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+
+from .streaming import DType
 
 Array = jax.Array
 
@@ -25,7 +25,7 @@ def pseudo_inverse(a: Array, iterations: int = 6, *, per_matrix: bool = False) -
     largest = a.sum(axis=-2, keepdims=True).max(axis=axes, keepdims=True)
     z = a.swapaxes(-1, -2) / largest
     one = jnp.eye(a.shape[-1], dtype=a.dtype)
-    dot = lambda x, y: jnp.matmul(x, y, precision="highest")  # noqa: E731
+    dot = lambda x, y: jnp.matmul(x, y, precision="highest")
     for _ in range(iterations):
         az = dot(a, z)
         z = 0.25 * dot(z, 13 * one - dot(az, 15 * one - dot(az, 7 * one - az)))
@@ -86,7 +86,7 @@ def nystrom_attention(
     steps, width = q.shape[-2:]
     q, k = q * width**-0.25, k * width**-0.25
     hide = 0.0 if mask is None else jnp.where(mask, 0.0, jnp.finfo(jnp.float32).min)[:, None, None]
-    scores = lambda a, b: a @ b.swapaxes(-1, -2)  # noqa: E731
+    scores = lambda a, b: a @ b.swapaxes(-1, -2)
     if landmarks >= steps:
         y = jax.nn.softmax(scores(q, k) + hide, axis=-1) @ v
     else:
@@ -121,7 +121,7 @@ class NystromAttention(nn.Module):
     kernel: int = 0
     iterations: int = 6
     per_matrix: bool = True
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         if self.dim % self.heads:

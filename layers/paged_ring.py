@@ -11,11 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .exportable import exportable
 from .positions import rotate_halves
 
 Array = jax.Array
 
 
+@exportable
 class PagedRing(NamedTuple):
     """Minor axis: all key heads side by side, a whole number of lanes on an accelerator."""
 
@@ -63,7 +65,7 @@ def init_ring(batch: int, tokens: int, capacity: int, page: int, width: int, dty
 
 def drop_set(old: Array, slot: Array, new: Array) -> Array:
     """old [B, N, S, C] with rows new [B, N, T, C] at slot [B, T]; out of range: dropped."""
-    put = lambda o, s, n: o.at[:, s].set(n.astype(o.dtype), mode="drop")  # noqa: E731
+    put = lambda o, s, n: o.at[:, s].set(n.astype(o.dtype), mode="drop")
     return jax.vmap(put)(old, slot, new)
 
 
@@ -103,9 +105,7 @@ def push(ring: PagedRing, k: Array, v: Array, fresh: Array, page: int) -> tuple[
     pos = first[:, None] * page + jnp.arange(count * page, dtype=jnp.int32)
     index = jnp.where(pos < ring.seen[:, None], pos % slots, slots + pos - ring.seen[:, None])
     index = jnp.clip(index, 0, slots + steps - 1)
-    both = lambda old, new: take(  # noqa: E731
-        jnp.concatenate([old, new.astype(old.dtype)], axis=2), index
-    )
+    both = lambda old, new: take(jnp.concatenate([old, new.astype(old.dtype)], axis=2), index)
     pos = jnp.where((pos >= 0) & (pos < after.seen[:, None]), pos, -1)
     place = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), (k.shape[0], count))
     return after, View(both(ring.k, k), both(ring.v, v), pos, now, first, place, capacity, page)

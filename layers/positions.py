@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .ranks import to_rank
+
 Array = jax.Array
 
 
@@ -88,6 +90,7 @@ def rotate_halves(x: Array, cos: Array, sin: Array) -> Array:
     to [..., D / 2], or to [..., D] where the channels of a pair have angles of their own (V-JEPA 2)
     -> [..., D] in fp32."""
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    cos, sin = to_rank(cos, x), to_rank(sin, x)
     if cos.shape[-1] != x.shape[-1]:
         return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
     return x.astype(jnp.float32) * cos + jnp.concatenate([-b, a], axis=-1) * sin

@@ -21,13 +21,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .exportable import exportable
 from .gaps import hold, zero_invalid
-from .vit import Attention, Block, rotate
+from .streaming import DType, Params
+from .transformer import Attention, Block, rotate
 
 Array = jax.Array
 Rope = tuple[Array, Array] | None
 
 
+@exportable
 class References(NamedTuple):
     """What every layer remembers of the tokens; L layers, N tokens, D channels."""
 
@@ -37,6 +40,7 @@ class References(NamedTuple):
     hidden: Array  # [B, L, N, D] the MLP branch, likewise
 
 
+@exportable
 class RecomputeState(NamedTuple):
     refs: References
     phase: Array  # [B] int32, frames since the last full one, 0 .. period - 1; 0: the next is full
@@ -69,7 +73,7 @@ class Recompute:
         """Tokens computed of ``tokens``; ``always`` of them are not counted in the budget."""
         return min(tokens, always + max(1, round(self.budget * (tokens - always))))
 
-    def init_carry(self, batch: int, depth: int, tokens: int, dim: int, dtype: Any):
+    def init_carry(self, batch: int, depth: int, tokens: int, dim: int, dtype: DType):
         """Zeros; the first frame of a stream is a full one."""
         # four buffers, not one four times: a step may donate them
         zeros = (jnp.zeros((batch, depth, tokens, dim), dtype) for _ in range(4))
@@ -78,7 +82,7 @@ class Recompute:
     def __call__(
         self,
         block: Block,
-        params: Any,
+        params: Params,
         carry: RecomputeState,
         x: Array,
         valid: Array | None = None,
@@ -137,7 +141,7 @@ class Recompute:
         return jax.lax.switch(which, (full, both, part), state.refs)
 
 
-def _full_pass(block: Block, params: Any, old: References, x: Array, rope: Rope):
+def _full_pass(block: Block, params: Params, old: References, x: Array, rope: Rope):
     """All tokens through all layers: (new references, tokens). x [B, N, D]."""
 
     def layer(x, here):
@@ -214,12 +218,13 @@ def _scaled(scale: Any, x: Array) -> Array:
 
 def project_keys(attn: Attention, x: Array, rope: Rope = None) -> Array:
     """The keys alone of ``attn.project``: x [B, N, D] -> [B, N, H, Dh]."""
-    params, dim = attn.qkv.variables["params"], attn.dim
-    k = x.astype(attn.dtype) @ params["kernel"][:, dim : 2 * dim].astype(attn.dtype)
-    if "k" in attn.biased:
-        start = attn.biased.index("k") * dim
-        k = k + params["bias"][start : start + dim].astype(k.dtype)
-    k = k.reshape(*x.shape[:2], attn.heads, -1)
+    params, c = attn.qkv.variables["params"], attn.config
+    start, width = c.heads * c.head, c.groups * c.head
+    k = x.astype(c.dtype) @ params["kernel"][:, start : start + width].astype(c.dtype)
+    if "k" in c.biased:
+        start = start if "q" in c.biased else 0
+        k = k + params["bias"][start : start + width].astype(k.dtype)
+    k = k.reshape(*x.shape[:2], c.groups, -1)
     return k if rope is None else rotate(k, *rope)
 
 

@@ -6,15 +6,18 @@ starts at the gated input, not at its normalised form) is that of the published 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from .conv import dense_conv
+from .exportable import exportable
 from .gaps import compact, scatter
 from .kernels.linear_scan import linear_scan
+from .ranks import to_rank
+from .streaming import DType, Fields
 
 Array = jax.Array
 
@@ -50,8 +53,8 @@ class BlockLinear(nn.Module):
 
     width: int
     heads: int
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
+    param_dtype: DType = jnp.float32
 
     def setup(self):
         block = self.width // self.heads
@@ -67,7 +70,7 @@ class BlockLinear(nn.Module):
         """x [..., width] -> the same shape, in fp32 (the gates of a recurrence follow)."""
         blocks = x.astype(self.dtype).reshape(*x.shape[:-1], self.heads, -1)
         y = jnp.einsum("...hi,hij->...hj", blocks, self.kernel.astype(self.dtype))
-        return (y.astype(jnp.float32) + self.bias.astype(jnp.float32)).reshape(x.shape)
+        return (y.astype(jnp.float32) + to_rank(self.bias.astype(jnp.float32), y)).reshape(x.shape)
 
 
 class RGLRU(nn.Module):
@@ -87,15 +90,15 @@ class RGLRU(nn.Module):
     heads: int = 1
     min_radius: float = 0.9
     implementation: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
+    param_dtype: DType = jnp.float32
 
     def setup(self):
         if self.width % self.heads:
             raise ValueError(
                 f"heads {self.heads} of RGLRU does not divide width {self.width}; choose a divisor"
             )
-        kind = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kind: Fields = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         self.decay = self.param(
             "decay", decay_init(self.min_radius), (self.width,), self.param_dtype
         )
@@ -120,7 +123,7 @@ class RGLRU(nn.Module):
         frames = (slice(None), slice(None)) + (None,) * (x.ndim - 2)
         x32 = x.astype(jnp.float32)
         gate = jax.nn.sigmoid(self.decay_gate(x))
-        log_a = -DECAY_POWER * gate * jax.nn.softplus(self.decay.astype(jnp.float32))
+        log_a = -DECAY_POWER * gate * to_rank(jax.nn.softplus(self.decay.astype(jnp.float32)), gate)
         a = jnp.exp(log_a)
         norm = bounded_sqrt(-jnp.expm1(2.0 * log_a))
         if reset is not None:  # a decay of 0 forgets; written here, since ``alive`` wins over it
@@ -134,6 +137,7 @@ class RGLRU(nn.Module):
         return last, states.astype(self.dtype)
 
 
+@exportable
 class RGLRUState(NamedTuple):
     h: Array  # [B, N, width] fp32
     tail: Array  # [B, kernel - 1, N, width] inputs of the convolution
@@ -162,8 +166,8 @@ class RGLRUMixer(nn.Module):
     min_radius: float = 0.9
     out_scale: float = 1.0
     implementation: str | None = None
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
+    param_dtype: DType = jnp.float32
     latency = 0
 
     @property
@@ -172,7 +176,7 @@ class RGLRUMixer(nn.Module):
         return self.width or self.dim
 
     def setup(self):
-        kind = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        kind: Fields = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         width, auto = self.inner, max(1, self.inner // 64)
         heads = self.heads or (auto if width % auto == 0 else 1)
         scaled = nn.initializers.variance_scaling
@@ -200,7 +204,7 @@ class RGLRUMixer(nn.Module):
     ) -> tuple[RGLRUState, Array]:
         """x [B, T, N, D], valid [B, T] -> (carry, y [B, T, N, D])."""
         dense = compact(x, valid)
-        index = jnp.arange(x.shape[1])
+        index = jnp.arange(x.shape[1])[None]
         alive, count = None, None
         if valid is not None:
             count = dense.fresh

@@ -16,6 +16,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .ranks import to_rank
+
 Array = jax.Array
 
 
@@ -88,13 +90,14 @@ def _axis_weights(
     else:
         most = 2 * -(-length // cells)
         count = jnp.clip(jnp.ceil(step), 0, most)
-    cell = jnp.arange(cells, dtype=jnp.float32)[:, None]
-    sample = jnp.arange(most, dtype=jnp.float32)
     divisor = jnp.maximum(count, 1.0)[..., None, None]
+    cell = to_rank(jnp.arange(cells, dtype=jnp.float32)[:, None], divisor)
+    sample = to_rank(jnp.arange(most, dtype=jnp.float32), divisor)
     # [..., cells, samples]: the centres of `count` equal parts of every cell
     at = start[..., None, None] + (cell + (sample + 0.5) / divisor) * step[..., None, None]
     taken = (sample < count[..., None, None]) & (at >= -1.0) & (at <= length)
-    near = jnp.clip(at, 0.0, length - 1.0)[..., None] - jnp.arange(length, dtype=jnp.float32)
+    near = jnp.clip(at, 0.0, length - 1.0)[..., None]
+    near = near - to_rank(jnp.arange(length, dtype=jnp.float32), near)
     hat = jnp.maximum(1.0 - jnp.abs(near), 0.0)
     weights = jnp.where(taken[..., None], hat, 0.0).sum(axis=-2)
     return weights / divisor

@@ -6,13 +6,12 @@ Action Detection Models into Real-Time Streaming Models" (WACV 2026) shift befor
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from .gaps import compact, scatter, window_at
+from .streaming import DType
 
 Array = jax.Array
 
@@ -26,7 +25,7 @@ class Shift(nn.Module):
 
     dim: int
     fraction: float = 1 / 8
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
     latency = 0
 
     @property

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from .gaps import compact, scatter
-from .kernels.ring_attention import Ring, init_ring, ring_attention
+from .kernels.ring_attention import (
+    BlockRing,
+    Ring,
+    init_block_ring,
+    init_ring,
+    ring_attention,
+)
+from .streaming import Carry, DType
 
 Array = jax.Array
 
@@ -22,7 +27,8 @@ class WindowAttention(nn.Module):
     Time enters by rotary positions assigned at read; ``grid`` (height, width) adds the axes of a
     frame, for tokens in raster order behind ``N - height * width`` that have no place (axial RoPE,
     3-D). ``kv_heads`` < ``heads`` share keys and values in groups; ``bits`` 8 or 4 keeps them
-    quantised. Latency 0.
+    quantised per token; with ``block``, 8, 4 or 2 keeps keys per channel over blocks of so many
+    frames, values per token (:class:`BlockRing`). Latency 0.
 
     Source: StreamingLLM (arXiv 2309.17453); window as in Mistral 7B (arXiv 2310.06825).
     """
@@ -36,8 +42,9 @@ class WindowAttention(nn.Module):
     kv_heads: int | None = None  # default: as many as heads
     grid: tuple[int, int] | None = None
     bits: int | None = None
+    block: int | None = None
     implementation: str | None = None
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
     latency = 0
 
     def setup(self):
@@ -64,7 +71,10 @@ class WindowAttention(nn.Module):
         return self.dim // heads * kv_heads
 
     @nn.nowrap
-    def init_carry(self, batch: int, tokens: int) -> Ring:
+    def init_carry(self, batch: int, tokens: int) -> Ring | BlockRing:
+        if self.block is not None:
+            sizes = batch, self.sinks, self.window, tokens, self._kv_dim(), self.dtype
+            return init_block_ring(*sizes, bits=self.bits or 4, block=self.block)
         return init_ring(
             batch,
             self.sinks,
@@ -76,7 +86,7 @@ class WindowAttention(nn.Module):
             kv_heads=self._heads()[1],
         )
 
-    def __call__(self, carry: Ring, x: Array, valid: Array | None = None) -> tuple[Ring, Array]:
+    def __call__(self, carry: Carry, x: Array, valid: Array | None = None) -> tuple[Carry, Array]:
         """x [B, T, N, D], valid [B, T] -> (carry, y [B, T, N, D])."""
         dense = compact(x, valid)
         q, k, v = jnp.split(self.qkv(dense.x), (self.dim, self.dim + self._kv_dim()), axis=-1)

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,57 @@ GPU_PALLAS = tuple(int(n) for n in jax.__version__.split(".")[:2]) >= (0, 11)
 # fp32 products of a kernel on a GPU: three on the tensor cores, nearly as exact. Plain ones use no
 # tensor core, and those of a whole chunk of a recurrence take minutes to compile.
 GPU_DOT: Any = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+
+
+_portable: ContextVar[tuple[str, ...] | None] = ContextVar("portable", default=None)
+
+
+@contextmanager
+def portable(*names: str) -> Iterator[None]:
+    """Programs traced within hold no kernel: each operation takes its first backend of ``names``,
+    or its reference.
+
+    A kernel's custom call has a format of its own version and platform: a program that is stored,
+    or read by another runtime, must do without. What is traced belongs into a function of its own,
+    as ``jit`` keeps its traces.
+    """
+    token = _portable.set(names)
+    try:
+        yield
+    finally:
+        _portable.reset(token)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one call of an operation takes on one platform.
+
+    Attributes:
+      op, platform, implementation: which operation, where, and the name of the backend.
+      refused: backend that would have come before it, or that is named and does not run there ->
+        why it cannot take the call.
+      named: whether ``implementation=`` said so, and nothing was chosen.
+    """
+
+    op: str
+    platform: str
+    implementation: str
+    refused: Mapping[str, str]
+    named: bool = False
+
+
+_recorded: ContextVar[list[Choice] | None] = ContextVar("recorded", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[list[Choice]]:
+    """The choices of all operations that are called within, in order, for each platform."""
+    choices: list[Choice] = []
+    token = _recorded.set(choices)
+    try:
+        yield choices
+    finally:
+        _recorded.reset(token)
 
 
 class KernelError(ValueError):
@@ -75,22 +128,46 @@ class Op:
           KernelError: ``implementation`` is unknown, or cannot take these arguments; or, when the
             program is lowered, does not run on that platform.
         """
+        choices = [self._choose(p, arrays, options, implementation) for p in PLATFORMS]
+        if (told := _recorded.get()) is not None:
+            told.extend(choices)
         if implementation is not None:
             return self._named(implementation, arrays, options)
-        chosen = {}
-        apart = _split_by_xla()
-        for platform in ("tpu", "cuda"):
-            if platform == "cuda" and not GPU_PALLAS:
+        chosen = {c.platform: self.backends[c.implementation] for c in choices}
+        if len(set(chosen.values())) == 1:
+            return chosen["cpu"].run(*arrays, **options)
+        runs = {p: functools.partial(backend.run, **options) for p, backend in chosen.items()}
+        reference = runs.pop("cpu")
+        runs = {p: run for p, run in runs.items() if chosen[p] is not self.reference}
+        return lax.platform_dependent(*arrays, default=reference, **runs)
+
+    def _choose(self, platform: str, arrays: tuple, options: dict, named: str | None) -> Choice:
+        """What runs these arguments on ``platform``, and why not what stands before it."""
+        if named is not None:
+            backend = self.backends.get(named)
+            away = backend is not None and platform not in backend.platforms
+            refused = {named: "and it does not run there"} if away else {}
+            return Choice(self.name, platform, named, refused, named=True)
+        if (names := _portable.get()) is not None:
+            known = [n for n in names if n in self.backends]
+            return Choice(self.name, platform, known[0] if known else self.reference.name, {})
+        refused = {}
+        for name, backend in self.backends.items():
+            if platform not in backend.automatic:
                 continue
-            for backend in self.backends.values():
-                fits = platform in backend.automatic and (backend.divisible or not apart)
-                if fits and backend.unable(*arrays, **options) is None:
-                    chosen[platform] = functools.partial(backend.run, **options)
-                    break
-        reference = functools.partial(self.reference.run, **options)
-        if not chosen:
-            return reference(*arrays)
-        return lax.platform_dependent(*arrays, default=reference, **chosen)
+            if platform == "cuda" and not GPU_PALLAS:
+                reason = f"on a GPU jax >= 0.11 is wanted, and this is {jax.__version__}"
+            elif not backend.divisible and _split_by_xla():
+                reason = (
+                    f"XLA cannot split a kernel over the {jax.device_count()} devices that are "
+                    "here: call it within shard_map, or name it"
+                )
+            else:
+                reason = backend.unable(*arrays, **options)
+            if reason is None:
+                return Choice(self.name, platform, name, refused)
+            refused[name] = reason
+        return Choice(self.name, platform, self.reference.name, refused)
 
     def able(self, *arrays: Any, **options: Any) -> list[str]:
         """Names of the backends that can take these arguments, on a platform of theirs."""

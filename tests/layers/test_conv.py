@@ -46,8 +46,6 @@ def test_stream_and_flush_equal_torch_padded_convolution(kernel, lookahead, bias
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-
-
 def test_gaps_equal_the_stream_without_them():
     kernel = jax.random.normal(jax.random.key(0), (4, 8))
     tail = frames(1, 2, 3)

@@ -16,7 +16,7 @@ QWEN = "transformers.models.qwen3_next.modeling_qwen3_next"
 
 def inputs(seed, steps, batch=2, heads=3, dk=16, dv=24, decay=1.0, key_heads=None):
     rng = np.random.default_rng(seed)
-    draw = lambda *s: rng.normal(size=s).astype(np.float32)  # noqa: E731
+    draw = lambda *s: rng.normal(size=s).astype(np.float32)
     q, k = (np.asarray(l2norm(draw(batch, steps, key_heads or heads, dk))) for _ in range(2))
     g = -decay * rng.gamma(1.0, 0.3, (batch, steps, heads)).astype(np.float32)
     beta = rng.uniform(0, 1, (batch, steps, heads)).astype(np.float32)
@@ -90,7 +90,10 @@ def test_gradients_of_the_chunked_form_equal_those_of_the_definition():
         return jax.jit(jax.grad(f, argnums=range(6)))(*args)
 
     for name, got, want in zip(
-        ("q", "k", "v", "g", "beta", "state"), loss(gated_delta), loss(gated_delta_recurrent)
+        ("q", "k", "v", "g", "beta", "state"),
+        loss(gated_delta),
+        loss(gated_delta_recurrent),
+        strict=False,
     ):
         scale = max(1.0, float(np.abs(want).max()))
         close(f"gradient of {name}", np.asarray(got) / scale, np.asarray(want) / scale, 1e-5)
@@ -130,13 +133,13 @@ def test_mixer_equals_qwen3_next(steps):
     reference = qwen.Qwen3NextGatedDeltaNet(config, 0).eval()
     torch.manual_seed(0)
     with torch.no_grad():
-        for name, p in reference.named_parameters():
+        for _name, p in reference.named_parameters():
             p.normal_(std=0.4)
     w = {k: v.detach().numpy() for k, v in reference.named_parameters()}
     params = {"params": qwen_delta(w, heads, dk, dv)}
     x = np.random.default_rng(0).normal(size=(2, steps, tokens, dim)).astype(np.float32)
     rows = torch.tensor(x.transpose(0, 2, 1, 3).reshape(-1, steps, dim))
-    back = lambda y: y.numpy().reshape(2, tokens, -1, dim).transpose(0, 2, 1, 3)  # noqa: E731
+    back = lambda y: y.numpy().reshape(2, tokens, -1, dim).transpose(0, 2, 1, 3)
     with torch.no_grad():
         clip = back(reference(rows))
         cache = DynamicCache(config=config)
@@ -155,8 +158,6 @@ def test_mixer_equals_qwen3_next(steps):
     close(f"GatedDelta clip T={steps}", got, clip, 2e-5)
     close(f"GatedDelta clip T={steps} vs reference steps", got, live, 1e-5)
     close(f"GatedDelta steps T={steps}", np.concatenate(outputs, 1), live, 1e-5)
-
-
 
 
 def test_initial_rates_and_steps_lie_in_their_ranges():

@@ -20,9 +20,7 @@ def make(seed, batch, steps):
 @functools.cache
 def build(**options):
     module = KNNMemory(DIM, heads=HEADS, **options)
-    variables = jax.jit(module.init)(
-        jax.random.key(0), module.init_carry(1, TOKENS), make(0, 1, 2)
-    )
+    variables = jax.jit(module.init)(jax.random.key(0), module.init_carry(1, TOKENS), make(0, 1, 2))
     return module, jax.tree.map(lambda a: a * 2, variables)
 
 
@@ -64,8 +62,9 @@ def test_equals_brute_force_in_float64(options):
 
 def subject(**options):
     module, variables = build(**options)
-    init = lambda batch: module.init_carry(batch, TOKENS)  # noqa: E731
-    return Subject.of(module, variables, make, init_carry=init)
+    init = lambda batch: module.init_carry(batch, TOKENS)
+    # 67 frames at once add up in another order than one by one
+    return Subject.of(module, variables, make, init_carry=init, atol=5e-5)
 
 
 @pytest.mark.parametrize("law", ["chunking", "gaps", "gradients"])

@@ -79,10 +79,10 @@ def test_selecting_everything_is_full_attention(branch):
 @functools.cache
 def subject(name):
     module = LAYERS[name]
-    make = lambda seed, batch, steps: jax.random.normal(  # noqa: E731
+    make = lambda seed, batch, steps: jax.random.normal(
         jax.random.key(seed), (batch, steps, TOKENS, DIM)
     )
-    init = lambda batch: module.init_carry(batch, TOKENS)  # noqa: E731
+    init = lambda batch: module.init_carry(batch, TOKENS)
     variables = jax.jit(module.init)(jax.random.key(0), init(1), make(0, 1, 2))
     leaves, tree = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -142,7 +142,9 @@ def test_heads_of_a_group_choose_together_and_the_own_page_is_always_read():
     np.testing.assert_array_equal(number[:, 0], np.arange(9) // 2)
     assert not (number[8] == 0).any()  # page 0 was given up when page 4 began
     y, rows = compressed_attention(
-        jnp.ones((1, 1, 9, 1, 3, 8)), k[:, :, :pages, None], k[:, :, :pages, None],
+        jnp.ones((1, 1, 9, 1, 3, 8)),
+        k[:, :, :pages, None],
+        k[:, :, :pages, None],
         jnp.zeros((1, 9, pages), bool),
     )
     assert not y.any() and not rows.any()  # no page is whole yet

@@ -91,15 +91,12 @@ def test_streams_of_a_batch_do_not_meet():
 def test_more_landmarks_come_closer_to_full_attention():
     """Smooth keys, as in a picture: the error falls with the number of landmarks."""
     q, k, v = qkv(2, steps=64, batch=1)
-    smooth = lambda x: jnp.cumsum(x, axis=1) / 8  # noqa: E731
+    smooth = lambda x: jnp.cumsum(x, axis=1) / 8
     q, k = smooth(q), smooth(k)
     want = jax.nn.dot_product_attention(q, k, v)
     approximate = functools.partial(nystrom_attention, per_matrix=True)
     approximate = jax.jit(approximate, static_argnums=(3, 4))
-    gaps = [
-        float(jnp.abs(approximate(q, k, v, m, 12) - want).mean())
-        for m in (2, 8, 32)
-    ]
+    gaps = [float(jnp.abs(approximate(q, k, v, m, 12) - want).mean()) for m in (2, 8, 32)]
     assert gaps[0] > gaps[1] > gaps[2]
 
 

@@ -11,7 +11,7 @@ from streamzoo.layers.positions import (
     sincos_1d,
     sincos_2d,
 )
-from streamzoo.layers.vit import rotate
+from streamzoo.layers.transformer import rotate
 
 
 def test_sincos_1d_is_the_interleaved_table():
@@ -39,7 +39,7 @@ def test_axial_rope_depends_on_the_distance_alone_and_leaves_the_prefix():
     np.testing.assert_array_equal(cos[:2], 1)
     np.testing.assert_array_equal(sin[:2], 0)
     q, k = (jnp.asarray(rng.normal(size=16), jnp.float32) for _ in range(2))
-    turn = lambda x: rotate(jnp.broadcast_to(x, (26, 1, 16)), cos, sin)[2:, 0]  # noqa: E731
+    turn = lambda x: rotate(jnp.broadcast_to(x, (26, 1, 16)), cos, sin)[2:, 0]
     scores = np.asarray(turn(q) @ turn(k).T).reshape(4, 6, 4, 6)
     np.testing.assert_allclose(scores[0, 0, 2, 3], scores[1, 2, 3, 5], atol=1e-4)
     np.testing.assert_allclose(scores[3, 1, 0, 4], scores[3, 2, 0, 5], atol=1e-4)
@@ -68,7 +68,9 @@ def test_resampling_is_that_of_torch(method, antialias):
         want = torch.nn.functional.interpolate(
             torch.from_numpy(x), size=size, mode=method, align_corners=False, antialias=antialias
         )
-        down, across = (resize_matrix(a, b, method, antialias) for a, b in zip(x.shape[2:], size))
+        down, across = (
+            resize_matrix(a, b, method, antialias) for a, b in zip(x.shape[2:], size, strict=False)
+        )
         got = np.einsum("rh,bchw,sw->bcrs", down, x, across)
         np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
     with pytest.raises(ValueError, match="nearest"):

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 from streamzoo.layers.kernels.linear_scan import linear_scan
 from streamzoo.layers.mixers import mix
 from streamzoo.layers.rglru import RGLRU, RGLRUMixer, bounded_sqrt
-from streamzoo.layers.vit import BlockStack
+from streamzoo.layers.transformer import BlockConfig, BlockStack
 
 GOLDEN = pathlib.Path(__file__).parent / "data" / "trecvit_golden.safetensors"
 KEY = jax.random.key
@@ -31,7 +31,7 @@ KEY = jax.random.key
 def noisy(params, scale=0.3, seed=5):
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(KEY(seed), len(leaves))
-    new = [p + scale * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys)]
+    new = [p + scale * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=False)]
     return jax.tree.unflatten(tree, new)
 
 
@@ -78,7 +78,7 @@ def test_rglru_equals_a_float64_loop():
     last, states = module.apply(params, h0, x, jnp.asarray(reset))
 
     p = jax.tree.map(lambda v: np.asarray(v, np.float64), params["params"])
-    sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
+    sigmoid = lambda v: 1 / (1 + np.exp(-v))
     h, want = np.asarray(h0, np.float64).copy(), np.zeros((2, 12, 8))
     for b in range(2):
         for t in range(12):
@@ -134,8 +134,8 @@ def test_equals_transformers_recurrent_gemma_clip_and_steps():
         for p in reference.parameters():
             p.normal_(std=0.5)
     w = {k: v.detach().numpy() for k, v in reference.named_parameters()}
-    dense = lambda n: {"kernel": w[n + ".weight"].T, "bias": w[n + ".bias"]}  # noqa: E731
-    gate = lambda n: {"kernel": w[f"rg_lru.{n}_weight"], "bias": w[f"rg_lru.{n}_bias"]}  # noqa: E731
+    dense = lambda n: {"kernel": w[n + ".weight"].T, "bias": w[n + ".bias"]}
+    gate = lambda n: {"kernel": w[f"rg_lru.{n}_weight"], "bias": w[f"rg_lru.{n}_bias"]}
     params = {
         "params": {
             **{n: dense(n) for n in ("linear_x", "linear_y", "linear_out")},
@@ -160,7 +160,7 @@ def test_equals_transformers_recurrent_gemma_clip_and_steps():
             for t in range(steps)
         ]
         last = reference.rg_lru.recurrent_states.numpy()
-    back = lambda v: v.reshape(2, tokens, steps, 16).transpose(0, 2, 1, 3)  # noqa: E731
+    back = lambda v: v.reshape(2, tokens, steps, 16).transpose(0, 2, 1, 3)
     module = RGLRUMixer(16, width=width, heads=2)
     apply = jax.jit(module.apply)
     with jax.default_matmul_precision("highest"):
@@ -178,8 +178,8 @@ def trecvit_mixer(golden):
     """Our mixer's parameters from the golden's."""
     root = "param/residualblock_00/recurrent_block/"
     w = {k[len(root) :]: v for k, v in golden.items() if k.startswith(root)}
-    dense = lambda n: {"kernel": w[n + "/kernel"], "bias": w[n + "/bias"]}  # noqa: E731
-    gate = lambda n: {"kernel": w[f"rg_lru/{n}/w"], "bias": w[f"rg_lru/{n}/b"]}  # noqa: E731
+    dense = lambda n: {"kernel": w[n + "/kernel"], "bias": w[n + "/bias"]}
+    gate = lambda n: {"kernel": w[f"rg_lru/{n}/w"], "bias": w[f"rg_lru/{n}/b"]}
     return {
         **{n: dense(n) for n in ("linear_x", "linear_y", "linear_out")},
         "conv_kernel": w["conv_1d/w"],
@@ -225,7 +225,7 @@ def test_a_block_with_the_mixer_in_front_is_a_trecvit_layer():
     w = {k[len(root) :]: v for k, v in golden.items() if k.startswith(root)}
     heads = "MultiHeadDotProductAttention_0/"
     qkv = [heads + n for n in ("query", "key", "value")]
-    pair = lambda n, a, b: {a: w[f"{n}/{a}"], b: w[f"{n}/{b}"]}  # noqa: E731
+    pair = lambda n, a, b: {a: w[f"{n}/{a}"], b: w[f"{n}/{b}"]}
     layer = {
         "norm_t": {"scale": 1 + golden["param/residualblock_00/temporal_pre_norm/scale"]},
         "mixer": trecvit_mixer(golden),
@@ -246,10 +246,8 @@ def test_a_block_with_the_mixer_in_front_is_a_trecvit_layer():
             "down": pair("MlpBlock_0/Dense_1", "kernel", "bias"),
         },
     }
-    stack = BlockStack(
-        dim=16, depth=1, heads=2, mlp_ratio=2.0, activation="gelu_tanh", mix_norm="rms",
-        pattern=(mix("rglru", place="before", width=32, heads=2),),
-    )  # fmt: skip
+    block = BlockConfig(16, 2, mlp_ratio=2.0, activation="gelu_tanh", mix_norm="rms")
+    stack = BlockStack(block, 1, (mix("rglru", place="before", width=32, heads=2),))
     params = {"params": {"layer0": jax.tree.map(lambda a: a[None], layer)}}
     apply = jax.jit(stack.apply)
     for lengths in ([9], [1] * 9):

@@ -37,9 +37,7 @@ def test_lstm_equals_torch(hidden):
     x = np.random.default_rng(0).normal(size=(6, 9, 16)).astype(np.float32)
     h0, c0 = np.random.default_rng(1).normal(size=(2, 6, hidden)).astype(np.float32)
     with torch.no_grad():
-        want, (h, c) = reference(
-            torch.tensor(x), (torch.tensor(h0[None]), torch.tensor(c0[None]))
-        )
+        want, (h, c) = reference(torch.tensor(x), (torch.tensor(h0[None]), torch.tensor(c0[None])))
     params = from_torch_lstm({k: v.detach().numpy() for k, v in reference.named_parameters()})
     lstm = LSTM(16, hidden=hidden)
     frames = jnp.asarray(x.reshape(2, 3, 9, 16).swapaxes(1, 2))  # six sequences: 2 x 3 tokens

@@ -71,7 +71,7 @@ def test_nothing_evicted_is_full_causal_attention():
     q, k, v = (jnp.asarray(a, jnp.float32) for a in rng.normal(size=(3, 2, 9, 4, 16)))
     ring = init_ring(2, 0, 9, 4, 16, jnp.float32)
     _, got = ring_attention(ring, q, k, v, heads=2, sinks=0, window=9, rope_base=None)
-    fold = lambda a: a.swapaxes(1, 2).reshape(8, 9, 2, 8)  # noqa: E731  token positions to batch
+    fold = lambda a: a.swapaxes(1, 2).reshape(8, 9, 2, 8)  # token positions to batch
     want = jax.nn.dot_product_attention(fold(q), fold(k), fold(v), is_causal=True)
     want = want.reshape(2, 4, 9, 16).swapaxes(1, 2)
     np.testing.assert_allclose(got, want, atol=1e-5)
@@ -82,7 +82,7 @@ def test_streams_at_different_times():
     """Each stream of a batch has its own count: a fresh one beside an old one."""
     rng = np.random.default_rng(1)
     q, k, v = (jnp.asarray(a, jnp.float32) for a in rng.normal(size=(3, 2, 6, 2, 8)))
-    run = lambda ring, *x: ring_attention(ring, *x, heads=1, sinks=1, window=3)  # noqa: E731
+    run = lambda ring, *x: ring_attention(ring, *x, heads=1, sinks=1, window=3)
     empty = init_ring(2, 1, 3, 2, 8, jnp.float32)
     old, _ = run(empty, q, k, v)
     mixed = jax.tree.map(lambda a, b: jnp.stack([a[0], b[1]]), old, empty)

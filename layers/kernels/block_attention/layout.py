@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..integers import quotient
+
 Array = jax.Array
 
 
@@ -34,7 +36,7 @@ class Tiles(NamedTuple):
 
     def lane_block(self, program):
         """Which block of ``pack`` heads a program reads."""
-        return program * self.hold // self.pack
+        return quotient(program * self.hold, self.pack)
 
     def page_list(self, program):
         return program if self.lists > 1 else program * 0

@@ -10,6 +10,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from ..blocks import blocks_for, power_of_two_divisor
+from ..integers import quotient, remainder
 from .layout import Tiles, attend_page, pack_positions, pack_rows, tiles, unpack_rows
 from .reference import Sizes
 
@@ -48,8 +49,8 @@ def _kernel(
     parts = page // piece
 
     def body(j, state):
-        chosen = pages[line, jax.lax.div(j, parts)]
-        here = jnp.maximum(chosen, 0) * parts + jax.lax.rem(j, parts)
+        chosen = pages[line, quotient(j, parts)]
+        here = jnp.maximum(chosen, 0) * parts + remainder(j, parts)
         start = pl.multiple_of(here * piece, piece)
         return attend_page(
             state,
@@ -97,7 +98,7 @@ def block_attention(
     most = 1 << max(4, sizes["rows"].bit_length() - 1)
     t = tiles(q, pages, heads, kv_heads, 1, functools.partial(_rows, most=most))
     none, rows, piece = None, min(most, t.rows), power_of_two_divisor(page, sizes["keys"])
-    whole = lambda size: pl.BlockSpec((none, slots, size), lambda b, g, h, r: (b, 0, h))  # noqa: E731
+    whole = lambda size: pl.BlockSpec((none, slots, size), lambda b, g, h, r: (b, 0, h))
 
     def tile(size):
         return pl.BlockSpec((none, none, none, rows, size), lambda b, g, h, r: (b, g, h, r, 0))

@@ -14,7 +14,7 @@ Sizes = tuple[tuple[str, int], ...] | None  # block sizes by name, of the kernel
 
 def take_rows(x: Array, index: Array) -> Array:
     """x [B, S, X, C], index [B, G, X, M] in range -> rows [B, G, X, M, C]."""
-    rows = lambda a, i: a.at[i].get(mode="promise_in_bounds")  # noqa: E731
+    rows = lambda a, i: a.at[i].get(mode="promise_in_bounds")
     return jax.vmap(jax.vmap(rows, (1, 1), 1))(x, index)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from ..blocks import blocks_for, power_of_two_divisor
+from ..integers import quotient, remainder
 from .reference import power_of_two
 
 Array = jax.Array
@@ -84,9 +85,9 @@ def _step_body(q_ref, k_ref, v_ref, g_ref, beta_ref, s_ref, o_ref, out_ref):
     rows, heads, dk, _ = s_ref.shape
 
     def one(n, _):
-        row, head = lax.div(n, heads), lax.rem(n, heads)
+        row, head = quotient(n, heads), remainder(n, heads)
         at = (row, pl.ds(head, 1))
-        load = lambda ref: ref[at].astype(jnp.float32)  # noqa: E731
+        load = lambda ref: ref[at].astype(jnp.float32)
         decay = jnp.exp(load(g_ref))  # [1, 1]
         state = jnp.where(decay == 0, 0.0, decay * s_ref[row, head])
         k = load(k_ref).reshape(dk, 1)
@@ -109,7 +110,7 @@ def step(
     g, beta = g[..., None], beta[..., None]
     # Single rows of a 16-bit array are no unit of a TPU's memory.
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
-    vector = lambda d: pl.BlockSpec((rows, some, d), lambda i, h: (i, h, 0))  # noqa: E731
+    vector = lambda d: pl.BlockSpec((rows, some, d), lambda i, h: (i, h, 0))
     matrix = pl.BlockSpec((rows, some, dk, dv), lambda i, h: (i, h, 0, 0))
     return pl.pallas_call(
         _step_body,
@@ -127,7 +128,7 @@ def step(
     )(q, k, v, g, beta, state)
 
 
-def _dot(x: Array, y: Array, precision: Any) -> Array:
+def _dot(x: Array, y: Array, precision: jax.lax.PrecisionLike) -> Array:
     return jnp.dot(x, y, precision=precision, preferred_element_type=jnp.float32)
 
 
@@ -144,11 +145,12 @@ def _chunk(dot, q: Array, k: Array, v: Array, g: Array, beta: Array, state: Arra
     end = jnp.exp(jnp.sum(jnp.where(j > i, g, 0.0), axis=1, keepdims=True))
     whole = jnp.exp(jnp.sum(g, axis=1, keepdims=True))
 
+    same = lambda n: quotient(i, n) == quotient(j, n)
     system = jnp.where(strict, beta * dot(k, k.T) * decay, 0.0)
-    inverse = (i == j).astype(jnp.float32) - jnp.where(i // 2 == j // 2, system, 0.0)
+    inverse = (i == j).astype(jnp.float32) - jnp.where(same(2), system, 0.0)
     width = 2
     while width < size:  # X <- X - X S X, with S the blocks between pairs of inverted ones
-        pair = (i // (2 * width) == j // (2 * width)) & (i // width != j // width)
+        pair = same(2 * width) & ~same(width)
         between = dot(jnp.where(pair, system, 0.0), inverse)
         inverse = inverse - dot(inverse, between)
         width *= 2
@@ -159,7 +161,17 @@ def _chunk(dot, q: Array, k: Array, v: Array, g: Array, beta: Array, state: Arra
 
 
 def _clip_body(
-    q_ref, k_ref, v_ref, gate_ref, s_ref, o_ref, out_ref, *, chunk: int, parts: int, precision: Any
+    q_ref,
+    k_ref,
+    v_ref,
+    gate_ref,
+    s_ref,
+    o_ref,
+    out_ref,
+    *,
+    chunk: int,
+    parts: int,
+    precision: jax.lax.PrecisionLike,
 ):
     """q, k [rows, T, heads * dk], v, o to match, gate [rows, heads, chunks, 2, C]."""
     dot = functools.partial(_dot, precision=precision)
@@ -212,7 +224,8 @@ def chunk_size(chunk: int, steps: int) -> int:
 
 def clip(
     q, k, v, g, beta, state, *,
-    chunk: int, blocks: Blocks, precision: Any = HIGHEST, interpret=False, compiler_params=None,
+    chunk: int, blocks: Blocks, precision: jax.lax.PrecisionLike = HIGHEST, interpret=False,
+    compiler_params=None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """T > 1 frames in chunks of :func:`chunk_size`; shapes as the operation's. ``precision`` of the
     matrix products."""
@@ -228,9 +241,7 @@ def clip(
 
     gate = jnp.stack([flat(g), flat(beta)]).astype(jnp.float32)
     gate = gate.reshape(2, batch, parts * chunks, chunk, heads).transpose(1, 4, 2, 0, 3)
-    moving = lambda d: pl.BlockSpec(  # noqa: E731
-        (rows, chunks * chunk, some * d), lambda i, h, t: (i, t, h)
-    )
+    moving = lambda d: pl.BlockSpec((rows, chunks * chunk, some * d), lambda i, h, t: (i, t, h))
     matrix = pl.BlockSpec((rows, some, dk, dv), lambda i, h, t: (i, h, 0, 0))
     gates = pl.BlockSpec((rows, some, chunks, 2, chunk), lambda i, h, t: (i, h, t, 0, 0))
     o, state = pl.pallas_call(

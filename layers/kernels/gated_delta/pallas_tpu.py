@@ -31,7 +31,7 @@ def _body(q_ref, k_ref, v_ref, g_ref, beta_ref, s_ref, o_ref, out_ref):
     """q, k [dk, L], v, o [dv, L], g, beta [1, L], s [dk, dv, L]."""
     dk = s_ref.shape[0]
     decay = jnp.exp(g_ref[...])
-    row = lambda ref, i: ref[pl.ds(i, 1), :]  # noqa: E731
+    row = lambda ref, i: ref[pl.ds(i, 1), :]
 
     def decayed(i):
         return jnp.where(decay == 0, 0.0, decay * s_ref[i])
@@ -52,8 +52,8 @@ def step(q, k, v, g, beta, state, *, interpret=False) -> tuple[Array, Array]:
     """One frame: q, k [B, H, dk], v [B, H, dv], g, beta [B, H]; the state is updated in place."""
     batch, heads, dk, dv = state.shape
     lanes = min(LANES, batch)
-    inward = lambda x: jnp.moveaxis(x.astype(jnp.float32), 0, -1)  # noqa: E731
-    vector = lambda d: pl.BlockSpec((None, d, lanes), lambda h, i: (h, 0, i))  # noqa: E731
+    inward = lambda x: jnp.moveaxis(x.astype(jnp.float32), 0, -1)
+    vector = lambda d: pl.BlockSpec((None, d, lanes), lambda h, i: (h, 0, i))
     matrix = pl.BlockSpec((None, dk, dv, lanes), lambda h, i: (h, 0, 0, i))
     o, state = pl.pallas_call(
         _body,

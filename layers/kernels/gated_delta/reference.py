@@ -75,7 +75,7 @@ def _substitute(lower: Array) -> Array:
     """The same by forward substitution, unrolled."""
     rows: list[Array] = []
     for i in range(lower.shape[-1]):
-        row = jnp.broadcast_to(jnp.eye(lower.shape[-1])[i], lower.shape[:-1])
+        row = jnp.broadcast_to(jnp.eye(lower.shape[-1], dtype=lower.dtype)[i], lower.shape[:-1])
         rows.append(row - sum(lower[..., i, j, None] * rows[j] for j in range(i)))
     return jnp.stack(rows, axis=-2)
 
@@ -85,7 +85,7 @@ def _advance(state: Array, chunk: tuple[Array, ...]) -> tuple[Array, Array]:
     q, k, v, g, beta = chunk
     size = q.shape[1]
     index = jnp.arange(size)
-    lower, strict = index[:, None] >= index, index[:, None] > index
+    lower, strict = index[:, None] >= index[None], index[:, None] > index[None]
     # decay[i, j] = exp(g_{j+1} + .. + g_i). Summing from j on, instead of subtracting two sums
     # from the start of the chunk, loses no digits where the decay is strong.
     log_decay = _dot("im,pmj->pij", lower.astype(jnp.float32), jnp.where(strict, g, 0.0))

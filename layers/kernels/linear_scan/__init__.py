@@ -31,7 +31,7 @@ def _sizes(choose, blocks, a):
     rows = a.shape[2] if a.ndim == 4 else None
     chosen = choose(a.shape[1], rows, a.shape[-1])._replace(**(blocks or {}))
     whole = (a.shape[1], rows or 1, a.shape[-1])
-    return generic.Blocks(*(min(size, most) for size, most in zip(chosen, whole)))
+    return generic.Blocks(*(min(size, most) for size, most in zip(chosen, whole, strict=False)))
 
 
 def _pallas(a, b, h0, *, reverse, blocks):
@@ -120,7 +120,7 @@ def linear_scan(
       h0: [B, ...] the state before the first frame.
       reset: bool [B, T] or None; True forgets the state before that frame: h_t = b_t.
       implementation: ``"reference"``, ``"pallas"`` (TPU and CUDA), ``"interpret"`` (that kernel,
-        interpreted), or None for what suits the platform.
+        interpreted), or None for what suits the platform; one frame always suits the reference.
       blocks: sizes of a kernel's block over the chosen ones: ``frames``, ``rows`` (of the product
         of the axes between time and the last one), ``channels``. On a GPU all frames, and powers
         of two that divide the others.

@@ -11,11 +11,21 @@ import numpy as np
 
 from ...positions import rotate_halves
 from ..dispatch import Backend, KernelError, Op
-from . import launch, reference
+from . import block_ring, launch, reference
+from .block_ring import BlockRing, init_block_ring
 from .reference import Keys
 from .ring import BITS, Ring, dequantise, groups_of, init_ring, padded, quantise, write
 
-__all__ = ["Ring", "dequantise", "init_ring", "quantise", "read", "ring_attention"]
+__all__ = [
+    "BlockRing",
+    "Ring",
+    "dequantise",
+    "init_block_ring",
+    "init_ring",
+    "quantise",
+    "read",
+    "ring_attention",
+]
 
 Array = jax.Array
 
@@ -29,7 +39,7 @@ read = Op(
 
 
 def ring_attention(
-    ring: Ring,
+    ring: Ring | BlockRing,
     q: Array,
     k: Array,
     v: Array,
@@ -47,14 +57,15 @@ def ring_attention(
     select: Array | None = None,
     implementation: str | None = None,
     blocks: Mapping[str, int] | None = None,
-) -> tuple[Ring, Array]:
+) -> tuple[Any, Array]:
     """Attends T new frames to the ring and to each other, and writes them into the ring.
 
     T = 1 is the decode form: the frame is written first and the ring is all that is read. With a
     larger T the new frames are read behind the ring, the window moving along.
 
     Args:
-      ring: what the streams remember; streams may stand at different times.
+      ring: what the streams remember; streams may stand at different times. A :class:`BlockRing`
+        is read frame by frame and has no segments.
       q: [B, T, N, heads x Dh] un-rotated.
       k, v: [B, T, N, kv_heads x Dh] un-rotated; heads share keys in groups of heads / kv_heads.
       fresh: [B] int32, how many of the T frames exist (they come first); None means all. What the
@@ -83,7 +94,12 @@ def ring_attention(
       KernelError: shapes that do not belong together, or an implementation that cannot take them.
     """
     kv_heads = heads if kv_heads is None else kv_heads
-    _check(ring, q, k, v, heads, kv_heads, sinks, window, over, segment, select)
+    if not isinstance(ring, BlockRing):
+        _check(ring, q, k, v, heads, kv_heads, sinks, window, over, segment, select)
+    elif segment is not None or select is not None:
+        raise KernelError("ring_attention: a ring in blocks has no segments; use init_ring")
+    else:
+        block_ring.check(ring, k, sinks, window)
     batch, steps = q.shape[:2]
     half = q.shape[-1] // heads // 2
     pairs = None
@@ -94,7 +110,27 @@ def ring_attention(
         pairs = _partial(rope_pairs, half)
     if fresh is None:
         fresh = jnp.full((batch,), steps, jnp.int32)
-    now = ring.seen[:, None] + jnp.arange(steps, dtype=jnp.int32)  # [B, T]
+
+    def read_frames(q: Array, keys: Keys) -> Array:
+        return read(
+            q,
+            keys,
+            heads=heads,
+            kv_heads=kv_heads,
+            over=over,
+            sinks=sinks,
+            window=window,
+            rope_base=rope_base,
+            pairs=pairs,
+            blocks=None if blocks is None else tuple(sorted(blocks.items())),
+            implementation=implementation,
+        )
+
+    if isinstance(ring, BlockRing):
+        # no kernel reads its codes, and XLA makes the keys where it reads them
+        implementation = implementation or "reference"
+        return block_ring.attend(ring, q, k, v, fresh, read_frames)
+    now = ring.seen[:, None] + jnp.arange(steps, dtype=jnp.int32)[None]  # [B, T]
     pos = jnp.where(now < (ring.seen + fresh)[:, None], now, -1)
     new = _as_ring(ring, k, v, pos, segment, kv_heads)
     after = write(ring, new, fresh, sinks, window)
@@ -109,20 +145,7 @@ def ring_attention(
 
     kept = {name: frames(name) for name in ("k", "v", "k_scale", "v_scale", "pos", "segment")}
     keys = Keys(**kept, now=now, select=select)
-    y = read(
-        q,
-        keys,
-        heads=heads,
-        kv_heads=kv_heads,
-        over=over,
-        sinks=sinks,
-        window=window,
-        rope_base=rope_base,
-        pairs=pairs,
-        blocks=None if blocks is None else tuple(sorted(blocks.items())),
-        implementation=implementation,
-    )
-    return after, y
+    return after, read_frames(q, keys)
 
 
 def _as_ring(

@@ -25,7 +25,7 @@ def _planes(keys: Keys, kv_heads: int) -> int:
     return 1 if keys.k_scale is None else keys.k_scale.shape[-2] // kv_heads
 
 
-def plan_for(q: Any, keys: Keys, platform: str, options: dict[str, Any]) -> Plan:
+def plan_for(q: Array, keys: Keys, platform: str, options: dict[str, Any]) -> Plan:
     """Block sizes on "tpu" or "cuda" (which Triton wants as powers of two)."""
     heads, kv_heads, over = options["heads"], options["kv_heads"], options["over"]
     tokens, kept, frames = q.shape[2], keys.k.shape[2], keys.k.shape[1]
@@ -67,7 +67,7 @@ def plan_for(q: Any, keys: Keys, platform: str, options: dict[str, Any]) -> Plan
     )
 
 
-def unable(q: Any, keys: Keys, **options: Any) -> str | None:
+def unable(q: Array, keys: Keys, **options: Any) -> str | None:
     """Why no kernel can take these, interpreted or not."""
     head = q.shape[-1] // options["heads"]
     if q.dtype not in DTYPES:
@@ -79,7 +79,7 @@ def unable(q: Any, keys: Keys, **options: Any) -> str | None:
     return None
 
 
-def unable_compiled(q: Any, keys: Keys, **options: Any) -> str | None:
+def unable_compiled(q: Array, keys: Keys, **options: Any) -> str | None:
     """Why a compiled kernel cannot, or should not, take these."""
     if reason := unable(q, keys, **options):
         return reason
@@ -144,19 +144,19 @@ def compiled(q: Array, keys: Keys, **options: Any) -> Array:
     def tpu(q: Array, keys: Keys) -> Array:
         return _forward(q, keys, pallas_tpu.call, "tpu", options)
 
-    either = lambda q, keys: lax.platform_dependent(q, keys, cuda=cuda, default=tpu)  # noqa: E731
+    either = lambda q, keys: lax.platform_dependent(q, keys, cuda=cuda, default=tpu)
     return _differentiable(either, options)(q, keys)
 
 
 def interpret(q: Array, keys: Keys, **options: Any) -> Array:
     """The generic body, tiled as on a GPU, by the HLO interpreter."""
     call = pallas_generic.call
-    run = lambda q, keys: _forward(q, keys, call, "cuda", options, interpret=True)  # noqa: E731
+    run = lambda q, keys: _forward(q, keys, call, "cuda", options, interpret=True)
     return _differentiable(run, options)(q, keys)
 
 
 def interpret_tpu(q: Array, keys: Keys, **options: Any) -> Array:
     """The TPU body by the HLO interpreter."""
     call = pallas_tpu.call
-    run = lambda q, keys: _forward(q, keys, call, "tpu", options, interpret=True)  # noqa: E731
+    run = lambda q, keys: _forward(q, keys, call, "tpu", options, interpret=True)
     return _differentiable(run, options)(q, keys)

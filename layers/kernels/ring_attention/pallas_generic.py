@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from ...streaming import DType
+from ..integers import quotient
 from .reference import Keys
 
 Array = jax.Array
@@ -119,7 +121,7 @@ def _turn(q: Array, swapped: Array, gap: Array, rates: Array, plan: Plan) -> Arr
     return q * jnp.cos(angle) + swapped * jnp.sin(angle)
 
 
-def _dot(a: Array, b: Array, transposed: bool, dtype: Any) -> Array:
+def _dot(a: Array, b: Array, transposed: bool, dtype: DType) -> Array:
     """a @ b (or b.T) with fp32 sums; fp32 operands in full, narrower ones in one pass."""
     dims = (((1,), (1 if transposed else 0,)), ((), ()))
     exact = HIGHEST if dtype == jnp.float32 else None
@@ -177,9 +179,9 @@ def _sum_heads(x: Array, plan: Plan, exact: bool) -> Array:
     """Sums of each head's lanes: [n, 1] of a single head, else on every lane of the head."""
     if plan.heads == 1:
         return x.sum(-1, keepdims=True)
-    row = lax.broadcasted_iota(jnp.int32, (plan.lanes, plan.lanes), 0) // plan.head
-    col = lax.broadcasted_iota(jnp.int32, (plan.lanes, plan.lanes), 1) // plan.head
-    ones = (row == col).astype(jnp.float32)
+    row = lax.broadcasted_iota(jnp.int32, (plan.lanes, plan.lanes), 0)
+    col = lax.broadcasted_iota(jnp.int32, (plan.lanes, plan.lanes), 1)
+    ones = (quotient(row, plan.head) == quotient(col, plan.head)).astype(jnp.float32)
     if exact:
         return _dot(x, ones, False, jnp.float32)
     high = x.astype(jnp.bfloat16)  # two passes keep 16 bits of the products
@@ -187,17 +189,19 @@ def _sum_heads(x: Array, plan: Plan, exact: bool) -> Array:
     return _dot(high, ones, False, jnp.bfloat16) + _dot(rest, ones, False, jnp.bfloat16)
 
 
-def _spread(ref: Any, i: Any, first: Any, rows: Any, plan: Plan, exact: bool) -> Array:
+def _spread(
+    ref: Any, i: Array | int, first: Array | int, rows: Any, plan: Plan, exact: bool
+) -> Array:
     """Scales of slot i from group ``first`` on, on the lanes of their heads: [n, lanes | 1]."""
     if plan.tiled:
         return ref[i, first, rows][:, None]
     scale = ref[i]  # [groups, n]; a product turns it over
     row = lax.broadcasted_iota(jnp.int32, (scale.shape[0], plan.lanes), 0)
     col = lax.broadcasted_iota(jnp.int32, (scale.shape[0], plan.lanes), 1)
-    pick = (row == first + col // plan.head).astype(jnp.float32)
+    pick = (row == first + quotient(col, plan.head)).astype(jnp.float32)
     turned = (((0,), (0,)), ((), ()))
 
-    def product(a: Array, dtype: Any) -> Array:
+    def product(a: Array, dtype: DType) -> Array:
         precision = HIGHEST if dtype == jnp.float32 else None
         return lax.dot_general(
             a.astype(dtype),
@@ -233,7 +237,7 @@ def _position_step(state, q, swapped, k, v, gap, rates, k_scale, v_scale, plan: 
     return ((top, total * shrink + weights, *values),)
 
 
-def walk(refs: Operands, state: tuple, first: Any, plan: Plan, dtype: Any) -> tuple:
+def walk(refs: Operands, state: tuple, first: Array | int, plan: Plan, dtype: DType) -> tuple:
     """The state after all slots of this block, of which ``first`` is the first one's number."""
     row = 0
     if plan.tiled:  # the last tile overlaps the one before it: no padding, no masked stores
@@ -244,7 +248,7 @@ def walk(refs: Operands, state: tuple, first: Any, plan: Plan, dtype: Any) -> tu
     rates = refs.rates[...]
     group = pl.program_id(1) * plan.heads  # the first head of this lane group
 
-    def slot(i: Any, state: tuple) -> tuple:
+    def slot(i: Array | int, state: tuple) -> tuple:
         gap = refs.gaps[pl.ds(i, 1), :]  # [1, 1]
         if plan.slots * pl.cdiv(plan.frames, plan.slots) != plan.frames:
             gap = jnp.where(first + i < plan.frames, gap, -1.0)
@@ -261,7 +265,7 @@ def walk(refs: Operands, state: tuple, first: Any, plan: Plan, dtype: Any) -> tu
             k, v = refs.k[i, rows, :], refs.v[i, rows, :]
             return _position_step(state, q, swapped, k, v, gap, rates, *scales, plan, exact)
 
-        def part(j: Any, state: tuple) -> tuple:
+        def part(j: Array | int, state: tuple) -> tuple:
             # The last part overlaps the one before it, and masks what that one had.
             at = jnp.minimum(j * plan.part, plan.tokens - plan.part) if count > 1 else 0
             keys = pl.ds(at, plan.part)
@@ -300,11 +304,11 @@ def specs(plan: Plan, operands: Operands, slot_axis: bool) -> tuple[tuple, Any, 
     grid = (batch, wide // plan.lanes, steps, tiles)
     grid += (pl.cdiv(plan.frames, plan.slots),) if slot_axis else ()
     tile = rows if plan.tiled else plan.rows
-    at = lambda n: 0 if plan.tiled else n  # noqa: E731
+    at = lambda n: 0 if plan.tiled else n
     position = plan.over == "position"
     own = tile if position and not plan.tiled else plan.kept  # key tokens of one block
     k_at = (lambda n: at(n)) if position else (lambda n: 0)
-    s = lambda rest: rest[0] if slot_axis else 0  # noqa: E731
+    s = lambda rest: rest[0] if slot_axis else 0
 
     q = pl.BlockSpec(
         (None, None, planes, tile, plan.lanes), lambda b, g, t, n, *_: (b, t, 0, at(n), g)
@@ -321,13 +325,13 @@ def specs(plan: Plan, operands: Operands, slot_axis: bool) -> tuple[tuple, Any, 
     return grid, every, [x for x in operands if x is not None], q
 
 
-def _kernel(*refs: Any, plan: Plan, dtype: Any) -> None:
+def _kernel(*refs: Any, plan: Plan, dtype: DType) -> None:
     *inputs, out = refs
     inputs = Operands(*inputs, *([None] * (8 - len(inputs))))
     finish(walk(inputs, start_state(plan), 0, plan, dtype), out, plan)
 
 
-def call(plan: Plan, operands: Operands, dtype: Any, **params: Any) -> Array:
+def call(plan: Plan, operands: Operands, dtype: DType, **params: Any) -> Array:
     """All slots of a stream in one program."""
     grid, in_specs, arrays, out = specs(plan, operands, slot_axis=False)
     return pl.pallas_call(

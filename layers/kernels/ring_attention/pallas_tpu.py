@@ -14,12 +14,13 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from ...streaming import DType
 from .pallas_generic import Operands, Plan, finish, specs, start_state, walk
 
 Array = jax.Array
 
 
-def _kernel(*refs: Any, plan: Plan, dtype: Any, inputs: int) -> None:
+def _kernel(*refs: Any, plan: Plan, dtype: DType, inputs: int) -> None:
     operands = Operands(*refs[:inputs], *([None] * (8 - inputs)))
     out, scratch = refs[inputs], refs[inputs + 1 :]
     block = pl.program_id(4)
@@ -41,7 +42,7 @@ def _kernel(*refs: Any, plan: Plan, dtype: Any, inputs: int) -> None:
         finish(state, out, plan)
 
 
-def call(plan: Plan, operands: Operands, dtype: Any, **params: Any) -> Array:
+def call(plan: Plan, operands: Operands, dtype: DType, **params: Any) -> Array:
     """Blocks of slots one after the other."""
     grid, in_specs, arrays, out = specs(plan, operands, slot_axis=True)
     state = jax.eval_shape(lambda: start_state(plan))

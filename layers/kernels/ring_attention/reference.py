@@ -142,7 +142,7 @@ def _forwards(form, q: Array, past: _Past) -> tuple[Array, tuple[Array, _Past]]:
 def _backwards(form, saved: tuple[Array, _Past], y: Array) -> tuple[Array, _Past]:
     q, past = saved
     there = (past.gaps >= 0)[..., None, None]
-    kept = lambda x: jnp.where(there, x, jnp.zeros((), x.dtype))  # noqa: E731
+    kept = lambda x: jnp.where(there, x, jnp.zeros((), x.dtype))
     whole = jax.tree.map(kept, past._replace(gaps=None))._replace(gaps=past.gaps)
     return jax.vjp(lambda q, past: form(q, past, True), q, whole)[1](y)
 
@@ -197,7 +197,7 @@ def _mean_in_steps(weights: Array, v: Array, seen: Array) -> Array:
     step = next(n for n in range(9, 0, -1) if slots % n == 0)
 
     def add(total: Array, start: Array) -> tuple[Array, None]:
-        part = lambda x: jax.lax.dynamic_slice_in_dim(x, start, step, 1)  # noqa: E731
+        part = lambda x: jax.lax.dynamic_slice_in_dim(x, start, step, 1)
         w, x = part(weights), jnp.where(part(seen)[:, :, None, None], part(v), 0.0)
         x = x.reshape(*w.shape[:-1], 1, -1) * w[..., None]
         for i in range(step):
@@ -233,7 +233,9 @@ def _few(q, keys: Keys, gaps, rates, heads, kv_heads, sinks, window) -> Array:
     q = q.astype(jnp.float32).reshape(batch, tokens, kv_heads, group, 2, head // 2)
     sparse = jnp.einsum("bnhgcd,hj->cbhdjgn", q, jnp.eye(kv_heads))  # zero but where h = j
     sparse = sparse.reshape(2, batch, kv_heads * (head // 2), -1)
-    parts = [jnp.matmul(rows(x), z, precision=HIGHEST) for x, z in zip(halves, sparse)]
+    parts = [
+        jnp.matmul(rows(x), z, precision=HIGHEST) for x, z in zip(halves, sparse, strict=False)
+    ]
     logits = (parts[0] + parts[1]) * head**-0.5  # [B, K N, Hk G N]
     seen = jnp.repeat(gaps >= 0, tokens, axis=1)[..., None]
     weights = _softmax(jnp.where(seen, logits, -jnp.inf), (1,))

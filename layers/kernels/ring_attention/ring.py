@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ...exportable import exportable
 from ..dispatch import KernelError
 
 Array = jax.Array
 BITS = (8, 4)
 
 
+@exportable
 class Ring(NamedTuple):
     """Slots 0 .. sinks-1 are sinks; frame p >= sinks lives in sinks + (p - sinks) % window.
 
@@ -58,7 +60,7 @@ def init_ring(
     slots, tokens = sinks + window, padded(tokens)
     pos = jnp.full((batch, slots), -1, jnp.int32)
     segment = jnp.zeros((batch, slots), jnp.int32) if segments else None
-    zeros = lambda kind, *shape: jnp.zeros((batch, slots, *shape), kind)  # noqa: E731
+    zeros = lambda kind, *shape: jnp.zeros((batch, slots, *shape), kind)
     scales = None, None
     if bits is not None:
         groups = groups_of(dim, kv_heads, bits)

@@ -16,8 +16,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
+from ...streaming import Carry
 from ..blocks import blocks_for
 from ..dispatch import GPU_DOT, KernelError
+from ..integers import quotient
 from .reference import chunked
 
 Array = jax.Array
@@ -26,7 +28,7 @@ TILE = 128  # channels come in multiples of it, or the state would be copied aro
 SEGMENT = 1024  # frames per program of the chunk kernel: what lies in fast memory at once
 
 
-def _dot(a: Array, b: Array, precision: Any) -> Array:
+def _dot(a: Array, b: Array, precision: jax.lax.PrecisionLike) -> Array:
     return jnp.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
@@ -102,7 +104,7 @@ class Options(NamedTuple):
     chunk: int
     rows: int  # streams per program of the step
     lanes: int  # channels per program
-    precision: Any  # of the matrix products
+    precision: jax.lax.PrecisionLike  # of the matrix products
     params: tuple[tuple[str, Any], ...] = ()
 
     def call(self, kernel: Any, name: str, v: Array, state: Array, **specs: Any) -> Any:
@@ -125,9 +127,9 @@ def _step(q: Array, k: Array, v: Array, g: Array, state: Array, options: Options
     held, share = max(1, lanes // group), max(1, group // lanes)  # groups per tile, tiles per group
     rows = math.gcd(batch, options.rows)
     row = pl.BlockSpec((rows, 1, lanes), lambda b, i: (b, 0, i))
-    feature = pl.BlockSpec((rows, held, 1, n), lambda b, i: (b, i // share, 0, 0))
+    feature = pl.BlockSpec((rows, held, 1, n), lambda b, i: (b, quotient(i, share), 0, 0))
     square = pl.BlockSpec((rows, n, lanes), lambda b, i: (b, 0, i))
-    fold = lambda a: a.reshape(batch, groups, 1, n)  # noqa: E731
+    fold = lambda a: a.reshape(batch, groups, 1, n)
     step = options.call(
         functools.partial(_step_kernel, rows=rows, group=group),
         "ssd_step",
@@ -148,7 +150,7 @@ def _segment(
     channels, lanes = v.shape[2], options.lanes
     group = channels // groups
     held, share = max(1, lanes // group), max(1, group // lanes)
-    feature = pl.BlockSpec((None, held, steps, n), lambda b, i: (b, i // share, 0, 0))
+    feature = pl.BlockSpec((None, held, steps, n), lambda b, i: (b, quotient(i, share), 0, 0))
     rows = pl.BlockSpec((None, steps, lanes), lambda b, i: (b, 0, i))
     square = pl.BlockSpec((None, n, lanes), lambda b, i: (b, 0, i))
     run = options.call(
@@ -247,7 +249,7 @@ def interpret(*arrays: Array, chunk: int = 64, blocks: Blocks = None) -> tuple[A
 
 
 def unable(
-    q: Any, k: Any, v: Any, g: Any, state: Any, *, chunk: int = 64, blocks: Blocks = None
+    q: Array, k: Array, v: Array, g: Array, state: Carry, *, chunk: int = 64, blocks: Blocks = None
 ) -> str | None:
     """Why the kernels cannot take these arguments, or None."""
     n, channels = k.shape[3], v.shape[2]

@@ -26,7 +26,7 @@ def _step(q: Array, k: Array, v: Array, g: Array, state: Array) -> tuple[Array, 
     batch, groups, n = k.shape
     heads = g.shape[1]
     shape = (batch, n, groups, heads // groups, v.shape[1] // heads)
-    column = lambda a: a.swapaxes(1, 2)[..., None, None]  # noqa: E731  [B, n, G, 1, 1]
+    column = lambda a: a.swapaxes(1, 2)[..., None, None]  # [B, n, G, 1, 1]
     decay = jnp.exp(g).reshape(batch, 1, *shape[2:4], 1)
     state = decay * state.reshape(shape) + column(k) * v.reshape(batch, 1, *shape[2:])
     # a sum of products instead of a dot: it fuses with the update, the state is read once

@@ -34,7 +34,7 @@ ODD = (
 def draw(shape, seed, dtype=np.float32):
     batch, steps, groups, per_head, heads, kv_heads, width, page, slots, chosen = shape
     rng = np.random.default_rng(seed)
-    normal = lambda *s: rng.normal(size=s).astype(np.float32)  # noqa: E731
+    normal = lambda *s: rng.normal(size=s).astype(np.float32)
     q = normal(batch, steps, heads * width)
     k, v = normal(batch, slots, kv_heads * width), normal(batch, slots, kv_heads * width)
     count = -(-slots // page)

@@ -19,7 +19,7 @@ BLOCKS = [None, {"rows": 2, "heads": 1}, {"rows": 2, "chunks": 2}, None, {"heads
 def arrays_of(seed, B, T, H, Hk, dk, dv, decay=1.0):
     """q, k (of unit length), v, g, beta, state in fp32."""
     rng = np.random.default_rng(seed)
-    draw = lambda *s: rng.normal(size=s).astype(np.float32)  # noqa: E731
+    draw = lambda *s: rng.normal(size=s).astype(np.float32)
     q, k = draw(B, T, Hk, dk), draw(B, T, Hk, dk)
     q, k = (x / np.sqrt((x * x).sum(-1, keepdims=True)) for x in (q, k))
     v = draw(B, T, H, dv)
@@ -49,7 +49,7 @@ def zoo_shapes():
     """(name, arrays as ShapeDtypeStruct, options) of the models' calls."""
 
     def shapes(dtype, B, T, H, Hk, dk, dv):
-        x = lambda h, d: jax.ShapeDtypeStruct((B, T, h, d), dtype)  # noqa: E731
+        x = lambda h, d: jax.ShapeDtypeStruct((B, T, h, d), dtype)
         gate = jax.ShapeDtypeStruct((B, T, H), jnp.float32)
         state = jax.ShapeDtypeStruct((B, H, dk, dv), jnp.float32)
         return x(Hk, dk), x(Hk, dk), x(H, dv), gate, gate, state

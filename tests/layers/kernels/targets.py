@@ -77,7 +77,7 @@ def compiled(target: str, run, arrays, donate=()):
     """``run(*arrays)`` compiled for one chip of ``target``."""
     mesh = Mesh(np.array(topology(target).devices[:1]), ("x",))
     there = NamedSharding(mesh, PartitionSpec())
-    place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=there)  # noqa: E731
+    place = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=there)
     with pretend(target):
         placed = jax.tree.map(place, arrays)
         return jax.jit(run, donate_argnums=donate).lower(*placed).compile()
@@ -87,9 +87,9 @@ def copies(text: str, elements: int) -> list[str]:
     """Lines of compiled HLO that copy an array of at least that many elements."""
     found = []
     for line in text.splitlines():
-        if match := re.search(r"= \w+\[([\d,]+)\]\S* copy\(", line):
-            if np.prod([int(n) for n in match[1].split(",")]) >= elements:
-                found.append(line.strip()[:200])
+        match = re.search(r"= \w+\[([\d,]+)\]\S* copy\(", line)
+        if match and np.prod([int(n) for n in match[1].split(",")]) >= elements:
+            found.append(line.strip()[:200])
     return found
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamzoo.layers.kernels.attention import attention, attention_with_rows
-from streamzoo.layers.vit import gelu
+from streamzoo.layers.transformer import gelu
 
 
 def draw(seed, shape, dtype=jnp.float32):
@@ -58,6 +58,78 @@ def test_gradient_equals_automatic_differentiation():
         want = jax.grad(loss, (1, 2, 3))(plain, q, k, v)
         for one, other in zip(got, want, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+OPTIONS = {
+    "mask": lambda m, n, k: dict(mask=jax.random.bernoulli(jax.random.key(1), 0.6, (m, 1, n, k))),
+    "keys": lambda m, n, k: dict(mask=(jnp.arange(k) < k - 2)[None, None, None]),
+    "bias": lambda m, n, k: dict(bias=jax.random.normal(jax.random.key(2), (1, 4, n, k))),
+    "causal": lambda m, n, k: dict(causal=True),
+    "window": lambda m, n, k: dict(causal=True, window=3),
+    "scale": lambda m, n, k: dict(scale=0.7),
+    "softcap": lambda m, n, k: dict(softcap=1.5),
+    "all": lambda m, n, k: dict(
+        mask=jnp.arange(k) != 1, bias=jnp.ones((n, k)), causal=True, window=4, scale=0.3
+    ),
+}
+
+
+def brute_force(q, k, v, mask=True, bias=0.0, causal=False, window=None, softcap=None, scale=None):
+    """One query of one head at a time, in float64; nothing is shared with the code under test."""
+    m, n, heads, width = q.shape
+    keys, group = k.shape[1], heads // k.shape[2]
+    seen = np.broadcast_to(mask, (m, heads, n, keys))
+    bias = np.broadcast_to(bias, (m, heads, n, keys))
+    y = np.zeros((m, n, heads, v.shape[-1]))
+    for b, i, h in np.ndindex(m, n, heads):
+        at = i + keys - n  # the last query stands at the last key
+        first = 0 if window is None else at - window + 1
+        here = [
+            j for j in range(keys) if seen[b, h, i, j] and (not causal or max(first, 0) <= j <= at)
+        ]
+        if not here:
+            continue
+        logits = np.float64(k[b, here, h // group]) @ np.float64(q[b, i, h])
+        logits = logits * (width**-0.5 if scale is None else scale)
+        if softcap:
+            logits = softcap * np.tanh(logits / softcap)
+        weights = np.exp(logits + bias[b, h, i, here])
+        y[b, i, h] = weights @ np.float64(v[b, here, h // group]) / weights.sum()
+    return y
+
+
+@pytest.mark.parametrize("groups", [4, 2, 1])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_options_equal_a_brute_force_form(option, groups):
+    for n, keys in ((6, 6), (3, 7)):
+        q, _, _, _ = draw(5, (2, n, 4, 8))
+        k, v, _, _ = draw(6, (2, keys, groups, 8))
+        given = OPTIONS[option](2, n, keys)
+        want = brute_force(q, k, v, **given)
+        for name in ("reference",) if option == "softcap" else ("reference", "library"):
+            got = attention(q, k, v, implementation=name, **given)
+            np.testing.assert_allclose(got, want, atol=1e-5, err_msg=f"{name} {n} of {keys}")
+
+
+def test_a_query_that_sees_nothing_gives_zero_and_a_finite_gradient():
+    q, k, v, _ = draw(7, (1, 4, 2, 8))
+    mask = jnp.array([True, False, True, True])[:, None] & jnp.ones((4, 4), bool)
+
+    def loss(q, k, v, name):
+        return (attention(q, k, v, mask=mask, implementation=name) ** 2).sum()
+
+    for name in ("reference", "library"):
+        assert not attention(q, k, v, mask=mask, implementation=name)[:, 1].any()
+        for slope in jax.grad(loss, (0, 1, 2))(q, k, v, name):
+            assert np.isfinite(slope).all()
+
+
+def test_heads_that_do_not_divide_and_windows_without_causal_are_refused():
+    q, k, v, _ = draw(8, (1, 4, 4, 8))
+    with pytest.raises(ValueError, match="3 key heads do not divide 4"):
+        attention(q, k[:, :, :3], v[:, :, :3], implementation="reference")
+    with pytest.raises(ValueError, match="causal"):
+        attention(q, k, v, window=2, implementation="reference")
 
 
 def test_gelu_and_its_slope():

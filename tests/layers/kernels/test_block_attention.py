@@ -163,10 +163,10 @@ def test_all_pages_are_full_attention_and_parts_merge():
     key = jax.random.split(jax.random.key(0), 3)
     q, k, v = (jax.random.normal(k, (2, n, 4 * 16)) for k, n in zip(key, (3, 20, 20), strict=True))
     call = jax.jit(functools.partial(block_attention, page=5, heads=4, with_lse=True, scale=0.2))
-    split = lambda x: x.reshape(*x.shape[:2], 4, 16)  # noqa: E731
+    split = lambda x: x.reshape(*x.shape[:2], 4, 16)
     want = jax.nn.dot_product_attention(split(q), split(k), split(v), scale=0.2)
     want = want.reshape(q.shape)
-    pages = lambda *p: jnp.broadcast_to(jnp.asarray(p, jnp.int32), (2, len(p)))  # noqa: E731
+    pages = lambda *p: jnp.broadcast_to(jnp.asarray(p, jnp.int32), (2, len(p)))
     y, _ = call(q, k, v, pages(0, 1, 2, 3))
     np.testing.assert_allclose(y, want, atol=1e-5)
     parts = [call(q, k, v, pages(1, 3)), call(q, k, v, pages(0, 2)), call(q, k, v, pages(-1, -1))]
@@ -210,7 +210,7 @@ def test_bad_input_is_named(change, message):
 def test_backends_say_what_they_cannot_take():
     shape = jax.ShapeDtypeStruct
     ints = shape((1, 1, 1, 4), jnp.int32), shape((1, 64), jnp.int32), shape((1, 1), jnp.int32)
-    able = lambda q, kv, **o: OP.able(  # noqa: E731
+    able = lambda q, kv, **o: OP.able(
         shape(q, jnp.float32),
         shape(kv, jnp.float32),
         shape(kv, jnp.float32),

@@ -66,7 +66,7 @@ def test_any_line_gives_blocks_that_a_chip_can_hold(seed, monkeypatch):
     """Random lines and shapes: on a TPU tiles of 8 x 128 or whole axes, in so many bytes; on a GPU
     powers of two that divide the axis."""
     rng = np.random.default_rng(seed)
-    pick = lambda *choices: int(rng.choice(choices))  # noqa: E731
+    pick = lambda *choices: int(rng.choice(choices))
     for line, sizes in list(blocks.TABLE.items()):
         monkeypatch.setitem(blocks.TABLE, line, {name: pick(1, 3, 8, 50, 999) for name in sizes})
     steps, channels = pick(2, 7, 64, 300), pick(32, 128, 384, 1280, 2560)

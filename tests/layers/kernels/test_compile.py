@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -37,6 +38,27 @@ def test_lowers_without_the_chip(op, name, target):
     assert kernel in text, "the dispatcher fell back to the reference"
 
 
+@pytest.mark.parametrize(
+    "op, name",
+    [pytest.param(*c, marks=() if c in FIRST else pytest.mark.slow) for c in CASES],
+    ids=IDS,
+)
+def test_exports_for_tpu_from_a_host_that_names_no_chip(op, name):
+    """As a user's program does: there is a kernel, and no question about the kind of the chip."""
+    run, arrays = table.case(op, name)
+    text = export.export(jax.jit(run), platforms=["tpu"])(*arrays).mlir_module()
+    assert ("tpu_custom_call" in text) == ((op, name) not in table.PLAIN)
+
+
+@pytest.mark.parametrize("steps", [1, 16, 64, 256])
+def test_gated_delta_exports_at_any_length(steps):
+    k, v = (jax.ShapeDtypeStruct((2, steps, 2, width), jnp.float32) for width in (64, 128))
+    gate = jax.ShapeDtypeStruct((2, steps, 2), jnp.float32)
+    run = lambda k, v, gate: gated_delta(k, k, v, gate, gate, None)
+    exported = export.export(jax.jit(run), platforms=["tpu"])(k, v, gate)
+    assert "tpu_custom_call" in exported.mlir_module()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("op, name", CASES, ids=IDS)
 def test_compiles_for_v5e(op, name):
@@ -56,7 +78,7 @@ def test_compiles_for(target, op, name):
 def _ring_step():
     ring = jax.eval_shape(lambda: init_ring(8, 2, 64, 196, 768, jnp.bfloat16))
     x = jax.ShapeDtypeStruct((8, 1, 196, 768), jnp.bfloat16)
-    run = lambda ring, x: ring_attention(ring, x, x, x, heads=12, sinks=2, window=64)  # noqa: E731
+    run = lambda ring, x: ring_attention(ring, x, x, x, heads=12, sinks=2, window=64)
     return run, (ring, x), size_of(ring.k)
 
 
@@ -65,7 +87,7 @@ def _delta_step():
     k = jax.ShapeDtypeStruct((8 * 196, 1, 12, 64), jnp.bfloat16)
     v = jax.ShapeDtypeStruct((8 * 196, 1, 12, 128), jnp.bfloat16)
     g = jax.ShapeDtypeStruct((8 * 196, 1, 12), jnp.float32)
-    run = lambda state, k, v, g: gated_delta(k, k, v, g, g, state)[::-1]  # noqa: E731
+    run = lambda state, k, v, g: gated_delta(k, k, v, g, g, state)[::-1]
     return run, (state, k, v, g), size_of(state)
 
 
@@ -74,7 +96,7 @@ def _ssd_step():
     k = jax.ShapeDtypeStruct((8 * 196, 1, 1, 128), jnp.bfloat16)
     v = jax.ShapeDtypeStruct((8 * 196, 1, 768), jnp.bfloat16)
     g = jax.ShapeDtypeStruct((8 * 196, 1, 12), jnp.float32)
-    run = lambda state, k, v, g: SSD(k, k, v, g, state)[::-1]  # noqa: E731
+    run = lambda state, k, v, g: SSD(k, k, v, g, state)[::-1]
     return run, (state, k, v, g), size_of(state)
 
 

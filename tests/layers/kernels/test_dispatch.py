@@ -43,7 +43,7 @@ def test_under_shard_map_and_scan():
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "cpu"])
 def test_the_platform_that_is_lowered_for_decides(platform, name):
     run = jax.jit(functools.partial(OP, implementation=name))
-    make = lambda: export.export(run, platforms=[platform])(A, B).mlir_module()  # noqa: E731
+    make = lambda: export.export(run, platforms=[platform])(A, B).mlir_module()
     if platform == "cpu" and name:
         with pytest.raises(KernelError, match="mix.*'pallas' does not run on cpu.*reference"):
             make()

@@ -89,7 +89,7 @@ def test_gradients_equal_autodiff_of_the_recurrence(implementation, steps, heads
 
     want = gradient(gated_delta_recurrent)
     got = gradient(functools.partial(gated_delta, implementation=implementation, chunk=8))
-    for name, x, y in zip(NAMES, got, want):
+    for name, x, y in zip(NAMES, got, want, strict=False):
         close(f"gradient of {name}", x, y, 1e-5)
 
 
@@ -157,11 +157,11 @@ def test_the_layer_computes_the_same_with_the_kernels():
 
 
 def test_blocks_of_the_models_fit():
-    for name, (q, _, v, *_, state), _ in cases.zoo_shapes():
+    for name, (q, _, _v, *_, state), _ in cases.zoo_shapes():
         B, H, dk, dv = state.shape
         size = 1 if q.shape[1] == 1 else generic.chunk_size(64, q.shape[1])
         rows, heads, chunks = generic.tpu_blocks(B, H, dk, dv, size, -(-q.shape[1] // size))
-        wide = lambda d: -(-d // 128) * 128  # noqa: E731
+        wide = lambda d: -(-d // 128) * 128
         vectors = rows * chunks * size * (2 * wide(heads * dk) + 2 * wide(heads * dv))
         assert (4 * rows * heads * dk * wide(dv) + 2 * vectors) * 4 < 13 << 20, name
         assert size == 1 or heads == H or heads * dk % 128 == 0, name

@@ -45,7 +45,7 @@ def test_kernel_and_reference_equal_the_float64_loop(seed, dtype):
     want = loop(*arrays)
     for implementation in ("reference", "interpret"):
         got = run(implementation, arrays, **(options if implementation == "interpret" else {}))
-        for name, x, y in zip(("h", "last"), got, want):
+        for name, x, y in zip(("h", "last"), got, want, strict=False):
             assert x.dtype == jnp.float32
             close(f"{implementation} {name}", x, y, 1e-5)
 
@@ -77,7 +77,7 @@ def test_gradients_equal_autodiff_of_the_loop(shape, implementation):
 
     want = gradient(plain)
     got = gradient(lambda *x: run(implementation, x, blocks))
-    for name, x, y in zip(("a", "b", "h0"), got, want):
+    for name, x, y in zip(("a", "b", "h0"), got, want, strict=False):
         close(f"gradient of {name}", x, y, 1e-5)
 
 
@@ -94,7 +94,7 @@ def test_recurrentgemma_reads_the_same_states():
     rng = np.random.default_rng(1)
     a, x = rng.uniform(0.5, 1, (2, 19, 8)), rng.normal(size=(2, 19, 8))
     h0, reset = rng.normal(size=(2, 8)), rng.uniform(size=(2, 19)) < 0.2
-    t = lambda x: torch.tensor(np.float32(x))  # noqa: E731
+    t = lambda x: torch.tensor(np.float32(x))
     want, last = gemma.RecurrentGemmaRglru._rnn_scan(
         None, t(x), t(a), torch.tensor(reset)[..., None], recurrent_states=t(h0)
     )
@@ -130,7 +130,7 @@ def test_it_works_under_vmap_scan_and_shard_map():
 
 
 def test_blocks_of_the_models_fit():
-    for name, (a, b, h0), _ in cases.zoo_shapes():
+    for name, (a, _b, _h0), _ in cases.zoo_shapes():
         rows = a.shape[2] if a.ndim == 4 else None
         block = generic.tpu_blocks(a.shape[1], rows, a.shape[-1])
         assert np.prod(block) * 24 < 10 << 20, (name, block)

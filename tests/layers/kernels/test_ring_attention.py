@@ -19,7 +19,7 @@ from streamzoo.layers.kernels.ring_attention import (
 from . import ring_attention_cases as cases
 
 CLASSES = range(len(cases.SHAPES))
-GROUPED = [pytest.param(i, marks=pytest.mark.xdist_group(f"ring {i}")) for i in CLASSES]
+GROUPED = [pytest.param(i, marks=pytest.mark.group(f"ring {i}")) for i in CLASSES]
 SEEDS = 5  # per class of shapes
 
 
@@ -151,7 +151,7 @@ def test_under_vmap_scan_and_shard_map():
     (q, keys), options = cases.random_case(0)
     want = compiled(0, "reference")(q, keys)
     run = functools.partial(read, implementation="interpret_tpu", **options)
-    one = lambda x: jax.tree.map(lambda a: a[:, None], x)  # noqa: E731
+    one = lambda x: jax.tree.map(lambda a: a[:, None], x)
     got = jax.jit(jax.vmap(run))(one(q), one(keys))[:, 0]
     np.testing.assert_allclose(got, want, atol=1e-5)
     _, got = jax.jit(lambda *x: jax.lax.scan(lambda c, a: (c, run(*a)), 0, x))(one(q), one(keys))
@@ -168,7 +168,7 @@ def test_codes_are_off_by_half_a_scale_at_most(bits, top):
     codes, scale = quantise(x, 2, bits)
     assert codes.dtype == jnp.int8 and codes.shape == (3, 5, 32 * bits // 8)
     assert scale.shape == (3, 16 // bits, 5)
-    parts = lambda a: np.asarray(a).reshape(3, 5, 2, 8 // bits, -1)  # noqa: E731
+    parts = lambda a: np.asarray(a).reshape(3, 5, 2, 8 // bits, -1)
     bound = np.abs(parts(x)).max(-1, keepdims=True) / top / 2
     error = np.abs(parts(dequantise(codes, scale, 2)) - parts(x))
     assert (error <= bound * 1.0001).all() and error.max() > bound.min() / 2
@@ -203,7 +203,7 @@ def random_frames(seed, steps, tokens, dim, kv_dim):
 def test_grouped_heads_equal_repeated_ones(over):
     q, k, v = random_frames(0, 6, 9, 32, 16)
     options = {"heads": 4, "sinks": 1, "window": 2, "over": over}
-    repeat = lambda a: jnp.repeat(a.reshape(*a.shape[:3], 2, 8), 2, 3).reshape(q.shape)  # noqa: E731
+    repeat = lambda a: jnp.repeat(a.reshape(*a.shape[:3], 2, 8), 2, 3).reshape(q.shape)
     want = stream(q, repeat(k), repeat(v), [3, 3], **options)
     got = stream(q, k, v, [3, 1, 1, 1], kv_heads=2, **options)
     np.testing.assert_allclose(got, want, atol=1e-5)
@@ -312,7 +312,7 @@ def test_parity_with_the_sliding_window_of_mistral():
     layer = transformers.MistralModel(config).eval()
     attention, caught = layer.layers[0].self_attn, {}
     for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
-        hook = lambda _, x, y, name=name: caught.update({name: (x[0], y)})  # noqa: E731
+        hook = lambda _, x, y, name=name: caught.update({name: (x[0], y)})
         getattr(attention, name).register_forward_hook(hook)
     with torch.no_grad():
         layer(torch.randint(0, 16, (2, 17)))

@@ -26,7 +26,9 @@ def worst(got, want):
     return max(
         float(np.max(np.abs(a - b) / np.maximum(1.0, np.abs(b))))
         for a, b in zip(
-            (np.asarray(x, np.float64) for x in got), (np.asarray(x, np.float64) for x in want)
+            (np.asarray(x, np.float64) for x in got),
+            (np.asarray(x, np.float64) for x in want),
+            strict=False,
         )
     )
 
@@ -102,7 +104,7 @@ def test_split_anywhere_resets_and_gaps():
     a = -jnp.asarray([1.0, 5.0])
     reset = jnp.zeros((1, 20), bool).at[0, 9].set(True)
     run = jax.jit(functools.partial(ssd, chunk=4))
-    cut = lambda i, j: [z[:, i:j] for z in (x, dt)] + [a] + [z[:, i:j] for z in (b, c)]  # noqa: E731
+    cut = lambda i, j: [z[:, i:j] for z in (x, dt)] + [a] + [z[:, i:j] for z in (b, c)]
     want, last = run(*cut(0, 20), reset=reset)
     _, state = run(*cut(0, 9))
     tail, again = run(*cut(9, 20))

@@ -1,0 +1,137 @@
+"""Equal blocks stacked and scanned over depth.
+
+Compile time does not grow with depth, and XLA never copies slices of unrolled weights.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ..mixers import Mix
+from ..streaming import Carry
+from .attention import Rope
+from .block import Block, Taps
+from .config import BlockConfig
+
+Array = jax.Array
+
+
+class _Period(nn.Module):
+    """One period of the temporal pattern: the unit that is stacked and scanned over depth."""
+
+    config: BlockConfig
+    pattern: tuple[Mix, ...]
+
+    def setup(self):
+        for i, mix in enumerate(self.pattern):
+            setattr(self, f"layer{i}", Block(self.config, mix))
+
+    def __call__(self, states, x, index, valid, rope, taps, given):
+        """states: one carry per pattern entry with leaves [B, repeats, ...]; index: which one."""
+        found = []
+        updated = []
+        for i, state in enumerate(states):
+            here = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, 1, False), state)
+            here, x, tap = getattr(self, f"layer{i}")(here, x, valid, rope, taps, **given)
+            updated.append(
+                jax.tree.map(
+                    lambda a, new: jax.lax.dynamic_update_index_in_dim(a, new, index, 1),
+                    state,
+                    here,
+                )
+            )
+            found.append(tap)
+        stacked = {k: jnp.stack([tap[k] for tap in found]) for k in found[0]}
+        return tuple(updated), x, stacked
+
+
+class BlockStack(nn.Module):
+    """``depth`` blocks whose temporal mixers repeat a pattern; scanned over its repeats.
+
+    The carry is a tuple over the pattern's entries, leaves [B, depth / len(pattern), ...]: batch
+    first, so that one stream can be taken out of a batch. Parameters are stacked on axis 0.
+
+    Attributes:
+      config: of every block.
+      depth: number of blocks.
+      pattern: their temporal mixers.
+      unroll: repeats per iteration of the scan; all of them for cost analysis.
+
+    Raises:
+      ValueError: if depth is not a multiple of the pattern's length.
+    """
+
+    config: BlockConfig
+    depth: int
+    pattern: tuple[Mix, ...] = (Mix("none"),)
+    unroll: int = 1
+
+    @property
+    def repeats(self) -> int:
+        if not self.pattern or self.depth % len(self.pattern):
+            raise ValueError(
+                f"depth {self.depth} is not a multiple of the temporal pattern's length "
+                f"{len(self.pattern)}; write the pattern out for every block"
+            )
+        return self.depth // len(self.pattern)
+
+    def setup(self):
+        _ = self.repeats  # fails early
+        self.period = _Period(self.config, self.pattern)
+        nn.share_scope(self, self.period)
+
+    @nn.nowrap
+    def init_carry(self, batch: int, tokens: int):
+        """Zero carry for ``batch`` streams of ``tokens`` tokens per frame."""
+
+        def per_layer(leaf):
+            return jnp.repeat(leaf[:, None], self.repeats, axis=1)
+
+        c = self.config
+        return tuple(
+            ()
+            if mix.kind == "none"
+            else jax.tree.map(
+                per_layer, mix.build(c.dim, c.dtype, parent=None).init_carry(batch, tokens)
+            )
+            for mix in self.pattern
+        )
+
+    def __call__(
+        self,
+        carry: Carry,
+        x: Array,
+        valid: Array | None = None,
+        rope: Rope | None = None,
+        taps: Taps = (),
+        **given: Array | None,
+    ) -> tuple[Carry, Array, dict[str, Array]]:
+        """All blocks.
+
+        Args:
+          carry: as :meth:`init_carry` makes it.
+          x: [B, T, N, D].
+          valid, rope, taps: as of :class:`Block`.
+          given: ``mask``, ``context`` and ``condition``, as of :class:`Block`; the same for all.
+
+        Returns:
+          (carry, y [B, T, N, D], taps stacked over depth [L, B, T, ...]).
+        """
+
+        def body(period, loop, index):
+            states, x = loop
+            states, x, found = period(states, x, index, valid, rope, taps, given)
+            return (states, x), found
+
+        scan = nn.scan(
+            body,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.repeats,
+            unroll=min(self.unroll, self.repeats),
+        )
+        (carry, x), found = scan(self.period, (carry, x), jnp.arange(self.repeats))
+        # [repeats, pattern, ...] -> [depth, ...]
+        return carry, x, {k: v.reshape(-1, *v.shape[2:]) for k, v in found.items()}

@@ -1,6 +1,12 @@
-"""Models by name: the registry, cards, weights, and the model families."""
+"""Models by name: the registry, cards and weights.
 
-from . import action, compress, encode, live, segment
+A family of models (``zoo.encode``, ``zoo.segment``, ...) is imported when one of its names is used.
+"""
+
+from .compress import compress
+from .errors import WeightsError
+from .files import save
+from .picture import picture
 from .preprocess import preprocess
 from .registry import (
     Card,
@@ -11,25 +17,28 @@ from .registry import (
     model_config,
     register,
 )
-from .weights import WeightsError, init_params, load, load_weights, save
+from .resolve import Resolved, card_of, load, load_weights, resolve
+from .streams import as_stream
+from .weights import init_params
 
 __all__ = [
     "Card",
+    "Resolved",
     "UnknownModelError",
     "WeightsError",
-    "action",
+    "as_stream",
+    "card_of",
     "compress",
     "create_model",
-    "encode",
     "init_params",
     "list_models",
-    "live",
     "load",
     "load_weights",
     "model_card",
     "model_config",
+    "picture",
     "preprocess",
     "register",
+    "resolve",
     "save",
-    "segment",
 ]

@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..layers.streaming import Array, Carry
 
-def check_frames(frames: Any, multiple: int, model: str, features: int = 0) -> None:
+
+def check_frames(frames: Array, multiple: int, model: str, features: int = 0) -> None:
     """Frames must be floats [B, T, H, W, 3] with H and W multiples of the patch.
 
     A model with a stem also takes that stem's ``features`` wide maps [B, T, h, w, F].
@@ -38,7 +40,7 @@ def check_frames(frames: Any, multiple: int, model: str, features: int = 0) -> N
         )
 
 
-def check_images(frames: Any, multiple: int, model: str) -> None:
+def check_images(frames: Array, multiple: int, model: str) -> None:
     """Frames of an image encoder must be floats [B, H, W, 3], H and W multiples of ``multiple``.
 
     Raises:
@@ -70,7 +72,7 @@ def check_taps(taps: Sequence[str], known: Sequence[str]) -> None:
             raise ValueError(f"unknown tap {tap!r}; did you mean {near}?")
 
 
-def check_carry(carry: Any, expected: Callable[[], Any]) -> None:
+def check_carry(carry: Carry, expected: Callable[[], Any]) -> None:
     """The carry must have the tree, shapes and dtypes that ``expected()`` would make.
 
     Raises:

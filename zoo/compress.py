@@ -1,125 +1,120 @@
-"""Smaller weights: 8 bits per weight on disk, and the smallest weights left out.
+"""Models on fewer bits: kernels as codes, in the file and in memory.
 
-    compress.save_int8("small.safetensors", variables, {"model": "live-mi-lite0"})
-    model, variables = zoo.load("small.safetensors")     # float32 again, each within half a step
-    sparse = compress.prune(variables, 0.3)              # 30 % of every kernel is zero
+    model, params, card = compress("tsa-lite0/synth", "w4a16-g64", skip=("*head*",))
+    carry, out = model.apply(params, model.init_carry(1), frames)
+    zoo.save("small.safetensors", params, header(card, "w4a16-g64"))
+    model, params = zoo.load("small.safetensors")            # the same codes
 
-Both touch kernels alone (names that end in ``kernel``); biases, norms and tables are a few
-percent of the bytes and carry more each. Weights are symmetric int8 with one scale per output
-channel, rounded to nearest; what runs is float again, so no kernel has to know.
+A kernel is dequantised where its layer uses it, or multiplied as integers (w8a8). The schemes are
+``codec.box.SCHEMES``. Kernels whose inputs do not divide into a scheme's groups take int8.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-import numpy as np
+import jax
 
-from .hub import WeightsError
-
-LEVELS = 127  # symmetric: -128 is not used
-SUFFIX = "int8_scale"  # "a/kernel" int8 is stored beside "a/kernel_int8_scale"
-
-
-def is_kernel(name: str, leaf: Any) -> bool:
-    """True for the weights of dense layers and convolutions, by their flat name."""
-    return name.endswith("kernel") and np.ndim(leaf) >= 2
-
-
-def _axes(leaf: np.ndarray) -> tuple[int, ...]:
-    # kernels [in, out] and [k, k, in, out]; three axes are layers stacked over depth [L, in, out]
-    return (1,) if leaf.ndim == 3 else tuple(range(leaf.ndim - 1))
+from ..layers.codec.box import Quantised, box, fitting
+from ..layers.codec.running import is_online, runs
+from ..layers.streaming import Fields, Params
+from .codes import scheme_of
+from .errors import WeightsError
+from .int8 import is_kernel
+from .registry import Card
+from .resolve import Resolved, resolve, stated
+from .trees import flatten, nest
 
 
-def quantise(kernel: Any) -> tuple[np.ndarray, np.ndarray]:
-    """kernel -> (int8 of its shape, float32 scale with 1 in place of the input axes).
+@overload
+def compress(
+    name_or_params: str | Path, scheme: str, skip: Iterable[str] = (), **overrides: Any
+) -> Resolved: ...
+@overload
+def compress(name_or_params: Params, scheme: str, skip: Iterable[str] = ()) -> Params: ...
+def compress(
+    name_or_params: Any, scheme: str, skip: Iterable[str] = (), **overrides: Any
+) -> Resolved | Params:
+    """A model with quantised kernels; of variables, the variables.
 
-    Every |weight - int8 * scale| <= scale / 2.
-
-    Raises:
-      WeightsError: a weight that is not finite.
-    """
-    kernel = np.asarray(kernel, np.float32)
-    if not np.isfinite(kernel).all():
-        raise WeightsError("a kernel with a weight that is not finite has no 8-bit form")
-    scale = np.abs(kernel).max(axis=_axes(kernel), keepdims=True) / np.float32(LEVELS)
-    # a scale so small that it rounds to nothing: its weights are zero
-    safe = np.where(scale > 0, scale, np.float32(1))
-    steps = np.clip(np.rint(kernel / safe), -LEVELS, LEVELS)
-    return steps.astype(np.int8), scale.astype(np.float32)
-
-
-def dequantise(steps: Any, scale: Any) -> np.ndarray:
-    """The float32 kernel of :func:`quantise`'s answer."""
-    return np.asarray(steps, np.float32) * np.asarray(scale, np.float32)
-
-
-def pack(flat: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Flat weights with every kernel as int8 and its scale beside it; the rest as it is."""
-    packed: dict[str, np.ndarray] = {}
-    for name, leaf in flat.items():
-        if is_kernel(name, leaf):
-            packed[name], packed[f"{name}_{SUFFIX}"] = quantise(leaf)
-        else:
-            packed[name] = np.asarray(leaf)
-    return packed
-
-
-def unpack(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of :func:`pack`, up to rounding; weights without scales come as they are."""
-    scales = {name for name in flat if name.endswith(f"_{SUFFIX}")}
-    found = {name: leaf for name, leaf in flat.items() if name not in scales}
-    for name in scales:
-        kernel = name.removesuffix(f"_{SUFFIX}")
-        if kernel not in found:
-            raise WeightsError(f"{name!r} is the scale of {kernel!r}, which is not in the file")
-        found[kernel] = dequantise(found[kernel], flat[name])
-    return found
-
-
-def int8(variables: Any) -> Any:
-    """Variables as they come back from 8 bits: to measure what it costs without a file."""
-    from .weights import flatten, nest
-
-    return nest(unpack(pack(flatten(variables))))
-
-
-def save_int8(path: str | Path, variables: Any, metadata: Mapping[str, Any] | None = None) -> str:
-    """As ``zoo.save``, about a quarter of the bytes; ``zoo.load`` reads it. Returns the sha256."""
-    from .weights import flatten, nest, save
-
-    return save(path, nest(pack(flatten(variables))), metadata)
-
-
-def smallest(kernel: Any, fraction: float) -> np.ndarray:
-    """Mask, True for what stays: exactly floor(fraction * n) weights of least magnitude go.
-
-    Equal magnitudes go in the order in which they lie.
+    Args:
+      name_or_params: as of ``zoo.resolve``, or variables ``{"params": tree}``.
+      scheme: a name of ``codec.box.SCHEMES``.
+      skip: shell patterns of kernels that stay floats ("stem/*", "*head*").
+      overrides: config fields to replace.
 
     Raises:
-      ValueError: a fraction outside [0, 1).
+      WeightsError: an unknown scheme; a pattern that fits no kernel; a kernel that has no such
+        form; weights that are quantised already; and the errors of ``zoo.resolve``.
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"fraction {fraction}: the part of the weights to leave out, 0 to 1")
-    flat = np.abs(np.asarray(kernel, np.float32)).ravel()
-    keep = np.ones(flat.size, bool)
-    keep[np.argsort(flat, kind="stable")[: int(fraction * flat.size)]] = False
-    return keep.reshape(np.shape(kernel))
+    how, patterns = scheme_of(scheme), tuple(skip)
+    if isinstance(name_or_params, Mapping):
+        return _variables(name_or_params, how, patterns)
+    model, params, card = resolve(name_or_params, **overrides)
+    params = jax.device_put(_variables(params, how, patterns))
+    return Resolved(running(model, params), params, card)
 
 
-def masks(variables: Any, fraction: float) -> dict[str, np.ndarray]:
-    """Flat name of every kernel -> :func:`smallest`: each is pruned by the same part."""
-    from .weights import flatten
+def running(model: Any, variables: Params) -> Any:
+    """The module that computes with these variables as their schemes say: itself, or of a class
+    that sees to its layers' inputs."""
+    return runs(model) if is_online(variables) else model
 
+
+def _variables(variables: Params, scheme: Any, skip: tuple[str, ...]) -> Params:
     flat = flatten(variables)
-    return {n: smallest(leaf, fraction) for n, leaf in flat.items() if is_kernel(n, leaf)}
+    kernels = [name for name, leaf in flat.items() if is_kernel(name, leaf)]
+    if is_quantised(variables):
+        raise WeightsError("these weights are quantised already; compress the floats they are from")
+    for pattern in skip:
+        if not fnmatch.filter(kernels, pattern):
+            near = ", ".join(kernels[:3])
+            raise WeightsError(f"skip {pattern!r} fits no kernel; kernels are {near}, ...")
+    chosen = [n for n in kernels if not any(fnmatch.fnmatchcase(n, p) for p in skip)]
+    for name in chosen:
+        try:
+            flat[name] = box(flat[name], fitting(scheme, flat[name]))
+        except ValueError as error:
+            raise WeightsError(f"{name}: {error}; leave it out with skip={name!r}") from None
+    return nest(flat)
 
 
-def prune(variables: Any, fraction: float) -> Any:
-    """Variables with the smallest ``fraction`` of every kernel's weights set to zero."""
-    from .weights import flatten, nest
+def floats(variables: Params) -> Params:
+    """The variables with every kernel as the fp32 array that its codes stand for."""
+    flat = flatten(variables)
+    return nest({n: a.dequantised() if isinstance(a, Quantised) else a for n, a in flat.items()})
 
-    keep, flat = masks(variables, fraction), flatten(variables)
-    return nest({n: np.where(keep[n], leaf, 0) if n in keep else leaf for n, leaf in flat.items()})
+
+def kinds(variables: Params) -> dict[str, int]:
+    """How many kernels each scheme holds, and under "floats" how many are as they were."""
+    flat = flatten(variables)
+    found = Counter(
+        leaf.scheme.name if isinstance(leaf, Quantised) else "floats"
+        for name, leaf in flat.items()
+        if isinstance(leaf, Quantised) or is_kernel(name, leaf)
+    )
+    return dict(found)
+
+
+def is_quantised(tree: Any) -> bool:
+    """True if some kernel of a tree of parameters is kept as codes."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda a: isinstance(a, Quantised))
+    return any(isinstance(leaf, Quantised) for leaf in leaves)
+
+
+def bytes_of(variables: Params) -> int:
+    """Bytes of all arrays, as they lie in memory and in a file."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+
+
+def header(card: Card, scheme: str) -> Fields:
+    """The metadata of ``zoo.save`` for a compressed model: what it was, without the metric, which
+    was that of the floats."""
+    facts = {k: v for k, v in stated(card).items() if k not in ("metric", "metric_command")}
+    summary = f"{card.summary} ({scheme})" if card.summary else scheme
+    config = dict(card.overrides)
+    return {"model": card.arch, "config": config, **facts, "summary": summary, "scheme": scheme}

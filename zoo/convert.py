@@ -39,7 +39,7 @@ errors; all of them are listed at once.
 
 from __future__ import annotations
 
-import json
+import importlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +49,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .weights import WeightsError, as_float, check_tree, listing, nest, read_tensors
+from ..layers.streaming import DType, Json, Params
+from . import registry
+from .errors import WeightsError
+from .files import Config, Tensors
+from .graphs import read_graph
+from .published import parts_of, read_json, weights_in, whole
+from .trees import as_float, check_tree, listing, nest
+from .weights import shapes_of
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
@@ -147,9 +154,9 @@ def convert(
     rules: Sequence[Rule],
     *,
     ignore: Iterable[str] = (),
-    template: Any = None,
-    dtype: Any = np.float32,
-) -> dict[str, Any]:
+    template: Params | None = None,
+    dtype: DType = np.float32,
+) -> Params:
     """Applies a table to a checkpoint.
 
     tensors:  source key -> array (bfloat16 welcome)
@@ -184,7 +191,7 @@ def convert(
         if not used and not any(regex.fullmatch(key) for regex in skip):
             problems["unused source keys"].append(key)
 
-    for count, rule in zip(hits, rules):
+    for count, rule in zip(hits, rules, strict=False):
         if count == 0 and not rule.optional:
             problems["unfilled targets"].append(f"{rule.target} (no key matches {rule.pattern!r})")
     flat: dict[str, np.ndarray] = {}
@@ -274,7 +281,8 @@ class Plan:
 
     model and overrides are for ``create_model``; ignore as in :func:`convert`; prepare, if given,
     turns the tensors into those the rules read, for what needs several at a time (folding batch
-    norms).
+    norms). dtype is what the weights come in where that is smaller than float32: a file of them
+    written in it loses nothing.
     """
 
     model: str
@@ -282,6 +290,7 @@ class Plan:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     ignore: Sequence[str] = ()
     prepare: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -314,11 +323,19 @@ def register_converter(converter: Converter) -> Converter:
     return converter
 
 
-def detect_converter(keys: Iterable[str], config: Mapping[str, Any] | None = None) -> Converter:
+def import_converters() -> None:
+    """Fills ``CONVERTERS``: imports every ``zoo/<task>/<architecture>/convert.py``."""
+    for path in sorted(registry.ZOO.glob("*/*/convert.py")):
+        folder = ".".join(path.parent.relative_to(registry.ZOO).parts)
+        importlib.import_module(f".{folder}.convert", __package__)
+
+
+def detect_converter(keys: Iterable[str], config: Config = None) -> Converter:
     """The one converter that recognises these source keys.
 
     Raises ConvertError if none does, or if several do (both list the names to choose from).
     """
+    import_converters()
     names = frozenset(keys)
     found = [c for c in CONVERTERS.values() if c.detect(names, config)]
     if len(found) == 1:
@@ -337,94 +354,78 @@ def detect_converter(keys: Iterable[str], config: Mapping[str, Any] | None = Non
 
 def converter_for(model: str) -> str | None:
     """The name of the converter that alone makes this model, None if the files tell."""
+    import_converters()
     found = [c.name for c in CONVERTERS.values() if c.models and fnmatch(model, c.models)]
     return found[0] if found else None
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """A checkpoint file or folder -> (key -> array, parsed config.json or None).
+def read_checkpoint(
+    path: str | Path,
+) -> tuple[Mapping[str, np.ndarray], Json | None]:
+    """A checkpoint file or folder -> (key -> array, read when asked for; parsed config.json or
+    None).
 
-    A folder holds ``model.safetensors``, or shards with ``model.safetensors.index.json``, or a
+    Of an exported graph (``zoo/graphs.py``) the second is what the graph tells of itself. A folder
+    holds ``model.safetensors``, or shards with ``model.safetensors.index.json``, or a
     single other safetensors file. Pickle formats are refused. Raises WeightsError.
     """
     path = Path(path)
-    if path.is_dir():
-        index = path / "model.safetensors.index.json"
-        if index.is_file():
-            shards = sorted(set(_json(index).get("weight_map", {}).values()))
-            files = [path / shard for shard in shards]
-        else:
-            files = sorted(path.glob("*.safetensors"))
-            if len(files) != 1:
-                raise WeightsError(
-                    f"{path}: {len(files)} safetensors files and no model.safetensors.index.json;"
-                    " name the file to convert"
-                )
-        folder = path
-    else:
-        files, folder = [path], path.parent
-    tensors: dict[str, np.ndarray] = {}
-    for file in files:
-        tensors.update(read_tensors(file)[0])
-    config = folder / "config.json"
-    return tensors, _json(config) if config.is_file() else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path}: not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path}: not a JSON object")
-    return value
+    if path.is_file() and (graph := read_graph(path)):
+        return graph
+    path = weights_in(path) if path.is_dir() else whole(path)
+    parts = parts_of(path) if path.name.endswith(".json") else [path.name]
+    config = path.parent / "config.json"
+    tensors = Tensors(path.parent / part for part in parts)
+    return tensors, read_json(config) if config.is_file() else None
 
 
 def convert_checkpoint(
     path: str | Path, converter: str | None = None, *, template: Callable[[Plan], Any] | None = None
-) -> tuple[Plan, dict[str, Any]]:
+) -> tuple[Plan, Params]:
     """Reads, recognises and converts one checkpoint: (plan, variables ``{"params": tree}``).
 
     converter: a name from ``CONVERTERS``; None recognises it by its keys
     template:  plan -> variables to check against; by default the shapes of
                ``create_model(plan.model, **plan.overrides)``
     """
-    if converter is not None and converter not in CONVERTERS:
-        raise ConvertError(
-            f"unknown converter {converter!r}; converters: {', '.join(sorted(CONVERTERS))}"
-        )
+    if converter is not None:
+        _one(converter)
     tensors, config = read_checkpoint(path)
     plan = _plan(tensors, config, converter)
-    if template is None:
-        from .weights import shapes_of
-
-        expected = shapes_of(plan.model, **plan.overrides)
-    else:
-        expected = template(plan)
+    tensors = dict(tensors)
+    expected = shapes_of(plan.model, **plan.overrides) if template is None else template(plan)
     ready = plan.prepare(tensors) if plan.prepare else tensors
     return plan, convert(ready, plan.rules, ignore=plan.ignore, template=expected)
+
+
+def plan_checkpoint(path: str | Path, converter: str | None = None) -> Plan:
+    """What :func:`convert_checkpoint` would make of a checkpoint, by its names and shapes alone.
+
+    Raises ConvertError where no converter recognises it.
+    """
+    return _plan(*read_checkpoint(path), converter)
+
+
+def _one(name: str) -> Converter:
+    import_converters()
+    if name not in CONVERTERS:
+        raise ConvertError(
+            f"unknown converter {name!r}; converters: {', '.join(sorted(CONVERTERS))}"
+        )
+    return CONVERTERS[name]
 
 
 def _plan(tensors: Mapping[str, np.ndarray], config: Any, converter: str | None) -> Plan:
     if converter is None:
         return detect_converter(tensors, config).plan(tensors, config)
     try:
-        return CONVERTERS[converter].plan(tensors, config)
+        return _one(converter).plan(tensors, config)
     except ConvertError as error:
         try:
             other = detect_converter(tensors, config).plan(tensors, config)
         except ConvertError:
             raise error from None
         raise ConvertError(f"{error}; it looks like {describe(other)}") from None
-
-
-def guess(path: str | Path) -> Plan:
-    """What :func:`convert_checkpoint` would make of a checkpoint, by its names and shapes alone.
-
-    Raises ConvertError where no converter recognises it.
-    """
-    tensors, config = read_checkpoint(path)
-    return detect_converter(tensors, config).plan(tensors, config)
 
 
 def describe(plan: Plan) -> str:

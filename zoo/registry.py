@@ -14,17 +14,28 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import functools
+import importlib
 import json
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+from ..layers.streaming import Fields
 
 if TYPE_CHECKING:
     from flax import linen as nn
 
-BUNDLED = Path(__file__).parent / "bundled"
+ZOO = Path(__file__).parent
+BUNDLED = ZOO / "bundled"
+FITS = ("stretch", "letterbox", "crop", "pad")
+TASKS = (
+    "action", "encode", "segment", "track", "live", "detect", "pose", "text", "speech", "generate",
+    "depth", "follow",
+)  # fmt: skip
 _NAME = re.compile(r"[a-z0-9]+(?:[-._][a-z0-9]+)*(?:/[a-z0-9]+(?:[-._][a-z0-9]+)*)?")
 
 
@@ -40,19 +51,35 @@ class UnknownOverrideError(ValueError):
     """A model's config has no such field."""
 
 
+class InputSize(tuple[int, int]):
+    """A card's (height, width), which knows its card: a source that is opened at it makes the
+    checkpoint's own picture (``zoo.picture``), not a squeezed one."""
+
+    card: Card
+
+
 @dataclass(frozen=True)
 class Card:
     """What a user needs to know about one name.
 
     name:           the registered name
     arch, tag:      its two halves; tag is "" for an architecture without weights
+    task:           what it does, one of ``TASKS``; by default its module's class says (``task``)
     summary:        one line
-    source:         where the weights come from; "hf:owner/repo[@rev][:file]" can be downloaded
+    source:         where the weights come from; "hf:owner/repo[@rev][:file]" can be downloaded,
+                    "pip:package==version:file" is in an installed package
     sha256:         of the weights file, "" if there is none
     licence, paper: SPDX name; title or address
     trained_on:     data set and protocol, or the name of the teacher
-    input_size:     (height, width) in pixels
-    frame_rate:     frames/s the model was trained at, None if it has none of its own
+    input_size:     (height, width) in pixels; (1, 1) for a model of audio
+    fit:            how frames come to that size: "stretch" them, "letterbox", which keeps
+                    their aspect ratio (``preprocess.frame_shape``), "crop" the middle, or "pad"
+    short_side:     of "crop": pixels of the shorter side before it is cut
+    fill:           of "letterbox": grey of what the picture leaves free, 0 to 255
+    filter:         resampling of the checkpoint's own pipeline (``picture.KERNELS``); "" for a
+                    model that was trained on the frames of our sources
+    frame_rate:     frames/s the model was trained at, None if it has none of its own;
+                    of a model of audio samples/s
     value_range:    of the frames as they come (uint8 video: 0..255), before mean and std
     mean, std:      per colour channel, applied to frames scaled to 0..1
     classes:        labels in the order of the logits
@@ -69,6 +96,7 @@ class Card:
     name: str
     arch: str = ""
     tag: str = ""
+    task: str = ""
     summary: str = ""
     source: str = ""
     sha256: str = ""
@@ -76,6 +104,10 @@ class Card:
     paper: str = ""
     trained_on: str = ""
     input_size: tuple[int, int] = (224, 224)
+    fit: str = "stretch"
+    short_side: int = 0
+    fill: int = 0
+    filter: str = ""
     frame_rate: float | None = None
     value_range: tuple[float, float] = (0.0, 255.0)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -102,6 +134,16 @@ class Card:
         object.__setattr__(self, "tag", tag)
         overrides = {key: _tuples(value) for key, value in self.overrides.items()}
         object.__setattr__(self, "overrides", overrides)
+        size = InputSize(self.input_size)
+        size.card = self
+        object.__setattr__(self, "input_size", size)
+        if self.task not in ("", *TASKS):
+            known = ", ".join(TASKS)
+            raise RegistryError(f"card {self.name!r}: task {self.task!r} is not one of {known}")
+        if self.fit not in FITS:
+            raise RegistryError(
+                f"card {self.name!r}: fit {self.fit!r} is not one of {', '.join(FITS)}"
+            )
         if self.weights is not None and not tag:
             raise RegistryError(f"card {self.name!r} has weights, so its name needs a tag")
         if self.sha256 and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
@@ -110,7 +152,12 @@ class Card:
     @property
     def pretrained(self) -> bool:
         """True if there are weights for this name."""
-        return self.weights is not None or self.source.startswith("hf:")
+        return self.weights is not None or self.source.startswith(("hf:", "pip:"))
+
+    @property
+    def own_rule(self) -> bool:
+        """True if ``picture`` makes the frames, and not the frame sources by themselves."""
+        return self.fit != "letterbox" and bool(self.filter or self.fit != "stretch")
 
     def to_json(self) -> str:
         """The card as indented JSON, the form of ``zoo/bundled/*.json``."""
@@ -129,7 +176,7 @@ class Card:
             raise RegistryError(f"{where}: a card is a JSON object with a 'name'")
         if unknown := sorted(set(values) - known):
             raise RegistryError(f"{where}: unknown fields {', '.join(unknown)}")
-        fields: dict[str, Any] = {k: _tuples(v) for k, v in values.items()}
+        fields: Fields = {k: _tuples(v) for k, v in values.items()}
         return cls(**fields)
 
 
@@ -174,7 +221,44 @@ def register(
         raise RegistryError(f"model {name!r}: config is no dataclass instance: {config!r}")
     if not config.__dataclass_params__.frozen:  # pyright: ignore[reportAttributeAccessIssue]
         raise RegistryError(f"model {name!r}: the config {type(config).__name__} is not frozen")
+    card = as_task(card, build)
     _ENTRIES[name] = Entry(card, build, apply_overrides(config, card.overrides, name), inputs)
+
+
+def as_task(card: Card, module: Any) -> Card:
+    """The card with its task: what it says, else what the module or its class says of itself. A
+    function that builds says nothing, nor does a module of another project."""
+    return card if card.task else dataclasses.replace(card, task=getattr(module, "task", ""))
+
+
+@functools.cache
+def architectures() -> dict[str, tuple[str, ...]]:
+    """Every folder of zoo/ that registers names, as a module path in zoo ("detect.yolox") -> the
+    patterns of the names, which its ``__init__.py`` states (``NAMES``).
+
+    The names themselves are registered by its ``names.py``, on the first use of one.
+    """
+    folders = [path.parent.relative_to(ZOO).parts for path in sorted(ZOO.glob("*/*/names.py"))]
+    modules = {
+        parts: importlib.import_module("." + ".".join(parts), __package__) for parts in folders
+    }
+    return {".".join(parts): module.NAMES for parts, module in modules.items()}
+
+
+def architectures_of(name: str) -> list[str]:
+    """The folders of zoo/ that may register ``name``, by their patterns."""
+    arch = name.split("/")[0]
+    return [
+        folder
+        for folder, patterns in architectures().items()
+        if any(fnmatch.fnmatchcase(arch, pattern) for pattern in patterns)
+    ]
+
+
+def import_names(*folders: str) -> None:
+    """Registers the names of folders of zoo/ ("detect.yolox"), of all without arguments."""
+    for folder in folders or architectures():
+        importlib.import_module(f".{folder}.names", __package__)
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -189,6 +273,7 @@ def list_models(
 
     streaming, pretrained: keep only models that are (True) or are not (False); None keeps all.
     """
+    import_names()
     cards = [entry.card for entry in _ENTRIES.values()]
     cards += [card for name, card in _BUNDLED.items() if name not in _ENTRIES]
     return sorted(
@@ -213,15 +298,16 @@ def find(name: str) -> Entry:
 
     Raises UnknownModelError naming the nearest models.
     """
-    if name in _ENTRIES:
-        return _ENTRIES[name]
+    if (entry := _entry(name)) is not None:
+        return entry
     if card := _BUNDLED.get(name):
-        base = _ENTRIES.get(card.arch)
+        base = _entry(card.arch)
         if base is None:
             raise UnknownModelError(
                 f"bundled card {name!r}: its architecture {card.arch!r} is not registered"
             )
         config = apply_overrides(base.config, card.overrides, name)
+        card = dataclasses.replace(card, task=card.task or base.card.task)
         return Entry(card, base.build, config, base.inputs)
     names = list_models()
     close = nearest(name, names) or nearest(name.partition("/")[0], names)
@@ -229,6 +315,39 @@ def find(name: str) -> Entry:
     raise UnknownModelError(
         f"unknown model {name!r}{hint} (all names: streamzoo list, or list_models())"
     )
+
+
+def is_registered(name: str) -> bool:
+    """True for a name of :func:`list_models`."""
+    return _entry(name) is not None or name in _BUNDLED
+
+
+def _entry(name: str) -> Entry | None:
+    """What is registered under exactly this name; its folder is imported if need be."""
+    if name not in _ENTRIES and (folders := architectures_of(name)):
+        import_names(*folders)
+    return _ENTRIES.get(name)
+
+
+def card_field(field: str, text: str, where: Any) -> Any:
+    """A card's field from its JSON. Raises RegistryError naming ``where`` for another kind."""
+    default = getattr(Card("any"), field)
+    try:
+        value: Any = _tuples(json.loads(text))
+    except ValueError:
+        value = text  # words need no quotes
+    kind = (float, int, type(None)) if field == "frame_rate" else type(default)
+    if not isinstance(value, kind) or isinstance(value, bool) is not isinstance(default, bool):
+        raise RegistryError(f"{where}: its {field} is {text[:80]!r}, not as {default!r}")
+    kinds = {"classes": str, "mean": (int, float), "std": (int, float)}
+    if field in kinds and not all(isinstance(one, kinds[field]) for one in value):
+        raise RegistryError(f"{where}: its {field} is {text[:80]!r}, not as {default!r}")
+    if field in ("mean", "std") and len(value) != len(default):
+        raise RegistryError(f"{where}: its {field} has {len(value)} numbers, not {len(default)}")
+    sizes = {"frame_rate": (value,), "std": value}.get(field) or ()
+    if not all(one is None or one > 0 for one in sizes):
+        raise RegistryError(f"{where}: its {field} is {text[:80]!r}: it is above 0")
+    return value
 
 
 def model_card(name: str) -> Card:
@@ -254,7 +373,7 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
 def apply_overrides(config: Any, overrides: Mapping[str, Any], name: str) -> Any:
     """``config`` with fields replaced; lists become tuples, and mappings the dataclasses that
     the field holds, so that values read from JSON fit. Raises UnknownOverrideError."""
-    fields = [f.name for f in dataclasses.fields(config) if f.init]
+    fields = {f.name: str(f.type) for f in dataclasses.fields(config) if f.init}
     changes = {}
     for key, value in overrides.items():
         if key not in fields:
@@ -269,9 +388,35 @@ def apply_overrides(config: Any, overrides: Mapping[str, Any], name: str) -> Any
         elif isinstance(value, str):
             pass  # the config reads it, e.g. a temporal pattern
         elif isinstance(old, tuple) and old and dataclasses.is_dataclass(old[0]):
+            if not isinstance(value, list | tuple):
+                raise UnknownOverrideError(f"{name!r}: {key}={value!r} is not such as {old!r}")
             value = tuple(_element(type(old[0]), v, f"{name}.{key}") for v in value)
         changes[key] = _tuples(value)
-    return dataclasses.replace(config, **changes) if changes else config
+        free = key.endswith("dtype") or value is None and "None" in fields[key]
+        if not free and not _alike(changes[key], old):
+            raise UnknownOverrideError(f"{name!r}: {key}={value!r} is not such as {old!r}")
+    try:
+        return dataclasses.replace(config, **changes) if changes else config
+    except TypeError as error:  # what a config computes from its fields
+        raise UnknownOverrideError(f"{name!r}: {changes!r} do not go together: {error}") from None
+
+
+def _alike(value: Any, old: Any) -> bool:
+    """Whether a field that is ``old`` may be ``value``: numbers stay numbers, and not negative."""
+    if old is None or isinstance(value, str) and isinstance(old, tuple | str):
+        return True  # a tuple may be written as text, e.g. a temporal pattern
+    if value is None:
+        return False
+    if isinstance(old, bool) or isinstance(value, bool):
+        return isinstance(old, bool) and isinstance(value, bool)
+    if isinstance(old, int):
+        return isinstance(value, SupportsIndex) and (old < 0 or operator.index(value) >= 0)
+    if isinstance(old, float):
+        return isinstance(value, int | float) or hasattr(value, "__float__")
+    if isinstance(old, tuple):
+        numbers = bool(old) and all(isinstance(v, int) for v in old)
+        return isinstance(value, tuple) and (not numbers or all(_alike(v, old[0]) for v in value))
+    return True
 
 
 def _element(kind: type, value: Any, name: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..layers.streaming import Fields
 from . import registry
 from .convert import ConvertError, Plan, Rule, conv2d, linear
 
@@ -41,7 +42,7 @@ def qkv_rules(
 ) -> list[Rule]:
     """Three Linear layers, ``layer`` + each of ``names`` (queries, keys, values), -> one.
 
-    ``biased``: which of them have a bias, as in :class:`~streamzoo.layers.vit.Attention`.
+    ``biased``: which of them have a bias, as in :class:`~streamzoo.layers.transformer.Attention`.
     """
     rules = []
     for part, name in enumerate(names):
@@ -83,25 +84,12 @@ ACTIVATIONS = {
 }
 
 
-def activation_of(config: Mapping[str, Any], default: str = "gelu") -> str:
+def activation_of(config: Mapping[str, Any]) -> str:
     """Our name of transformers' ``hidden_act``. Raises ConvertError for one we lack."""
-    name = config.get("hidden_act", default)
+    name = config["hidden_act"]
     if name not in ACTIVATIONS:
         raise ConvertError(f"hidden_act {name!r}: not one of {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
-
-
-def heads_of(config: Mapping[str, Any], dim: int) -> int:
-    """Attention heads: the config's word, or of a published width, heads 64 wide."""
-    heads = config.get("num_attention_heads")
-    if heads is None and dim % 64 == 0:
-        heads = dim // 64
-    if heads is None:
-        raise ConvertError(
-            f"the weights of width {dim} do not tell the number of attention heads; "
-            "put the checkpoint's config.json beside it"
-        )
-    return heads
 
 
 def nearest_plan(
@@ -123,7 +111,7 @@ def nearest_plan(
     if not fitting:
         raise ConvertError(f"no registered model among {', '.join(patterns)} has such a config")
 
-    def differing(name: str) -> dict[str, Any]:
+    def differing(name: str) -> Fields:
         return {k: v for k, v in fields.items() if getattr(fitting[name], k) != v}
 
     def distance(name: str) -> tuple[float, ...]:

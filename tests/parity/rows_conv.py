@@ -228,7 +228,7 @@ def stream_transnet(module, variables, video):
     """Our logits [1, T], one frame at a time and then the end."""
     import jax
 
-    from streamzoo.zoo.encode.transnetv2 import TransNetV2Stream
+    from streamzoo.zoo.encode.transnetv2.model import TransNetV2Stream
 
     live = TransNetV2Stream(module.config)
     step = jax.jit(live.apply)

@@ -89,7 +89,7 @@ def compare_packed(reference, module, variables) -> dict:
     import numpy as np
     import torch
 
-    from streamzoo.zoo.encode.naflex import encode_packed, pack
+    from streamzoo.zoo.encode.siglip.naflex import encode_packed, pack
 
     frames = [images(h, w, batch=1, seed=h)[0] for h, w in ((64, 64), (32, 112), (80, 48))]
     patches, shapes = pack(frames, 16, 20)
@@ -153,7 +153,7 @@ def compare_dual(reference, module, variables, *, kind: str) -> dict:
     import numpy as np
     import torch
 
-    from streamzoo.zoo.encode import dual
+    from streamzoo.zoo.encode.dual import model as dual
 
     frames = images(64, 64, batch=3)
     tokens = np.random.default_rng(1).integers(3, 48, (3, 9))

@@ -52,7 +52,7 @@ def _segment(module: Any, variables: Any, features: Any, prompts: dict, several:
     names = [n for n, v in prompts.items() if v is not None]
 
     def method(m, features, *values):
-        given = dict(zip(names, values))
+        given = dict(zip(names, values, strict=False))
         taps = ("sparse", "dense", "tokens")
         return m.segment(features, **given, multimask=several, taps=taps)
 
@@ -225,7 +225,8 @@ def compare_efficientsam(reference: Any, module: Any, variables: Any) -> dict:
 
 
 ROWS: list[Row] = [
-    Row("sam2-t", "transformers Sam2Model", build_sam2, compare_sam2),
+    # 1.8e-4, of the mask prompt, where torch has no AVX-512
+    Row("sam2-t", "transformers Sam2Model", build_sam2, compare_sam2, tolerance=3e-4),
     Row("sam-b16", "transformers SamModel", build_sam, compare_sam),
     Row(
         "efficientsam-ti16",

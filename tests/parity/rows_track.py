@@ -203,7 +203,8 @@ def compare_sam2(reference: Any, module: Any, variables: Any, memory: str = "flo
     # transformers binarises the masks of all objects in a frame where one is prompted, and takes
     # the pointer of a mask prompt from the best of three masks
     config = dataclasses.replace(
-        module.config, objects=3, points=2, binarize="any", mask_pointer="best",
+        module.config, objects=3, points=2, binarize="any", mask_memory="given",
+        mask_pointer="best",
         memory_dtype=memory,
     )  # fmt: skip
     session = Sam2VideoInferenceSession(dtype=torch.float32)
@@ -258,7 +259,9 @@ def compare_edgetam(reference: Any, module: Any, variables: Any) -> dict:
     import torch
     from transformers import EdgeTamVideoInferenceSession
 
-    config = dataclasses.replace(module.config, objects=3, points=2, mask_pointer="best")
+    config = dataclasses.replace(
+        module.config, objects=3, points=2, mask_pointer="best", mask_memory="given"
+    )
     session = EdgeTamVideoInferenceSession(dtype=torch.float32)
     return streamed(reference, session, module.clone(config=config), variables)
 
@@ -305,7 +308,11 @@ def save_efficienttam(stored: Any, folder: Path) -> None:
 def compare_efficienttam(stored: Any, module: Any, variables: Any) -> dict:
     from .golden_efficienttam import thinned
 
-    config = dataclasses.replace(module.config, objects=3, points=2, memory_dtype="float32")
+    # the stored numbers are of single steps of the model, which takes a mask as it is given
+    config = dataclasses.replace(
+        module.config, objects=3, points=2, memory_dtype="float32", binarize="points",
+        mask_memory="given",
+    )  # fmt: skip
     got = ours(module.clone(config=config), variables, video())
     return {key: (thinned(key, mine(got, key)), truth) for key, truth in stored[1].items()}
 

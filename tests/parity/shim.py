@@ -11,7 +11,7 @@ def mend_torchvision() -> Any:
     """Where torchvision's extension does not load, declares the two operators that its import
     refers to; neither is called here. Without torchvision nothing happens."""
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except ImportError:
         return None
     except RuntimeError:

@@ -15,8 +15,8 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from tests.parity.harness import check, measure  # noqa: E402
-from tests.parity.test_parity import ROWS  # noqa: E402
+from tests.parity.harness import check, measure
+from tests.parity.test_parity import ROWS
 
 OUT = ROOT / "tests" / "bench" / "results" / "parity.md"
 HEAD = """# Parity with the reference implementations

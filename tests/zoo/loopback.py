@@ -14,6 +14,7 @@ class Hub:
         self.files: dict[tuple[str, str], bytes] = {}
         self.requests: list[str] = []
         self.cut = None  # send only so many bytes of a file
+        self.status: dict[tuple[str, str], int] = {}  # answer this in place of a file
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -23,6 +24,8 @@ class Hub:
             def refuse(self, code):
                 self.send_response(404)
                 self.send_header("X-Error-Code", code)
+                if code == "EntryNotFound":  # of this revision: the client keeps that in its cache
+                    self.send_header("X-Repo-Commit", hub.COMMIT)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -32,6 +35,10 @@ class Hub:
                 hub.requests.append(f"{self.command} {self.path}")
                 owner, repo, verb, revision, file = self.path.lstrip("/").split("/", 4)
                 name = f"{owner}/{repo}"
+                if code := hub.status.get((name, file)):
+                    self.send_response(code)
+                    self.send_header("Content-Length", "0")
+                    return self.end_headers()
                 if verb != "resolve" or name not in {key[0] for key in hub.files}:
                     return self.refuse("RepoNotFound")
                 if revision not in ("main", "v1", hub.COMMIT):

@@ -19,9 +19,9 @@ from streamzoo.layers.recompute import (
     put,
     take,
 )
-from streamzoo.layers.vit import Attention
+from streamzoo.layers.transformer import Attention, BlockConfig
 from streamzoo.zoo.encode.cached import CachedEncoder, FrameMemo
-from streamzoo.zoo.encode.convnext import ConvNeXt, ConvNeXtConfig
+from streamzoo.zoo.encode.convnext.model import ConvNeXt, ConvNeXtConfig
 from streamzoo.zoo.encode.vit import ImageViT, ImageViTConfig, block_of
 
 # rotary angles, no key bias, gains, registers: all that the blocks of DINOv3 have
@@ -68,11 +68,12 @@ def memo():
 LAWS = [law for law in contract.LAWS if law is not contract.check_latency]
 # one program per number of frames is compiled: few numbers, shared among the laws
 FEWER = {
-    contract.check_chunking: dict(steps=4, seeds=3),
+    contract.check_chunking: dict(steps=4, seeds=3, clips=()),
     contract.check_scan: dict(steps=4),
     contract.check_causality: dict(steps=3),
     contract.check_slots: dict(steps=4),
     contract.check_gaps: dict(steps=4, seeds=2),
+    contract.check_endurance: dict(frames=64),
 }
 
 
@@ -131,7 +132,7 @@ def test_a_block_by_its_definition():
     def bound(method, *args):
         return jax.jit(lambda *a: block.apply({"params": params}, *a, method=method))(*args)
 
-    whole = lambda block, x: full_block(block, x, rope)  # noqa: E731
+    whole = lambda block, x: full_block(block, x, rope)
     _, refs = bound(whole, x + 0.5 * jax.random.normal(keys[1], x.shape))
     refs = References(refs.keys, *(a + 0.1 for a in refs[1:]))
     got, kept = bound(lambda block, x, r: partial_block(block, x, r, rope, 8, 3), x, refs)
@@ -176,7 +177,8 @@ def test_choosing_and_placing_tokens():
 
 @pytest.mark.parametrize("biased", ["qkv", "qv", "k"])
 def test_keys_alone_are_those_of_the_whole_projection(biased):
-    attn, x = Attention(8, 2, biased=biased), jax.random.normal(jax.random.key(0), (2, 3, 8))
+    attn = Attention(BlockConfig(8, 2, biased=biased))
+    x = jax.random.normal(jax.random.key(0), (2, 3, 8))
     params = lively(jax.jit(attn.init)(jax.random.key(1), x))
     both = jax.jit(
         lambda p: (attn.apply(p, x, method="project")[1], attn.apply(p, x, method=project_keys))

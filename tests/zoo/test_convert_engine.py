@@ -10,7 +10,8 @@ from safetensors.numpy import save_file
 
 from streamzoo.zoo import convert as cv
 from streamzoo.zoo.convert import ConvertError, Plan, Rule, convert
-from streamzoo.zoo.weights import WeightsError, nest
+from streamzoo.zoo.errors import WeightsError
+from streamzoo.zoo.trees import nest
 
 LAYER = r"enc\.(?P<layer>\d+)\."
 
@@ -185,6 +186,7 @@ def test_dtype_of_floats_only():
 
 @pytest.fixture
 def toy(monkeypatch):
+    cv.import_converters()  # into the real table, not into the one of this test
     monkeypatch.setattr(cv, "CONVERTERS", {})
     rules = [Rule("toy.w", "kernel", cv.linear)]
     return cv.register_converter(

@@ -9,15 +9,15 @@ import pytest
 
 from streamzoo import zoo
 from streamzoo.zoo.encode import EfficientNetLite, EfficientNetLiteConfig
-from streamzoo.zoo.encode.convert_efficientnet import EPS, from_torch
-from streamzoo.zoo.encode.efficientnet_lite import (
+from streamzoo.zoo.encode.efficientnet.convert import EPS, from_torch
+from streamzoo.zoo.encode.efficientnet.model import (
     LITE0,
     Stage,
     conv,
     depthwise,
     pyramid_width,
 )
-from streamzoo.zoo.weights import WeightsError
+from streamzoo.zoo.errors import WeightsError
 
 # All that LITE0 has: both kernels, both strides, with and without widening, residuals.
 STAGES = (

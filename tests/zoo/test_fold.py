@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from streamzoo.zoo.convert import ConvertError
-from streamzoo.zoo.encode.convert_repvit import fold, sizes
 from streamzoo.zoo.encode.fold import EPS
-from streamzoo.zoo.encode.repvit import RepViTConfig, squeezed_width
+from streamzoo.zoo.encode.repvit.convert import fold, sizes
+from streamzoo.zoo.encode.repvit.model import RepViTConfig, squeezed_width
 
 RNG = np.random.default_rng(0)
 

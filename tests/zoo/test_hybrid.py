@@ -46,7 +46,7 @@ def test_unknown_letters_are_named():
 
 
 def test_registered_sizes():
-    names = [f"hybrid-{size}" for size in ("ti16", "s16", "b16", "mi16", "lite0")]
+    names = [f"hybrid-{size}" for size in ("ti16", "s16", "b16", "mi16", "lite0", "palm")]
     assert set(list_models("hybrid-*")) == set(names)
     assert all(model_config(name).temporal == pattern("DDDA") for name in names)
 
@@ -59,7 +59,7 @@ def test_a_mamba_stack_obeys_the_carry_law(letters):
         "vit-ti16", temporal=letters, image_size=(32, 16), dim=32, depth=len(letters),
         heads_per_block=2, num_classes=5, heads=("frame",),
     )  # fmt: skip
-    frames = lambda seed, batch, steps: jax.random.normal(  # noqa: E731
+    frames = lambda seed, batch, steps: jax.random.normal(
         jax.random.key(seed), (batch, steps, 32, 16, 3)
     )
     subject = Subject.of(model, params, frames)
@@ -132,8 +132,8 @@ def qwen_attention(w, heads, head, turning):
     order = np.concatenate(
         [np.arange(turning), rest[:first], turning + np.arange(turning), rest[first:]]
     )
-    split = lambda a, n: a.reshape(n, -1, a.shape[-1])  # noqa: E731
-    flat = lambda a: a.reshape(-1, a.shape[-1]).T  # noqa: E731
+    split = lambda a, n: a.reshape(n, -1, a.shape[-1])
+    flat = lambda a: a.reshape(-1, a.shape[-1]).T
     query, gate = np.split(split(w["q_proj.weight"], heads), 2, axis=1)
     keys = split(w["k_proj.weight"], len(w["k_proj.weight"]) // head)
     return {
@@ -170,7 +170,7 @@ def test_equals_qwen3_next_three_to_one():
     model = qwen.Qwen3NextModel(config).eval()
     x = np.random.default_rng(0).normal(size=(1, steps, tokens, dim)).astype(np.float32)
     clip, live, weights = torch_model(model, torch.tensor(x[0].swapaxes(0, 1)), config)
-    back = lambda y: y.swapaxes(0, 1)[None]  # noqa: E731
+    back = lambda y: y.swapaxes(0, 1)[None]
     eps = config.rms_norm_eps
 
     def layer(index):
@@ -214,7 +214,7 @@ def test_equals_a_mamba2_stack():
     model = mamba.Mamba2Model(config).eval()
     x = np.random.default_rng(1).normal(size=(1, steps, tokens, dim)).astype(np.float32)
     clip, live, weights = torch_model(model, torch.tensor(x[0].swapaxes(0, 1)), config)
-    back = lambda y: y.swapaxes(0, 1)[None]  # noqa: E731
+    back = lambda y: y.swapaxes(0, 1)[None]
     eps, inner = config.layer_norm_epsilon, 2 * dim
 
     def layer(index):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from streamzoo import zoo
-from streamzoo.zoo import compress
-from streamzoo.zoo.hub import WeightsError
-from streamzoo.zoo.weights import flatten, nest
+from streamzoo.zoo import int8, pruning
+from streamzoo.zoo.errors import WeightsError
+from streamzoo.zoo.files import save_int8
+from streamzoo.zoo.trees import flatten, nest
 
 
 def kernel(*shape, seed=0):
@@ -21,8 +22,8 @@ def kernel(*shape, seed=0):
 def test_every_weight_is_the_nearest_of_the_255_steps(shape):
     w = kernel(*shape)
     w.reshape(-1, shape[-1])[:, 2] = 0  # a dead channel
-    steps, scale = compress.quantise(w)
-    back = compress.dequantise(steps, scale)
+    steps, scale = int8.quantise(w)
+    back = int8.dequantise(steps, scale)
     assert steps.dtype == np.int8 and steps.shape == w.shape and abs(steps).max() == 127
     assert (np.abs(back - w) <= scale / 2 * (1 + 1e-5)).all()
     grid = np.arange(-127, 128)[:, None] * np.broadcast_to(scale, w.shape).reshape(1, -1)
@@ -37,16 +38,16 @@ def test_every_weight_is_the_nearest_of_the_255_steps(shape):
 def test_the_rounding_is_torchs_fake_quantisation():
     torch = pytest.importorskip("torch")
     w = kernel(16, 6)
-    steps, scale = compress.quantise(w)
+    steps, scale = int8.quantise(w)
     want = torch.fake_quantize_per_channel_affine(
         torch.tensor(w), torch.tensor(scale[0]), torch.zeros(6, dtype=torch.int32), 1, -127, 127
     )
-    np.testing.assert_allclose(compress.dequantise(steps, scale), want.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(int8.dequantise(steps, scale), want.numpy(), rtol=1e-6)
 
 
 def test_a_weight_that_is_not_finite_has_no_8_bit_form():
     with pytest.raises(WeightsError, match="not finite"):
-        compress.quantise(np.asarray([[1.0, np.nan]]))
+        int8.quantise(np.asarray([[1.0, np.nan]]))
 
 
 def variables():
@@ -64,9 +65,9 @@ def test_a_file_of_8_bits_is_read_like_any_other(tmp_path):
     tree = variables()
     whole, small = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     zoo.save(whole, tree)
-    compress.save_int8(small, tree, {"note": "kept"})
-    assert zoo.weights.read_metadata(small)["note"] == "kept"
-    got, want = flatten(zoo.load_weights(small)), flatten(compress.int8(tree))
+    save_int8(small, tree, {"note": "kept"})
+    assert zoo.files.read_metadata(small)["note"] == "kept"
+    got, want = flatten(zoo.load_weights(small)), flatten(int8.int8(tree))
     assert got.keys() == want.keys() == flatten(tree).keys()
     for name, leaf in want.items():
         np.testing.assert_array_equal(got[name], leaf)
@@ -76,13 +77,13 @@ def test_a_file_of_8_bits_is_read_like_any_other(tmp_path):
     template = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
     zoo.load_weights(small, template=template)
     with pytest.raises(WeightsError, match="scale of 'c/kernel', which is not in the file"):
-        compress.unpack({"c/kernel_int8_scale": np.ones(3)})
+        int8.unpack({"c/kernel_int8_scale": np.ones(3)})
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.2, 0.3, 0.999])
 def test_exactly_the_smallest_part_of_every_kernel_goes(fraction):
     tree = variables()
-    before, after = flatten(tree), flatten(compress.prune(tree, fraction))
+    before, after = flatten(tree), flatten(pruning.prune(tree, fraction))
     for name, w in before.items():
         pruned = after[name]
         if not name.endswith("kernel"):
@@ -97,7 +98,7 @@ def test_exactly_the_smallest_part_of_every_kernel_goes(fraction):
 
 def test_equal_weights_are_pruned_in_order_and_wrong_parts_refused():
     np.testing.assert_array_equal(
-        compress.smallest(np.ones((2, 3)), 0.5), [[False, False, False], [True, True, True]]
+        pruning.smallest(np.ones((2, 3)), 0.5), [[False, False, False], [True, True, True]]
     )
     with pytest.raises(ValueError, match="fraction 1.0"):
-        compress.smallest(np.ones((2, 3)), 1.0)
+        pruning.smallest(np.ones((2, 3)), 1.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from streamzoo.layers.positions import resample_table, resize_matrix
-from streamzoo.zoo.encode.naflex import encode_packed, fit, pack, positions
+from streamzoo.zoo.encode.siglip.naflex import encode_packed, fit, pack, positions
 from streamzoo.zoo.encode.vit import ImageViT, ImageViTConfig
 
 CONFIG = ImageViTConfig(
@@ -41,7 +41,7 @@ def test_traced_positions_are_the_resized_table():
     table = RNG.normal(size=(4, 4, 3)).astype(np.float32)
     shapes = np.asarray([[4, 4], [2, 7], [9, 1]], np.int32)
     got = jax.jit(positions, static_argnums=2)(table, shapes, 16)
-    for found, (rows, cols) in zip(got, shapes):
+    for found, (rows, cols) in zip(got, shapes, strict=False):
         down, across = (resize_matrix(4, n, "bilinear", True) for n in (rows, cols))
         want = resample_table(jnp.asarray(table), down, across).reshape(rows * cols, 3)
         np.testing.assert_allclose(found[: rows * cols], want, atol=1e-6)

@@ -11,12 +11,13 @@ from streamzoo import zoo
 from streamzoo.layers import contract
 from streamzoo.layers.contract import Subject, verify_contract
 from streamzoo.zoo import list_models
-from streamzoo.zoo.encode.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig, Stage
+from streamzoo.zoo.encode.efficientnet.model import EfficientNetLite, EfficientNetLiteConfig, Stage
+from streamzoo.zoo.files import load_file
 from streamzoo.zoo.registry import BUNDLED
+from streamzoo.zoo.resolve import find_weights
 from streamzoo.zoo.segment.objects import Objects
-from streamzoo.zoo.segment.propagate import PropagateConfig, Propagator
+from streamzoo.zoo.segment.propagate.model import PropagateConfig, Propagator
 from streamzoo.zoo.segment.stream import ABSENT_LOGIT, no_prompts
-from streamzoo.zoo.weights import find_weights, load_file
 
 STAGES = (
     Stage(3, 1, 4, 1, 1),
@@ -61,7 +62,8 @@ def test_levels_are_the_last_maps_of_their_strides():
 def grown(x, size):
     """[h, w, C] bilinear, by hand."""
     rows, cols = (
-        np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1) for n, m in zip(size, x.shape)
+        np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1)
+        for n, m in zip(size, x.shape, strict=False)
     )
     low, left = np.floor(rows).astype(int), np.floor(cols).astype(int)
     high, right = np.minimum(low + 1, x.shape[0] - 1), np.minimum(left + 1, x.shape[1] - 1)
@@ -74,13 +76,13 @@ def grown(x, size):
 def by_hand(levels, mask):
     """Mask logits at stride 4 of frames 1 .. T - 1, given the maps of all frames and the first
     mask: loops over cells."""
-    unit = lambda x: x / np.sqrt((x * x).sum(-1, keepdims=True) + 1e-6)  # noqa: E731
+    unit = lambda x: x / np.sqrt((x * x).sum(-1, keepdims=True) + 1e-6)
     h, w = CONFIG.grid
     keys = []
-    for fine, coarse in zip(levels[1], levels[2]):
+    for fine, coarse in zip(levels[1], levels[2], strict=False):
         maps = [unit(m - m.mean((0, 1))) for m in (fine, coarse)]
         keys.append(unit(np.concatenate([maps[0], grown(maps[1], (h, w))], -1)))
-    cells = lambda m: m.reshape(h, 8, w, 8).mean((1, 3))  # noqa: E731
+    cells = lambda m: m.reshape(h, 8, w, 8).mean((1, 3))
     known = {0: cells(mask.astype(float))}
     found = []
     for t in range(1, len(keys)):

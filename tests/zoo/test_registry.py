@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from flax import linen as nn
+from safetensors.numpy import save_file
 
 from streamzoo.zoo import registry as reg
 from streamzoo.zoo import weights as wt
@@ -47,6 +52,7 @@ class Toy(nn.Module):
 
 @pytest.fixture
 def toys(monkeypatch):
+    reg.import_names()  # into the real table, not into the one of this test
     monkeypatch.setattr(reg, "_ENTRIES", {})
     monkeypatch.setattr(reg, "_BUNDLED", {})
     for name in ("toy-s16", "toy-s8", "toy-b16"):
@@ -170,7 +176,7 @@ def test_example_inputs_follow_overrides_or_the_hook(toys):
     assert carry.shape == (1, 3) and frames.shape == (1, 1, 6, 8, 3)
     (clip,) = wt.example_inputs("still-s16")
     assert clip.shape == (1, 1, 4, 4, 3)
-    hook = lambda module, card: (module, card.name)  # noqa: E731
+    hook = lambda module, card: (module, card.name)
     reg.register("hook-s16", Toy, ToyConfig(), Card("hook-s16"), inputs=hook)
     assert wt.example_inputs("hook-s16", model) == (model, "hook-s16")
 
@@ -182,3 +188,114 @@ def test_import_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_folder_states_the_patterns_of_the_names_that_it_registers():
+    code = """
+import json, sys
+from streamzoo.zoo import registry
+found, plain = [], registry.register
+def register(name, *args, **kwargs):
+    frame = sys._getframe(1)
+    while not frame.f_globals["__name__"].endswith(".names"):
+        frame = frame.f_back
+    found.append((name, frame.f_globals["__package__"].removeprefix("streamzoo.zoo.")))
+    return plain(name, *args, **kwargs)
+registry.register = register
+registry.import_names()
+print(json.dumps([(name, folder, registry.architectures_of(name)) for name, folder in found]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    registered = json.loads(done.stdout)
+    assert len(registered) > 150
+    for name, folder, answer in registered:
+        assert folder in answer, f"{name}: add its pattern to NAMES of zoo/{folder}/__init__.py"
+
+
+ARCHITECTURE = {
+    "__init__.py": 'NAMES = ("brightness-*",)\n',
+    "model.py": """
+import dataclasses
+import flax.linen as nn
+import jax.numpy as jnp
+
+@dataclasses.dataclass(frozen=True)
+class BrightnessConfig:
+    image_size: tuple[int, int] = (4, 4)
+
+class Brightness(nn.Module):
+    config: BrightnessConfig
+    latency = 0
+
+    @nn.nowrap
+    def init_carry(self, batch, frame_shape=None):
+        return jnp.zeros((batch, 1))
+
+    @nn.compact
+    def __call__(self, carry, frames, valid=None):
+        return carry, nn.Dense(2)(frames.mean(axis=(2, 3)))
+""",
+    "names.py": """
+from ...registry import Card, register
+from .model import Brightness, BrightnessConfig
+
+register(
+    "brightness-s16", Brightness, BrightnessConfig(), Card("brightness-s16", input_size=(4, 4))
+)
+""",
+    "convert.py": """
+from ...convert import Converter, Plan, Rule, linear, register_converter
+
+RULES = [Rule("weight", "Dense_0/kernel", linear), Rule("bias", "Dense_0/bias")]
+register_converter(
+    Converter(
+        "brightness",
+        lambda keys, config: keys == {"weight", "bias"},
+        lambda tensors, config: Plan("brightness-s16", RULES),
+    )
+)
+""",
+}
+
+
+def test_an_architecture_is_one_folder(tmp_path):
+    """A copy of the package with one folder more lists, builds and converts it."""
+    root = tmp_path / "streamzoo"
+    root.mkdir()
+    source = Path(reg.__file__).parents[1]
+    for room in ("__init__.py", "layers", "streaming"):
+        (root / room).symlink_to(source / room)
+    left_out = shutil.ignore_patterns("__pycache__", "bundled")
+    shutil.copytree(source / "zoo", root / "zoo", ignore=left_out)
+    (root / "zoo" / "bundled").symlink_to(source / "zoo" / "bundled")
+    folder = root / "zoo" / "detect" / "brightness"
+    folder.mkdir()
+    for name, text in ARCHITECTURE.items():
+        (folder / name).write_text(text)
+    save_file(
+        {"weight": np.ones((2, 3), "f4"), "bias": np.arange(2, dtype="f4")},
+        tmp_path / "theirs.safetensors",
+    )
+    code = f"""
+import sys, streamzoo
+from streamzoo.zoo.convert import convert_checkpoint
+model, params = streamzoo.init_params("brightness-s16")
+print(params["params"]["Dense_0"]["kernel"].shape)
+print([m for m in sys.modules if m.startswith("streamzoo.zoo.") and m.endswith(".names")])
+assert "brightness-s16" in streamzoo.list_models()
+plan, params = convert_checkpoint({str(tmp_path / "theirs.safetensors")!r})
+print(plan.model, params["params"]["Dense_0"]["bias"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "(3, 2)",
+        "['streamzoo.zoo.detect.brightness.names']",  # no other was imported for it
+        "brightness-s16 [0. 1.]",
+    ]

@@ -16,8 +16,8 @@ import pytest
 from streamzoo.layers.positions import resize_cubic
 from streamzoo.zoo import load, model_config, save
 from streamzoo.zoo.convert import ConvertError, convert, convert_checkpoint, detect_converter
+from streamzoo.zoo.errors import WeightsError
 from streamzoo.zoo.segment import Sam, Sam2, Sam2Config, SamConfig
-from streamzoo.zoo.segment.convert_sam import hiera_overrides, sam2_size
 from streamzoo.zoo.segment.decoder import (
     DecoderConfig,
     MaskDecoder,
@@ -35,10 +35,11 @@ from streamzoo.zoo.segment.prompt import (
     PromptEncoder,
     check_prompts,
 )
+from streamzoo.zoo.segment.sam2.convert import HIERA as PUBLISHED
+from streamzoo.zoo.segment.sam2.convert import hiera_overrides, sam2_size
 from streamzoo.zoo.segment.segmenter import EFFICIENTSAM_DECODER
 from streamzoo.zoo.segment.sizes import HIERA_SIZES, SAM_SIZES
 from streamzoo.zoo.segment.window_vit import WindowVitConfig
-from streamzoo.zoo.weights import WeightsError
 
 HIERA = HieraConfig(
     (8, 16, 32, 64), (1, 2, 4, 8), (1, 1, 1, 1), (2, 2, 2, 2), (), background=(2, 2)
@@ -151,7 +152,7 @@ def test_pick_is_one_choice_per_prompt():
 
     got, best, single = choices(masks, jnp.asarray([[True, False]]))
     for a, b, c in zip(*(jax.tree.leaves(x.replace(object_logits=None))
-                         for x in (got, best, single))):  # fmt: skip
+                         for x in (got, best, single)), strict=False):  # fmt: skip
         np.testing.assert_array_equal(a[:, 0], b[:, 0])
         np.testing.assert_array_equal(a[:, 1], c[:, 1])
     np.testing.assert_allclose(best.iou[0, :, 0], [0.9, 0.8])
@@ -250,7 +251,7 @@ def efficient_sam():
         (FRAME[:, :32], dict(points=POINTS, labels=LABELS), r"\[batch, 64, 64, 3\]"),
         (FRAME.astype(np.uint8), dict(points=POINTS, labels=LABELS), "normalised floats"),
         (np.repeat(FRAME, 2, 0), dict(points=POINTS, labels=LABELS), "2 images"),
-        (FRAME, dict(), "nothing is prompted"),
+        (FRAME, {}, "nothing is prompted"),
         (FRAME, dict(masks=np.zeros((1, 1, 64, 64))), "16 x 16"),
         (
             FRAME,
@@ -303,14 +304,32 @@ def hiera_file(dim, depth):
     return {stem + "patch_embed.projection.weight": nothing, **blocks}
 
 
-def test_published_hieras_need_no_config():
+def hiera_config(size):
+    """As transformers writes it: what differs from the class, whose values are those of size t."""
+    told = {
+        "embed_dim_per_stage": size.dims,
+        "num_attention_heads_per_stage": size.heads,
+        "blocks_per_stage": size.blocks,
+        "window_size_per_stage": size.windows,
+        "global_attention_blocks": size.global_blocks,
+        "window_positional_embedding_background_size": size.background,
+    }
+    inner = {k: list(v) for k, v in told.items() if list(v) != PUBLISHED[k]}
+    return {"model_type": "sam2", "vision_config": {"backbone_config": inner}}
+
+
+def test_published_hieras_are_told_by_their_config():
     for name, size in HIERA_SIZES.items():
-        fields = hiera_overrides(hiera_file(size.dims[0], sum(size.blocks)), None)
+        file = hiera_file(size.dims[0], sum(size.blocks))
+        fields = hiera_overrides(file, hiera_config(size))
         assert HieraConfig(**fields) == size and sam2_size(fields) == name
-    with pytest.raises(ConvertError, match="width 64 and 9 blocks.*config.json"):
-        hiera_overrides(hiera_file(64, 9), None)
+        with pytest.raises(ConvertError, match="no config.json beside the weights"):
+            hiera_overrides(file, None)
+        cut = hiera_file(size.dims[0], sum(size.blocks) - 1)
+        with pytest.raises(ConvertError, match="the weights are incomplete"):
+            hiera_overrides(cut, hiera_config(size))
     with pytest.raises(ConvertError, match="patch_embed"):
-        hiera_overrides({}, None)
+        hiera_overrides({}, hiera_config(HIERA_SIZES["t"]))
 
 
 def test_each_layout_has_one_converter():

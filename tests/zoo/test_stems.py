@@ -18,7 +18,7 @@ from streamzoo.zoo.action import (
     WindowConfig,
 )
 from streamzoo.zoo.encode import stems
-from streamzoo.zoo.encode.efficientnet_lite import EfficientNetLiteConfig, Stage
+from streamzoo.zoo.encode.efficientnet.model import EfficientNetLiteConfig, Stage
 
 SIZE, WIDTH = (64, 96), 4 * 6 + 10
 SHAPE = dict(image_size=SIZE, patch=32, stem="tiny", dim=16, num_classes=3)

@@ -14,8 +14,8 @@ from streamzoo.zoo.action import (
     VideoMAEConfig,
     WindowConfig,
 )
-from streamzoo.zoo.action.from_teacher import student_from_teacher
-from streamzoo.zoo.action.naive import NaiveReuseCache
+from streamzoo.zoo.action.student.from_teacher import student_from_teacher
+from streamzoo.zoo.action.videomae.naive import NaiveReuseCache
 
 SHAPE = dict(image_size=(32, 32), dim=32, depth=6, heads=2, frames=4, num_classes=5)
 
@@ -83,7 +83,7 @@ def test_reusing_cached_states_is_wrong_and_the_error_grows_with_depth():
         carry, hidden = step(carry, x[:, t : t + 2])
     window = model.apply(params, x[:, -4:], taps=("hidden",)).taps["hidden"]
     exact = window[:, :, -hidden.shape[2] :]
-    size = lambda a: np.sqrt((np.asarray(a) ** 2).sum(axis=(1, 2, 3)))  # noqa: E731
+    size = lambda a: np.sqrt((np.asarray(a) ** 2).sum(axis=(1, 2, 3)))
     error = size(hidden - exact) / size(exact)
     assert error.min() > 1e-3, error
     assert error[-1] > 1.5 * error[0], error

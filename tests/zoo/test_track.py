@@ -135,7 +135,9 @@ def test_pooled_keys_are_exact_where_four_are_equal():
 
 def test_queries_in_blocks_give_the_same(monkeypatch):
     keys = jax.random.split(jax.random.key(0), 3)
-    q, k, v = (jax.random.normal(key, (2, n, 1, 8)) for key, n in zip(keys, (12, 9, 9)))
+    q, k, v = (
+        jax.random.normal(key, (2, n, 1, 8)) for key, n in zip(keys, (12, 9, 9), strict=False)
+    )
     valid = jnp.arange(9)[None] < jnp.asarray([[4], [9]])
     want = masked_attention(q, k, v, valid)
     monkeypatch.setattr(memory, "_LOGITS_AT_ONCE", 50)
@@ -328,11 +330,49 @@ def test_objects_come_and_go(subject):
         pointed=prompts.pointed.at[:, 4, 0].set(True),
     )
     _, back = subject.jitted(carry, (frames, again), None)
-    forgotten = alone.replace(
-        pointed=jnp.zeros_like(prompts.pointed).at[:, 4, 0].set(True)
-    )
+    forgotten = alone.replace(pointed=jnp.zeros_like(prompts.pointed).at[:, 4, 0].set(True))
     _, fresh = subject.jitted(carry, (frames, forgotten), None)
     np.testing.assert_allclose(back.masks[:, 4:, 0], fresh.masks[:, 4:, 0], atol=1e-3)
     kept = prompts.replace(pointed=again.pointed)
     _, corrected = subject.jitted(carry, (frames, kept), None)
     assert float(jnp.abs(corrected.scores[:, 5:, 0] - back.scores[:, 5:, 0]).max()) > 1e-4
+
+
+# --- mask prompts ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_mask_prompt_enters_memory_as_in_the_original():
+    """At a quarter of its side, antialiased, enlarged and cut at 0, a tie outside: as torch does
+    it in the original predictor, for edges on and off the grid of four pixels."""
+    torch = pytest.importorskip("torch")
+    shrink = torch.nn.functional.interpolate
+    drawn = np.zeros((4, 32, 32), bool)
+    drawn[0, 5:22, 3:18] = True  # off the grid
+    drawn[1, 8:24, 4:16] = True  # on it
+    drawn[2] = np.random.default_rng(0).random((32, 32)) > 0.5
+    drawn[3, :, ::2] = True  # stripes: half of every cell, so ties
+    given = torch.from_numpy(drawn[:, None].astype(np.float32)) * 20 - 10
+    low = shrink(given, (8, 8), mode="bilinear", align_corners=False, antialias=True)
+    high = shrink(low, (32, 32), mode="bilinear", align_corners=False)
+    want = (high > 0)[:, 0].numpy()
+    assert (high == 0).any() and (want != drawn).any()
+
+    frames = jax.random.normal(jax.random.key(1), (1, 1, 32, 32, 3))
+    empty = no_prompts(1, 1, 2, 2, (32, 32))
+
+    def remembered(config, masks):
+        tracker = Tracker(config)
+        params = jax.jit(tracker.init)(jax.random.key(0), tracker.init_carry(1), frames)
+        run = jax.jit(lambda m: tracker.apply(
+            params, tracker.init_carry(1), frames, None, dataclasses.replace(
+                empty, masks=m[None, None], masked=jnp.ones((1, 1, 2), bool)), ("memory",),
+        )[1].taps["memory"])  # fmt: skip
+        return np.concatenate([run(jnp.asarray(masks[i : i + 2])) for i in (0, 2)], axis=2)
+
+    as_given = dataclasses.replace(TINY, mask_memory="given")
+    ours = remembered(TINY, drawn)
+    np.testing.assert_allclose(ours, remembered(as_given, want), atol=1e-6)
+    assert np.abs(ours - remembered(as_given, drawn)).max() > 1e-3
+    with pytest.raises(ValueError, match="mask_memory 'high': not 'low' or 'given'"):
+        dataclasses.replace(TINY, mask_memory="high")

@@ -9,8 +9,8 @@ import pytest
 from streamzoo.layers import contract
 from streamzoo.layers.contract import Subject
 from streamzoo.zoo.convert import ConvertError
-from streamzoo.zoo.encode.convert_transnetv2 import fold
-from streamzoo.zoo.encode.transnetv2 import (
+from streamzoo.zoo.encode.transnetv2.convert import fold
+from streamzoo.zoo.encode.transnetv2.model import (
     TransNetV2,
     TransNetV2Config,
     TransNetV2Stream,
@@ -61,7 +61,7 @@ def test_a_stream_and_its_flush_are_the_clip(steps):
 @pytest.mark.parametrize(
     "law, how",
     [
-        (contract.check_chunking, dict(steps=4, seeds=3)),
+        (contract.check_chunking, dict(steps=4, seeds=3, clips=())),
         (contract.check_scan, dict(steps=4)),
         (contract.check_causality, dict(steps=12)),  # an output is of the frame 10 before it
         (contract.check_fixed_point, {}),

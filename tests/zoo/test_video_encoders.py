@@ -8,8 +8,8 @@ import pytest
 from streamzoo.zoo import create_model, model_card
 from streamzoo.zoo.convert import converter_for
 from streamzoo.zoo.encode import VJEPA2, VideoPrism, VideoPrismConfig, VJEPA2Config
-from streamzoo.zoo.encode.dual import sigmoid_pair_loss, softmax_pair_loss
-from streamzoo.zoo.encode.vjepa2 import cubic_rope
+from streamzoo.zoo.encode.dual.model import sigmoid_pair_loss, softmax_pair_loss
+from streamzoo.zoo.encode.vjepa2.model import cubic_rope
 
 DIM = 32
 SMALL = dict(dim=DIM, depth=2, heads=2, mlp_ratio=1.5, frames=4, dtype="bfloat16")

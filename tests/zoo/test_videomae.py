@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import streamzoo.zoo.action.convert_videomae  # noqa: F401  registers the converters
 from streamzoo.zoo.action import VideoMAE, VideoMAEConfig
-from streamzoo.zoo.action.teacher import position_table
+from streamzoo.zoo.action.videomae.model import position_table
 from streamzoo.zoo.convert import ConvertError, convert_checkpoint, detect_converter
 from streamzoo.zoo.registry import create_model
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 F = torch.nn.functional
-from safetensors.torch import load_file, save_file  # noqa: E402
+from safetensors.torch import load_file, save_file
 
 DIM, DEPTH, HEADS = 64, 3, 4
 TAPS = ("embedding", "hidden", "attention", "features")
@@ -183,7 +182,7 @@ def ava_reference(w, video, boxes):
         x = x + F.linear(y, w[b + "mlp.fc2.weight"], w[b + "mlp.fc2.bias"])
     maps = norm(x, "norm").reshape(batch, t, h, w_, dim).mean(1).permute(0, 3, 1, 2)
     vectors = []
-    for image, found in zip(maps, boxes):
+    for image, found in zip(maps, boxes, strict=False):
         for x1, y1, x2, y2 in found.tolist():
             grow_x, grow_y = 0.1 * (x2 - x1 + 1) / 2, 0.05 * (y2 - y1 + 1) / 2
             x1, x2 = max(x1 - grow_x, 0), min(x2 + grow_x, width - 1)
@@ -238,14 +237,16 @@ def test_ava_logits_equal_the_published_model(tmp_path, steps, height, width):
 
 
 def test_published_sizes_are_recognised_without_a_config(tmp_path):
-    path, _ = ava_checkpoint(tmp_path, dim=192)
+    path, _ = ava_checkpoint(tmp_path, dim=192, depth=12)
     (tmp_path / "config.json").unlink()
     plan, _ = convert_checkpoint(path)
     assert plan.overrides["heads"] == 3 and plan.overrides["head"] == "roi"
-    path, _ = ava_checkpoint(tmp_path, dim=64)
-    (tmp_path / "config.json").unlink()
-    with pytest.raises(ConvertError, match="config.json"):
-        convert_checkpoint(path)
+    # another width, or a last block that is missing
+    for dim, depth in ((64, 12), (192, 11)):
+        path, _ = ava_checkpoint(tmp_path, dim=dim, depth=depth)
+        (tmp_path / "config.json").unlink()
+        with pytest.raises(ConvertError, match="complete.*config.json"):
+            convert_checkpoint(path)
 
 
 # --- what does not fit -----------------------------------------------------------------------

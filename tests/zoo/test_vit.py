@@ -13,7 +13,8 @@ from streamzoo.zoo import create_model, load, load_weights, model_config, save
 from streamzoo.zoo.convert import convert_checkpoint
 from streamzoo.zoo.encode import ImageViT, ImageViTConfig
 from streamzoo.zoo.encode.vit import TAPS, block_of
-from streamzoo.zoo.weights import WeightsError, shapes_of
+from streamzoo.zoo.errors import WeightsError
+from streamzoo.zoo.weights import shapes_of
 
 from ..parity import golden
 from .loopback import Hub

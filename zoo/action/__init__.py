@@ -1,19 +1,25 @@
 """Action detection: the offline teacher, and the causal students distilled from it."""
 
-from . import convert_videomae as _convert  # registers the converter tables
-from . import models as _models  # registers the names
-from .outputs import ActionOutput
-from .student import CausalViT, StudentConfig
-from .teacher import VideoMAE, VideoMAEConfig
-from .window import SlidingWindow, WindowConfig
+from typing import TYPE_CHECKING
+
+from ...layers.lazy import on_demand
+
+if TYPE_CHECKING:
+    from .movinet.model import MoViNet, MoViNetConfig
+    from .outputs import ActionOutput
+    from .student.model import CausalViT, StudentConfig
+    from .videomae.model import VideoMAE, VideoMAEConfig
+    from .videomae.window import SlidingWindow, WindowConfig
 
 __all__ = [
     "ActionOutput",
     "CausalViT",
+    "MoViNet",
+    "MoViNetConfig",
     "SlidingWindow",
     "StudentConfig",
     "VideoMAE",
     "VideoMAEConfig",
     "WindowConfig",
 ]
-del _convert, _models
+__getattr__ = on_demand(__name__, __file__)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ...layers.exportable import exportable
 from ...layers.roi_align import roi_align
-from ...layers.vit import layer_norm
+from ...layers.streaming import DType
+from ...layers.transformer import layer_norm
 
 Array = jax.Array
 
@@ -18,7 +20,7 @@ class FrameHead(nn.Module):
     """Mean over tokens, norm, linear. features [..., N, D] -> logits [..., C]."""
 
     classes: int
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.norm = layer_norm(1e-6, self.dtype)
@@ -37,7 +39,7 @@ class RoIHead(nn.Module):
 
     classes: int
     size: int = 7
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.norm = layer_norm(1e-6, self.dtype)
@@ -51,6 +53,7 @@ class RoIHead(nn.Module):
         return jnp.where(mask[..., None], logits, 0.0), pooled
 
 
+@exportable
 class Persons(NamedTuple):
     """The person head's raw maps (what training compares) and the boxes read off them."""
 
@@ -74,7 +77,7 @@ class PersonHead(nn.Module):
     threshold: float = 0.3
     cells: int = 1  # per token and axis
     iou: float = 0.6
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.hid = nn.Dense(self.hidden, dtype=self.dtype)
@@ -113,7 +116,7 @@ def peaks(objectness: Array, edges: Array, k: int) -> tuple[Array, Array]:
     score = jnp.where(objectness >= around, jax.nn.sigmoid(objectness), 0.0)
     best, cell = jax.lax.top_k(score.reshape(m, h * w), k)
     edge = jnp.take_along_axis(edges.reshape(m, h * w, 4), cell[..., None], axis=1)
-    x, y = (cell % w + 0.5) / w, (cell // w + 0.5) / h
+    x, y = ((at.astype(jnp.float32) + 0.5) / n for at, n in ((cell % w, w), (cell // w, h)))
     corners = [x - edge[..., 0], y - edge[..., 1], x + edge[..., 2], y + edge[..., 3]]
     return jnp.clip(jnp.stack(corners, axis=-1), 0.0, 1.0), best
 
@@ -123,14 +126,14 @@ def box_iou(a: Array, b: Array) -> Array:
     low = jnp.maximum(a[..., :, None, :2], b[..., None, :, :2])
     high = jnp.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
     inter = jnp.prod(jnp.maximum(high - low, 0.0), axis=-1)
-    area = lambda z: jnp.prod(jnp.maximum(z[..., 2:] - z[..., :2], 0.0), axis=-1)  # noqa: E731
+    area = lambda z: jnp.prod(jnp.maximum(z[..., 2:] - z[..., :2], 0.0), axis=-1)
     return inter / jnp.maximum(area(a)[..., :, None] + area(b)[..., None, :] - inter, 1e-9)
 
 
 def suppress(boxes: Array, iou: float) -> Array:
     """Greedy non-maximum suppression of boxes [M, K, 4], best first -> keep [M, K]."""
     overlap = box_iou(boxes, boxes) > iou
-    rank = jnp.arange(boxes.shape[1])
+    rank = jnp.arange(boxes.shape[1])[None]
 
     def visit(i, keep):
         beaten = overlap[:, i] & (rank > i) & keep[:, i, None]

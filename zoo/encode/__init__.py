@@ -1,28 +1,22 @@
 """Image and video encoders: frames in, feature maps out, no memory."""
 
-# converters and names register themselves
-from . import convert_clip as _convert_clip
-from . import convert_dino as _convert_dino
-from . import convert_dual as _convert_dual
-from . import convert_radio as _convert_radio
-from . import convert_video as _convert_video
-from . import models as _models
-from . import models_conv as _models_conv
-from . import models_dual as _models_dual
-from . import models_video as _models_video
-from . import models_vit as _models_vit
-from .cached import CachedEncoder, FrameMemo
-from .convnext import ConvNeXt, ConvNeXtConfig
-from .dual import DualEncoder, DualEncoderConfig, TextTower, TextTowerConfig
-from .efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
-from .naflex import encode_packed
-from .outputs import EncoderOutput
-from .repvit import RepViT, RepViTConfig
-from .teacher_heads import AdaptedConfig, AdaptedEncoder, TeacherHeadConfig
-from .transnetv2 import TransNetV2, TransNetV2Config, TransNetV2Stream
-from .videoprism import VideoPrism, VideoPrismConfig
-from .vit import ImageViT, ImageViTConfig
-from .vjepa2 import VJEPA2, VJEPA2Config
+from typing import TYPE_CHECKING
+
+from ...layers.lazy import on_demand
+
+if TYPE_CHECKING:
+    from .cached import CachedEncoder, FrameMemo
+    from .convnext.model import ConvNeXt, ConvNeXtConfig
+    from .dual.model import DualEncoder, DualEncoderConfig, TextTower, TextTowerConfig
+    from .efficientnet.model import EfficientNetLite, EfficientNetLiteConfig
+    from .outputs import EncoderOutput
+    from .radio.model import AdaptedConfig, AdaptedEncoder, TeacherHeadConfig
+    from .repvit.model import RepViT, RepViTConfig
+    from .siglip.naflex import encode_packed
+    from .transnetv2.model import TransNetV2, TransNetV2Config, TransNetV2Stream
+    from .videoprism.model import VideoPrism, VideoPrismConfig
+    from .vit import ImageViT, ImageViTConfig
+    from .vjepa2.model import VJEPA2, VJEPA2Config
 
 __all__ = [
     "AdaptedConfig",
@@ -52,5 +46,4 @@ __all__ = [
     "VideoPrismConfig",
     "encode_packed",
 ]
-del _convert_clip, _convert_dino, _convert_dual, _convert_radio, _convert_video
-del _models, _models_conv, _models_dual, _models_video, _models_vit
+__getattr__ = on_demand(__name__, __file__)

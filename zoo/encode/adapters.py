@@ -10,13 +10,14 @@ DUNE (2503.14405): ``transformer``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ...layers.vit import Block, gelu, layer_norm
+from ...layers.streaming import DType
+from ...layers.transformer import Block, BlockConfig, gelu, layer_norm
 
 Array = jax.Array
 HEADS = ("mlp", "linear", "conv", "transformer")
@@ -34,7 +35,7 @@ class Project(nn.Module):
 
     hidden: int
     width: int
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         if self.hidden:
@@ -54,7 +55,7 @@ class ConvProject(nn.Module):
 
     hidden: int
     width: int
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.norms = [layer_norm(1e-5, self.dtype) for _ in range(3)]
@@ -62,7 +63,7 @@ class ConvProject(nn.Module):
         self.out = nn.Dense(self.width, dtype=self.dtype)
 
     def __call__(self, x: Array) -> Array:
-        for norm, conv in zip(self.norms, self.convs):
+        for norm, conv in zip(self.norms, self.convs, strict=False):
             x = nn.relu(conv(norm(x)))
         return self.out(self.norms[-1](x))
 
@@ -74,14 +75,14 @@ class Adapter(nn.Module):
     dim: int
     hidden: int
     widths: Widths
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         width = self.hidden or self.dim
         inner = width if self.kind == "mlp" else 0
         if self.kind == "transformer":
             heads = next(n for n in (12, 8, 6, 4, 3, 2, 1) if not self.dim % n)
-            self.block = Block(dim=self.dim, heads=heads, mlp_ratio=4.0, dtype=self.dtype)
+            self.block = Block(BlockConfig(self.dim, heads, dtype=self.dtype))
         if self.widths.summary:
             self.summary = Project(inner, self.widths.summary, self.dtype)
         if self.widths.spatial:
@@ -119,7 +120,7 @@ class Adapters(nn.Module):
     dim: int
     hidden: int
     teachers: Mapping[str, Widths]
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         if self.kind not in HEADS:

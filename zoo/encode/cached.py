@@ -19,10 +19,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ...layers.exportable import exportable
 from ...layers.gaps import hold, zero_invalid
-from ...layers.mixers import Mix
 from ...layers.recompute import Recompute, RecomputeState
-from ...layers.vit import Block
+from ...layers.transformer import Block
 from ..checks import check_carry, check_frames
 from .outputs import EncoderOutput
 from .vit import ImageViT, ImageViTConfig
@@ -40,6 +40,9 @@ class CachedEncoder(nn.Module):
 
     config: ImageViTConfig
     policy: Recompute = Recompute()
+    task = "encode"
+    cross_stream = False
+    inputs = ("frames",)
 
     @property
     def latency(self) -> int:
@@ -90,7 +93,7 @@ class CachedEncoder(nn.Module):
         x = self.body.embed(flat)
         params = self.body.blocks.variables["params"]["layer0"]
         carry, y = self.policy(
-            Block(mix=Mix("none"), parent=None, **cfg.block()),
+            Block(cfg.block(), parent=None),
             params,
             carry,
             x.reshape(batch, steps, *x.shape[1:]),
@@ -104,10 +107,11 @@ class CachedEncoder(nn.Module):
 
 def _with_time(out: EncoderOutput, batch: int, steps: int, valid: Array | None) -> EncoderOutput:
     """[B * T, ...] -> [B, T, ...], zeros where a frame is invalid."""
-    split = lambda a: zero_invalid(a.reshape(batch, steps, *a.shape[1:]), valid)  # noqa: E731
+    split = lambda a: zero_invalid(a.reshape(batch, steps, *a.shape[1:]), valid)
     return jax.tree.map(split, out)
 
 
+@exportable
 class MemoState(NamedTuple):
     seen: Array  # [B, h, w, 3] the frame that was encoded last, shrunk
     age: Array  # [B] int32 frames since then, at most ``period``; 0: nothing was encoded yet
@@ -132,6 +136,9 @@ class FrameMemo(nn.Module):
     threshold: float = 0.1
     period: int = 8
     square: int = 16
+    task = "encode"
+    cross_stream = False
+    inputs = ("frames",)
 
     def __post_init__(self):
         if self.threshold < 0 or self.period < 1 or self.square < 1:
@@ -157,7 +164,7 @@ class FrameMemo(nn.Module):
         alone = self.encoder.clone(parent=None)
         out = jax.eval_shape(lambda x: alone.init_with_output(jax.random.key(0), x)[0], frames)
         seen = jax.eval_shape(self._shrink, frames)
-        zeros = lambda a: jnp.zeros(a.shape, a.dtype)  # noqa: E731
+        zeros = lambda a: jnp.zeros(a.shape, a.dtype)
         return MemoState(zeros(seen), jnp.zeros((batch,), jnp.int32), jax.tree.map(zeros, out))
 
     @nn.nowrap
@@ -192,7 +199,7 @@ class FrameMemo(nn.Module):
             def encode(x):
                 return hold(MemoState(small, state.age * 0, alone.apply(variables, x)), state, due)
 
-            state = jax.lax.cond(due.any(), encode, lambda x: state, x)
+            state = jax.lax.cond(due.any(), encode, lambda _: state, x)
             ages = state.age + (1 if keep is None else keep.astype(jnp.int32))
             return state._replace(age=ages), state.out
 

@@ -7,14 +7,14 @@ are the masked tokens alone reads the encoded tokens and the masked ones.
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ...layers.kernels.attention import attention
 from ...layers.positions import sincos_2d
-from ...layers.vit import Mlp, layer_norm, plain_attention
+from ...layers.streaming import DType
+from ...layers.transformer import Mlp, layer_norm
 from .vit import ImageViT
 
 Array = jax.Array
@@ -43,7 +43,7 @@ def encode_visible(model: ImageViT, frames: Array, visible: Array) -> Array:
     rope = model.angles(rows, cols)
     if rope is not None:
         rope = rope[0][at], rope[1][at]
-    _, x, _ = model.blocks(model.blocks.init_carry(len(x), 0), x[:, None], rope=rope)
+    _, x, _ = model.blocks(model.blocks.init_carry(x.shape[0], 0), x[:, None], rope=rope)
     return model.norm(x[:, 0]) if cfg.final_norm == "tokens" else x[:, 0]
 
 
@@ -52,7 +52,7 @@ class CrossBlock(nn.Module):
 
     dim: int
     heads: int
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.norm_x, self.norm_memory, self.norm_mlp = (
@@ -68,7 +68,7 @@ class CrossBlock(nn.Module):
         q = self.query(self.norm_x(x)).reshape(*x.shape[:2], *split)
         kv = self.key_value(self.norm_memory(memory))
         k, v = (a.reshape(*memory.shape[:2], *split) for a in jnp.split(kv, 2, axis=-1))
-        y, _ = plain_attention(q, k, v)
+        y = attention(q, k, v)
         x = x + self.out(y.reshape(x.shape))
         return x + self.mlp(self.norm_mlp(x))
 
@@ -85,7 +85,7 @@ class MaskedDecoder(nn.Module):
     width: int
     depth: int = 4
     heads: int = 4
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.dim,))

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Self
-
 import flax.struct
 import jax
 
-from ...layers.vit import BlockStack, Taps
+from ...layers.exportable import exportable
+from ...layers.streaming import Tapped
+from ...layers.transformer import BlockStack, Taps
+from ..outputs import Output
 
 Array = jax.Array
 
 
+@exportable
 @flax.struct.dataclass
-class EncoderOutput:
+class EncoderOutput(Output):
     """Features of frames. B frames, h x w cells of D channels; a video encoder has an axis of time
     after B. Fields are None where the model has no such thing."""
 
     features: Array | None = None  # [B, h, w, D] one vector per patch or cell
     pooled: Array | None = None  # [B, D] one vector per frame (video encoders: per clip)
     prefix: Array | None = None  # [B, P, D] class and register tokens, in the model's order
-    taps: dict[str, Any] | None = None  # intermediates asked for by name, stacked over depth
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with other fields."""
-        return dataclasses.replace(self, **changes)
+    taps: Tapped | None = None  # intermediates asked for by name, stacked over depth
 
 
 def through(
@@ -39,5 +36,5 @@ def through(
     found: dict[str, Array] = {"embedding": x} if "embedding" in taps else {}
     deep = tuple(name for name in taps if name in ("hidden", "attention"))
     # the tokens are those of one "frame": the stack's axis of time has length 1
-    _, y, stacked = blocks(blocks.init_carry(len(x), 0), x[:, None], rope=rope, taps=deep)
+    _, y, stacked = blocks(blocks.init_carry(x.shape[0], 0), x[:, None], rope=rope, taps=deep)
     return y[:, 0], found | {name: value[:, :, 0] for name, value in stacked.items()}

@@ -13,16 +13,17 @@ DINOv3 (2508.10104); EUPE (2603.22387); CLIP (2103.00020); SigLIP (2303.15343); 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...layers.mixers import Mix
+from ...layers.kernels.attention import attention
 from ...layers.positions import axial_rope, resample_table, resize_matrix
-from ...layers.vit import Block, BlockStack, Mlp, Taps, layer_norm
+from ...layers.ranks import to_rank
+from ...layers.streaming import DType
+from ...layers.transformer import Block, BlockConfig, BlockStack, Mlp, Taps, layer_norm
 from ..checks import check_images, check_taps
 from .outputs import EncoderOutput, through
 
@@ -62,6 +63,8 @@ class ImageViTConfig:
         there is ``none`` (RADIO).
       pool: ``class`` tokens (the ones in ``pool_tokens``, side by side), ``map`` (attention of a
         learned query, SigLIP), ``mean`` of the patches, or ``none``.
+      ragged: sides that are no multiple of ``patch`` are taken; the rest at the right and below is
+        not seen, as a strided convolution does not (SigLIP's 384 pixels in patches of 14).
       projection: width of a linear map of the pooled vector, 0 for none.
       dtype: compute type; parameters are fp32.
       unroll: blocks per iteration of the scan over depth.
@@ -91,7 +94,8 @@ class ImageViTConfig:
     pool: str = "class"
     pool_tokens: tuple[int, ...] = (0,)
     projection: int = 0
-    dtype: Any = "float32"
+    ragged: bool = False
+    dtype: DType = "float32"
     unroll: int = 1
 
     def __post_init__(self):
@@ -106,7 +110,7 @@ class ImageViTConfig:
                 raise ValueError(f"{field} {getattr(self, field)!r}: choose from {known}")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
-        if any(side % self.patch for side in self.image_size):
+        if not self.ragged and any(side % self.patch for side in self.image_size):
             raise ValueError(f"image size {self.image_size}: not a multiple of {self.patch}")
         if len(self.table_grid) not in (0, 2):
             raise ValueError(f"table_grid {self.table_grid}: give (rows, columns), or () for none")
@@ -127,9 +131,9 @@ class ImageViTConfig:
         rows, cols = self.table_grid or (side // self.patch for side in self.image_size)
         return rows, cols
 
-    def block(self) -> dict[str, Any]:
-        """The arguments of a block, see :class:`~streamzoo.layers.vit.Block`."""
-        return dict(
+    def block(self) -> BlockConfig:
+        """What every block is."""
+        return BlockConfig(
             dim=self.dim,
             heads=self.heads,
             mlp_ratio=self.mlp_ratio,
@@ -138,7 +142,7 @@ class ImageViTConfig:
             layer_scale=self.layer_scale,
             gated=self.gated,
             biased=self.biased,
-            dtype=jnp.dtype(self.dtype),
+            dtype=self.dtype,
         )
 
 
@@ -155,7 +159,7 @@ class AttentionPool(nn.Module):
     mlp_ratio: float
     activation: str
     eps: float
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.probe = self.param("probe", nn.initializers.normal(0.02), (1, self.dim))
@@ -168,13 +172,10 @@ class AttentionPool(nn.Module):
 
     def __call__(self, x: Array, keep: Array | None = None) -> Array:
         split = (self.heads, self.dim // self.heads)
-        q = self.query(self.probe).reshape(1, *split)
+        q = self.query(self.probe).reshape(1, 1, *split)
         k, v = (a.reshape(*x.shape[:2], *split) for a in jnp.split(self.kv(x), 2, axis=-1))
-        logits = jnp.einsum("qhd,bnhd->bhqn", q, k, preferred_element_type=jnp.float32)
-        if keep is not None:
-            logits = jnp.where(keep[:, None, None], logits, -jnp.inf)
-        rows = jax.nn.softmax(logits * split[1] ** -0.5, axis=-1)
-        y = jnp.einsum("bhqn,bnhd->bqhd", rows.astype(v.dtype), v)
+        mask = None if keep is None else keep[:, None, None]
+        y = attention(jnp.broadcast_to(q, (x.shape[0], *q.shape[1:])), k, v, mask=mask)
         y = self.out(y.reshape(x.shape[0], self.dim))
         return y + self.mlp(self.norm(y))
 
@@ -188,6 +189,7 @@ class ImageViT(nn.Module):
     """
 
     config: ImageViTConfig
+    task = "encode"
 
     def setup(self):
         cfg = self.config
@@ -204,7 +206,7 @@ class ImageViT(nn.Module):
             self.table = self.param("positions", small, (extra + rows * cols, cfg.dim))
         if cfg.pre_norm:
             self.norm_pre = layer_norm(cfg.eps, dtype)
-        self.blocks = BlockStack(depth=cfg.depth, unroll=cfg.unroll, **cfg.block())
+        self.blocks = BlockStack(cfg.block(), cfg.depth, unroll=cfg.unroll)
         if cfg.final_norm != "none":
             self.norm = layer_norm(cfg.eps, dtype)
         if cfg.pool == "map":
@@ -238,9 +240,12 @@ class ImageViT(nn.Module):
     def embed(self, frames: Array) -> Array:
         """frames [B, H, W, 3] -> the tokens before the first block [B, N, D]."""
         cfg = self.config
-        check_images(frames, cfg.patch, type(self).__name__)
-        batch, height, width, _ = frames.shape
         p = cfg.patch
+        if cfg.ragged and jnp.ndim(frames) == 4:
+            height, width = (side - side % p for side in frames.shape[1:3])
+            frames = frames[:, :height, :width]
+        check_images(frames, p, type(self).__name__)
+        batch, height, width, _ = frames.shape
         rows, cols = height // p, width // p
         x = frames.reshape(batch, rows, p, cols, p, 3).swapaxes(2, 3)
         x = self.patch_embed(x.reshape(batch, rows * cols, p * p * 3))
@@ -249,7 +254,7 @@ class ImageViT(nn.Module):
             extra = len(self.table) - cfg.table[0] * cfg.table[1]
             if extra:
                 first = first + self.table[:extra]
-            x = x + self._resized(self.table[extra:], rows, cols).astype(x.dtype)
+            x = x + to_rank(self._resized(self.table[extra:], rows, cols).astype(x.dtype), x)
         if cfg.registers:
             first = jnp.concatenate([first, self.registers])
         if cfg.prefix:
@@ -289,7 +294,7 @@ class ImageViT(nn.Module):
         features = x[:, cfg.prefix :]
         pooled = None
         if cfg.pool == "class":
-            pooled = x[:, jnp.asarray(cfg.pool_tokens)].reshape(len(x), -1)
+            pooled = x[:, jnp.asarray(cfg.pool_tokens)].reshape(x.shape[0], -1)
         elif cfg.pool == "mean":
             pooled = features.mean(axis=1)
         elif cfg.pool == "map":
@@ -299,7 +304,7 @@ class ImageViT(nn.Module):
         if pooled is not None and cfg.projection:
             pooled = self.projection(pooled)
         return EncoderOutput(
-            features=features.reshape(len(x), rows, cols, cfg.dim),
+            features=features.reshape(x.shape[0], rows, cols, cfg.dim),
             pooled=pooled,
             prefix=x[:, : cfg.prefix] if cfg.prefix else None,
         )
@@ -307,4 +312,4 @@ class ImageViT(nn.Module):
 
 def block_of(config: ImageViTConfig) -> Block:
     """One block, unbound: ``apply({"params": slice of blocks/layer0}, (), x, rope=angles)``."""
-    return Block(mix=Mix("none"), **config.block())
+    return Block(config.block())

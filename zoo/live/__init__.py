@@ -1,10 +1,14 @@
 """Live models: many cameras in one batch, each stream knowing of the others."""
 
-from . import models as _models  # registers the names
-from .hrm import CrossStream, HRMState
-from .model import LiveCarry, LiveConfig, LiveModel
-from .outputs import LiveOutput
-from .trm import Refine, TRMState
+from typing import TYPE_CHECKING
+
+from ...layers.lazy import on_demand
+
+if TYPE_CHECKING:
+    from .cross_stream.hrm import CrossStream, HRMState
+    from .cross_stream.model import LiveCarry, LiveConfig, LiveModel
+    from .cross_stream.trm import Refine, TRMState
+    from .outputs import LiveOutput
 
 __all__ = [
     "CrossStream",
@@ -16,4 +20,4 @@ __all__ = [
     "Refine",
     "TRMState",
 ]
-del _models
+__getattr__ = on_demand(__name__, __file__)

@@ -16,7 +16,6 @@ Source: Kirillov et al., "Segment Anything" (arXiv 2304.02643), appendix A; Ravi
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -26,8 +25,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ...layers.exportable import exportable
 from ...layers.kernels.attention import attention
-from ...layers.vit import ACTIVATIONS, Mlp, gelu, layer_norm
+from ...layers.ranks import add, to_rank
+from ...layers.streaming import DType
+from ...layers.transformer import ACTIVATIONS, Mlp, gelu, layer_norm
+from ..outputs import Output
 
 Array = jax.Array
 
@@ -78,8 +81,9 @@ class DecoderConfig:
             raise ValueError(f"upscale_norm {self.upscale_norm!r}: not 'layer' or 'group'")
 
 
+@exportable
 @struct.dataclass
-class Masks:
+class Masks(Output):
     """Masks of every prompt; out of the decoder mask 0 is the single one.
 
     logits:        [B, P, M, 4h, 4w], positive inside
@@ -93,23 +97,11 @@ class Masks:
     tokens: Array
     object_logits: Array | None = None
 
-    def replace(self, **changes: Any) -> Self:
-        """A copy with other fields."""
-        return dataclasses.replace(self, **changes)
-
     def map(self, change: Callable[[Array], Array]) -> Self:
         """``change`` applied to what there is one of per mask."""
         return self.replace(
             logits=change(self.logits), iou=change(self.iou), tokens=change(self.tokens)
         )
-
-
-def _masked_attention(q: Array, k: Array, v: Array, valid: Array) -> Array:
-    """q, k, v [M, N, H, Dh]; keys that are not valid [M, N] do not count."""
-    logits = jnp.einsum("mqhd,mkhd->mhqk", q, k, preferred_element_type=jnp.float32)
-    logits = jnp.where(valid[:, None, None], logits * q.shape[-1] ** -0.5, -jnp.inf)
-    rows = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    return jnp.einsum("mhqk,mkhd->mqhd", rows, v)
 
 
 class CrossAttention(nn.Module):
@@ -121,7 +113,7 @@ class CrossAttention(nn.Module):
     dim: int
     heads: int
     inner: int
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.q, self.k, self.v = (nn.Dense(self.inner, dtype=self.dtype) for _ in range(3))
@@ -133,7 +125,8 @@ class CrossAttention(nn.Module):
         q, k, v = (
             x.reshape(*x.shape[:2], self.heads, head) for x in (self.q(q), self.k(k), self.v(v))
         )
-        y = attention(q, k, v) if valid is None else _masked_attention(q, k, v, valid)
+        seen = None if valid is None else valid[:, None, None]
+        y = attention(q, k, v, mask=seen)
         return self.out(y.reshape(*y.shape[:2], self.inner))
 
 
@@ -145,7 +138,7 @@ class TwoWayBlock(nn.Module):
 
     config: DecoderConfig
     first: bool
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         c = self.config
@@ -171,10 +164,10 @@ class TwoWayBlock(nn.Module):
             q = tokens + at_tokens
             tokens = tokens + self.self_attn(q, q, tokens, valid)
         tokens = self.norm1(tokens)
-        where = image + at_image
+        where = add(image, to_rank(at_image, image))
         tokens = self.norm2(tokens + self.to_image(tokens + at_tokens, where, image))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = image + self.to_tokens(where, tokens + at_tokens, tokens, valid)
+        image = add(image, self.to_tokens(where, tokens + at_tokens, tokens, valid))
         return tokens, self.norm4(image)
 
 
@@ -182,7 +175,7 @@ class TwoWayTransformer(nn.Module):
     """``depth`` two-way blocks and a last attention of the tokens to the image."""
 
     config: DecoderConfig
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         c = self.config
@@ -199,7 +192,8 @@ class TwoWayTransformer(nn.Module):
         for i in range(self.config.depth):
             layer = getattr(self, f"layer{i}")
             tokens, image = layer(tokens, image, at_tokens, at_image, valid)
-        tokens = tokens + self.final(tokens + at_tokens, image + at_image, image)
+        where = add(image, to_rank(at_image, image))
+        tokens = tokens + self.final(tokens + at_tokens, where, image)
         return self.norm(tokens), image
 
 
@@ -210,7 +204,7 @@ class Double(nn.Module):
     """
 
     width: int
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -219,7 +213,8 @@ class Double(nn.Module):
         kernel = self.param("kernel", init, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
         y = jnp.einsum("mhwi,iyxo->mhywxo", x, kernel)
-        return y.reshape(x.shape[0], 2 * x.shape[1], 2 * x.shape[2], self.width) + bias
+        y = y.reshape(x.shape[0], 2 * x.shape[1], 2 * x.shape[2], self.width)
+        return y + to_rank(bias, y)
 
 
 class MlpHead(nn.Module):
@@ -232,7 +227,7 @@ class MlpHead(nn.Module):
     out: int
     depth: int = 3
     activation: str = "relu"
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         for i in range(self.depth):
@@ -253,7 +248,7 @@ class MaskDecoder(nn.Module):
     """
 
     config: DecoderConfig
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         c = self.config
@@ -268,7 +263,7 @@ class MaskDecoder(nn.Module):
             self.upscale_norm = layer_norm(1e-6, self.dtype)
         else:
             self.upscale_norm = nn.GroupNorm(
-                1, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False
+                1, epsilon=1e-5, dtype=jnp.float32, use_fast_variance=False
             )
         heads = nn.vmap(
             MlpHead, in_axes=2, out_axes=2, variable_axes={"params": 0}, split_rngs={"params": True}
@@ -345,14 +340,20 @@ class MaskDecoder(nn.Module):
     def _upscale(self, x: Array, skips: tuple[Array, Array] | None, prompts: int) -> Array:
         """x [B * P, h, w, D] -> [B * P, 4h, 4w, D / 8]."""
 
-        def add(x: Array, skip: Array) -> Array:
+        def joined(x: Array, skip: Array) -> Array:
             split = x.reshape(skip.shape[0], prompts, *x.shape[1:])
-            return (split + skip[:, None]).reshape(x.shape)
+            return add(split, skip[:, None]).reshape(x.shape)
 
         x = self.upscale1(x)
-        x = gelu(self.upscale_norm(x if skips is None else add(x, skips[1])))
+        x = x if skips is None else joined(x, skips[1])
+        if self.config.upscale_norm == "group":
+            # flax's mixes types, which strict promotion refuses: fp32 in and out
+            x = self.upscale_norm(x.astype(jnp.float32)).astype(self.dtype)
+        else:
+            x = self.upscale_norm(x)
+        x = gelu(x)
         x = self.upscale2(x)
-        return gelu(x if skips is None else add(x, skips[0]))
+        return gelu(x if skips is None else joined(x, skips[0]))
 
 
 # --- selection -------------------------------------------------------------------------------

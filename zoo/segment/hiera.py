@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +19,9 @@ import jax.numpy as jnp
 
 from ...layers.kernels.attention import attention
 from ...layers.positions import resize_cubic
-from ...layers.vit import Mlp, layer_norm
+from ...layers.ranks import to_rank
+from ...layers.streaming import DType
+from ...layers.transformer import Mlp, layer_norm
 from .neck import from_windows, to_windows
 
 Array = jax.Array
@@ -55,7 +56,7 @@ class HieraConfig:
                 f"dims, heads, blocks and windows name {count}, {len(self.heads)},"
                 f" {len(self.blocks)} and {len(self.windows)} stages; give as many of each"
             )
-        if any(dim % heads for dim, heads in zip(self.dims, self.heads)):
+        if any(dim % heads for dim, heads in zip(self.dims, self.heads, strict=False)):
             raise ValueError(f"heads {self.heads} do not divide dims {self.dims}")
         if any(window % 2 for window in self.windows[: self.pooled_stages]):
             raise ValueError(
@@ -88,7 +89,7 @@ class HieraBlock(nn.Module):
     mlp_ratio: float
     activation: str
     eps: float
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.norm1, self.norm2 = (layer_norm(self.eps, self.dtype) for _ in range(2))
@@ -126,7 +127,7 @@ class Hiera(nn.Module):
     """
 
     config: HieraConfig
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         c = self.config
@@ -171,7 +172,8 @@ class Hiera(nn.Module):
         x = self.patch_embed(frames.astype(self.dtype))
         rows, cols = x.shape[1] // self.config.windows[0], x.shape[2] // self.config.windows[0]
         place = resize_cubic(self.positions, x.shape[1:3])
-        x = x + (place + jnp.tile(self.window_positions, (rows, cols, 1))).astype(self.dtype)
+        place = place + jnp.tile(self.window_positions, (rows, cols, 1))
+        x = x + to_rank(place.astype(self.dtype), x)
         maps = []
         ends = self.config.stage_ends()
         for i in range(sum(self.config.blocks)):

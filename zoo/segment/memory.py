@@ -26,7 +26,9 @@ import numpy as np
 from ...layers.conv2d import Depthwise
 from ...layers.kernels.attention import attention
 from ...layers.positions import rotate_halves
-from ...layers.vit import Mlp, gelu, layer_norm
+from ...layers.ranks import to_rank
+from ...layers.streaming import DType, Fields
+from ...layers.transformer import Mlp, gelu, layer_norm
 
 Array = jax.Array
 Rope = tuple[np.ndarray, np.ndarray]
@@ -41,7 +43,8 @@ _LOGITS_AT_ONCE = 1 << 24  # of one attention; more are computed block by block 
 def sine_offsets(offset: Array, dim: int) -> Array:
     """Sines, then cosines, of a number: [...] -> [..., dim]."""
     rate = 10_000 ** (2 * (np.arange(dim // 2) // 2) / (dim // 2))
-    angle = offset[..., None] / jnp.asarray(rate, jnp.float32)
+    angle = offset[..., None]
+    angle = angle / to_rank(jnp.asarray(rate, jnp.float32), angle)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
@@ -70,19 +73,14 @@ def _turn(x: Array, rope: Rope) -> Array:
 def masked_attention(
     q: Array, k: Array, v: Array, valid: Array, bias: np.ndarray | None = None
 ) -> Array:
-    """Softmax attention to the valid keys; a row without any gets the plain mean.
+    """Softmax attention to the valid keys; zeros where none is valid.
 
     q [M, N, H, Dh], k and v [M, J, H, Dh], valid [M, J] bool, bias [J] (added to the logits) ->
     [M, N, H, Dh]. Logits are fp32.
     """
-    scale = q.shape[-1] ** -0.5
-    low = jnp.finfo(jnp.float32).min
 
     def rows(q: Array) -> Array:
-        logits = jnp.einsum("mqhd,mkhd->mhqk", q, k, preferred_element_type=jnp.float32) * scale
-        logits = logits if bias is None else logits + bias
-        weights = jax.nn.softmax(jnp.where(valid[:, None, None], logits, low), axis=-1)
-        return jnp.einsum("mhqk,mkhd->mqhd", weights.astype(v.dtype), v)
+        return attention(q, k, v, mask=valid[:, None, None], bias=bias)
 
     m, n, heads, head = q.shape
     wanted = -(-m * heads * n * k.shape[1] // _LOGITS_AT_ONCE)
@@ -134,7 +132,7 @@ class _Projections(nn.Module):
     dim: int
     heads: int
     inner: int
-    dtype: Any
+    dtype: DType
 
     def setup(self):
         self.q, self.k, self.v = (nn.Dense(self.inner, dtype=self.dtype) for _ in range(3))
@@ -156,7 +154,7 @@ class MemoryLayer(nn.Module):
     hidden: int
     grid: tuple[int, int]
     pool: bool = False
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.norm1, self.norm2, self.norm3 = (layer_norm(_EPS, self.dtype) for _ in range(3))
@@ -164,7 +162,7 @@ class MemoryLayer(nn.Module):
         self.memory = _Projections(self.dim, self.heads, self.inner, self.dtype)
         self.mlp = Mlp(self.dim, self.hidden, "relu", self.dtype)
 
-    def __call__(self, x: Array, read: dict[str, Any], rope: Rope, rope_k: Rope) -> Array:
+    def __call__(self, x: Array, read: Fields, rope: Rope, rope_k: Rope) -> Array:
         """x [M, N, D]; read: the inputs of :class:`MemoryAttention` by name."""
         x = x + self._within(self.norm1(x), rope)
         x = x + self._across(self.norm2(x), read, rope, rope_k)
@@ -175,7 +173,7 @@ class MemoryLayer(nn.Module):
         q, k, v = p.split(p.q(x)), p.split(p.k(x)), p.split(p.v(x))
         return p.join(attention(_turn(q, rope), _turn(k, rope), v))
 
-    def _across(self, x: Array, read: dict[str, Any], rope: Rope, rope_k: Rope) -> Array:
+    def _across(self, x: Array, read: Fields, rope: Rope, rope_k: Rope) -> Array:
         p = self.memory
         q = _turn(p.split(p.q(x)), rope)
         k = _turn(p.split(p.k(read["memories"] + read["memory_at"])), rope_k)
@@ -216,7 +214,7 @@ class MemoryAttention(nn.Module):
     hidden: int = 2048
     rope_base: float = 1e4
     pool: bool = False
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         inner = self.inner or self.dim
@@ -270,7 +268,7 @@ class MemoryAttention(nn.Module):
             "pointer_at": pointer_at.astype(self.dtype),
             "pointer_valid": pointer_valid,
         }
-        x = x + 0.1 * at.astype(x.dtype)
+        x = x + 0.1 * to_rank(at.astype(x.dtype), x)
         x, _ = self.layers(x, read, rope, rope_k)
         return self.norm(x)
 
@@ -298,7 +296,7 @@ class FuserBlock(nn.Module):
     dim: int
     hidden: int
     kernel: int = 7
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.spatial = Depthwise(self.dim, self.kernel, dtype=self.dtype)
@@ -307,7 +305,7 @@ class FuserBlock(nn.Module):
         self.gain = self.param("gain", nn.initializers.constant(1e-6), (self.dim,))
 
     def __call__(self, x: Array) -> Array:
-        return x + self.mlp(self.norm(self.spatial(x))) * self.gain.astype(x.dtype)
+        return x + self.mlp(self.norm(self.spatial(x))) * to_rank(self.gain.astype(x.dtype), x)
 
 
 class MemoryEncoder(nn.Module):
@@ -325,7 +323,7 @@ class MemoryEncoder(nn.Module):
     depth: int = 2
     hidden: int = 1024
     kernel: int = 7
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         for i in range(self.halvings):

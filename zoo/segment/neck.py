@@ -6,14 +6,14 @@ Axis letters: B images, (h, w) the grid of a map, C or D channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...layers.vit import layer_norm
+from ...layers.streaming import DType
+from ...layers.transformer import layer_norm
 
 Array = jax.Array
 
@@ -66,7 +66,7 @@ class ConvNeck(nn.Module):
 
     dim: int
     eps: float = 1e-6
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.conv1 = nn.Conv(self.dim, (1, 1), use_bias=False, dtype=self.dtype)
@@ -90,7 +90,7 @@ class FpnNeck(nn.Module):
     count: int = 4
     top_down: tuple[int, ...] = (2, 3)
     levels: int = 3
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         for i in range(self.count):

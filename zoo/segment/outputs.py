@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, Self
-
 import flax.struct
 import jax
+
+from ...layers.exportable import exportable
+from ...layers.streaming import Tapped
+from ..outputs import Output
 
 Array = jax.Array
 
 
+@exportable
 @flax.struct.dataclass
-class ImageFeatures:
+class ImageFeatures(Output):
     """A frame, encoded once for any number of prompts. B images, h x w cells of D channels."""
 
     embedding: Array  # [B, h, w, D]
     skips: tuple[Array, Array] | None = None  # [B, 4h, 4w, D / 8], [B, 2h, 2w, D / 4]
-    taps: dict[str, Any] | None = None  # intermediates asked for by name
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with other fields."""
-        return dataclasses.replace(self, **changes)
+    taps: Tapped | None = None  # intermediates asked for by name
 
 
+@exportable
 @flax.struct.dataclass
-class SegmentOutput:
+class SegmentOutput(Output):
     """Masks of P prompts per image, M of each (three, or one)."""
 
     masks: Array  # [B, P, M, 4h, 4w] logits, positive inside, a quarter of the frame's size
     iou: Array  # [B, P, M] predicted quality
     object_logits: Array | None = None  # [B, P, 1], positive if the object is in the frame
-    taps: dict[str, Any] | None = None  # intermediates asked for by name
-
-    def replace(self, **changes: Any) -> Self:
-        """A copy with other fields."""
-        return dataclasses.replace(self, **changes)
+    taps: Tapped | None = None  # intermediates asked for by name
 
 
 def resize_logits(masks: Array, size: tuple[int, int]) -> Array:

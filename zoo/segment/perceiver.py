@@ -15,14 +15,15 @@ Source: Zhou et al., "EdgeTAM" (arXiv 2501.07256), section 3.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...layers.vit import gelu, layer_norm
+from ...layers.ranks import to_rank
+from ...layers.streaming import DType
+from ...layers.transformer import gelu, layer_norm
 from .memory import masked_attention
 from .neck import sine_positions, to_windows
 
@@ -56,7 +57,7 @@ class _Attention(nn.Module):
     dim: int
     heads: int
     head: int
-    dtype: Any
+    dtype: DType
 
     def setup(self):
         inner = self.heads * self.head
@@ -69,7 +70,7 @@ class _Attention(nn.Module):
     def __call__(self, x: Array, tokens: Array, at: Array | None = None) -> Array:
         q, k, v = self.q(x), self.k(tokens), self.v(tokens)
         if at is not None:
-            k, v = k + at.astype(k.dtype), v + at.astype(v.dtype)
+            k, v = k + to_rank(at.astype(k.dtype), k), v + to_rank(at.astype(v.dtype), v)
         q, k, v = (a.reshape(*a.shape[:2], self.heads, self.head) for a in (q, k, v))
         y = masked_attention(q, k, v, jnp.ones(k.shape[:2], bool))
         return self.out(y.reshape(*y.shape[:2], -1))
@@ -80,7 +81,7 @@ class _Mlp(nn.Module):
 
     dim: int
     hidden: int
-    dtype: Any
+    dtype: DType
 
     def setup(self):
         self.norm = layer_norm(1e-5, self.dtype)
@@ -96,7 +97,7 @@ class PerceiverLayer(nn.Module):
 
     dim: int
     config: PerceiverConfig
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         c = self.config
@@ -123,7 +124,7 @@ class SpatialPerceiver(nn.Module):
 
     dim: int
     config: PerceiverConfig
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         c = self.config

@@ -13,7 +13,6 @@ position encoding is Tancik et al. (arXiv 2006.10739).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,7 +21,10 @@ import numpy as np
 from flax import struct
 from jax.core import Tracer
 
-from ...layers.vit import gelu, layer_norm
+from ...layers.exportable import exportable
+from ...layers.ranks import to_rank
+from ...layers.streaming import AnyArray, DType
+from ...layers.transformer import gelu, layer_norm
 
 Array = jax.Array
 
@@ -71,6 +73,7 @@ class PromptConfig:
         return self.image_size[0] // self.patch, self.image_size[1] // self.patch
 
 
+@exportable
 @struct.dataclass
 class Prompt:
     """Encoded prompts.
@@ -87,10 +90,10 @@ class Prompt:
 
 def check_prompts(
     image_size: tuple[int, int],
-    points: Any = None,
-    labels: Any = None,
-    boxes: Any = None,
-    masks: Any = None,
+    points: AnyArray | None = None,
+    labels: AnyArray | None = None,
+    boxes: AnyArray | None = None,
+    masks: AnyArray | None = None,
 ) -> None:
     """Refuses prompts that cannot be meant. Shapes are always checked, values where they are
     known (arrays that are not being traced).
@@ -127,16 +130,16 @@ def check_prompts(
             raise ValueError("masks holds NaN or infinity; give finite logits, or 0 and 1")
 
 
-def _traced(x: Any) -> bool:
+def _traced(x: AnyArray) -> bool:
     return isinstance(x, Tracer)
 
 
-def _shaped(name: str, x: Any, form: str, axes: int, last: int) -> None:
+def _shaped(name: str, x: AnyArray, form: str, axes: int, last: int) -> None:
     if x.ndim != axes or x.shape[-1] != last:
         raise ValueError(f"{name} {tuple(x.shape)} is not {form}")
 
 
-def _check_points(image_size: tuple[int, int], points: Any, labels: Any) -> None:
+def _check_points(image_size: tuple[int, int], points: AnyArray, labels: AnyArray) -> None:
     if _traced(points) or _traced(labels):
         return
     points, labels = np.asarray(points), np.asarray(labels)
@@ -159,7 +162,7 @@ def _check_points(image_size: tuple[int, int], points: Any, labels: Any) -> None
         raise ValueError("a prompt has no point labelled 0 to 3; give one, or a box or a mask")
 
 
-def _check_boxes(image_size: tuple[int, int], boxes: Any) -> None:
+def _check_boxes(image_size: tuple[int, int], boxes: AnyArray) -> None:
     if _traced(boxes):
         return
     boxes = np.asarray(boxes)
@@ -209,7 +212,7 @@ class MaskEmbedding(nn.Module):
     dim: int
     channels: int
     eps: float
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         def halve(width: int) -> nn.Conv:
@@ -229,7 +232,7 @@ class PromptEncoder(nn.Module):
     """Points, boxes and masks to sparse tokens and a dense map."""
 
     config: PromptConfig
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         config = self.config
@@ -247,10 +250,10 @@ class PromptEncoder(nn.Module):
 
     def __call__(
         self,
-        points: Array | None = None,
-        labels: Array | None = None,
-        boxes: Array | None = None,
-        masks: Array | None = None,
+        points: AnyArray | None = None,
+        labels: AnyArray | None = None,
+        boxes: AnyArray | None = None,
+        masks: AnyArray | None = None,
         masks_valid: Array | None = None,
         *,
         batch: int = 1,
@@ -322,8 +325,8 @@ class PromptEncoder(nn.Module):
         h, w = self.config.image_size
         if self.config.add_no_point:
             at = jnp.where(kind[..., None] < 0, -1.0, at)
-        position = self.positions((at + 0.5) / jnp.asarray([w, h], jnp.float32))
-        nowhere = self.no_point + (position if self.config.add_no_point else 0.0)
+        position = self.positions((at + 0.5) / to_rank(jnp.asarray([w, h], jnp.float32), at))
+        nowhere = to_rank(self.no_point, position) + (position if self.config.add_no_point else 0.0)
         token = jnp.where(
             (kind >= 0)[..., None], position + self.labels[jnp.clip(kind, 0, 3)], nowhere
         )

@@ -181,7 +181,9 @@ def prompt_rules(
             rules.append(Rule(name, target + "labels", identity, part=(i, 4), axis=0))
     if masks:
         rules.append(Rule(names[2], target + "no_mask", flat))
-        for name, ours in zip(names[3:], ("conv1", "norm1", "conv2", "norm2", "conv3")):
+        for name, ours in zip(
+            names[3:], ("conv1", "norm1", "conv2", "norm2", "conv3"), strict=False
+        ):
             rules += (norm if ours.startswith("norm") else conv)(name, f"{target}mask/{ours}")
     return rules
 
@@ -217,7 +219,7 @@ def decoder_rules(
         rules += dense(rf"{theirs}\.{layout.attn_out}", mine + "/out")
     for i in range(1, 5):
         rules += norm(f"{layer}{layout.norm}{i}", f"{ours}norm{i}")
-    for name, mine in zip(layout.mlp, ("up", "down")):
+    for name, mine in zip(layout.mlp, ("up", "down"), strict=False):
         rules += dense(layer + escape(name), f"{ours}mlp/{mine}")
     rules += norm(rf"{source}transformer\.{layout.norm_last}", target + "transformer/norm")
     first, between, second = (source + escape(name) for name in layout.upscale)

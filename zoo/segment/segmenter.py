@@ -18,6 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ...layers.ranks import to_rank
+from ...layers.streaming import DType
 from ..checks import check_taps
 from .decoder import DecoderConfig, MaskDecoder, Masks, all_masks, one_mask
 from .hiera import HieraConfig
@@ -60,7 +62,7 @@ class SamConfig:
     prompt_eps: float = 1e-6
     points: int = 0
     add_no_point: bool = False
-    dtype: Any = "float32"
+    dtype: DType = "float32"
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -105,7 +107,7 @@ class Sam2Config:
     mask_channels: int = 16
     prompt_eps: float = 1e-6
     stability: tuple[float, float] | None = (0.05, 0.98)
-    dtype: Any = "float32"
+    dtype: DType = "float32"
 
     @property
     def prompt(self) -> PromptConfig:
@@ -122,6 +124,7 @@ class Segmenter(nn.Module):
     """What the models share; a subclass builds its trunk and encodes frames."""
 
     config: Any
+    task = "segment"
 
     TAPS = ("embedding", "sparse", "dense", "tokens")
 
@@ -131,7 +134,7 @@ class Segmenter(nn.Module):
         self.mask_decoder = MaskDecoder(self.config.decoder, dtype)
         self.setup_trunk(dtype)
 
-    def setup_trunk(self, dtype: Any) -> None:
+    def setup_trunk(self, dtype: DType) -> None:
         raise NotImplementedError
 
     def encode(self, frames: Array, taps: Sequence[str] = ()) -> ImageFeatures:
@@ -235,7 +238,7 @@ class Sam(Segmenter):
 
     TAPS = Segmenter.TAPS + ("hidden",)
 
-    def setup_trunk(self, dtype: Any) -> None:
+    def setup_trunk(self, dtype: DType) -> None:
         self.image_encoder = MapEncoder(self.config.trunk, self.config.decoder.dim, dtype)
 
     def encode(self, frames: Array, taps: Sequence[str] = ()) -> ImageFeatures:
@@ -250,7 +253,7 @@ class Sam2(Segmenter):
 
     TAPS = Segmenter.TAPS + ("stages",)
 
-    def setup_trunk(self, dtype: Any) -> None:
+    def setup_trunk(self, dtype: DType) -> None:
         c = self.config
         self.image_encoder = PyramidEncoder(c.trunk, c.decoder.dim, c.top_down, dtype)
         self.no_memory = self.param("no_memory", nn.initializers.normal(0.02), (c.decoder.dim,))
@@ -270,5 +273,5 @@ class Sam2(Segmenter):
         )
         skips = self.mask_decoder.project(*high) if self.config.decoder.skips else None
         if not memory:
-            embedding = embedding + self.no_memory.astype(embedding.dtype)
+            embedding = embedding + to_rank(self.no_memory.astype(embedding.dtype), embedding)
         return ImageFeatures(embedding, skips, None if maps is None else {"stages": maps})

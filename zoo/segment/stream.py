@@ -6,13 +6,13 @@ memories, L tokens of a memory, (H, W) the model's input, (4h, 4w) = (H / 4, W /
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import numpy as np
 from flax import struct
 
+from ...layers.exportable import exportable
 from ...layers.feature_bank import Bank
+from ...layers.streaming import Fields, Tapped
 from .prompt import ABSENT
 
 Array = jax.Array
@@ -20,6 +20,7 @@ Array = jax.Array
 ABSENT_LOGIT = -1024.0  # of masks and scores of an object that is not there
 
 
+@exportable
 @struct.dataclass
 class Prompts:
     """Prompts of every frame and object slot, in arrays whose shapes never change.
@@ -45,7 +46,7 @@ def no_prompts(
 ) -> Prompts:
     """Prompts that say nothing; ``mask_size`` (H, W) makes room for masks. Leaves are numpy."""
     lead = (batch, frames, objects)
-    fields: dict[str, Any] = dict(
+    fields: Fields = dict(
         points=np.zeros((*lead, points, 2), np.float32),
         labels=np.full((*lead, points), ABSENT, np.int32),
         pointed=np.zeros(lead, bool),
@@ -56,6 +57,7 @@ def no_prompts(
     return Prompts(**fields)
 
 
+@exportable
 @struct.dataclass
 class TrackCarry:
     """State of every stream; its size depends on the config alone.
@@ -74,6 +76,7 @@ class TrackCarry:
     pointers: Bank
 
 
+@exportable
 @struct.dataclass
 class Tracks:
     """Masks of every object slot.
@@ -89,4 +92,4 @@ class Tracks:
     scores: Array
     iou: Array
     active: Array
-    taps: dict[str, Any] | None = None
+    taps: Tapped | None = None

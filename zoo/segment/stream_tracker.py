@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...layers.gaps import zero_invalid
+from ...layers.streaming import Carry
 from ..checks import check_carry, check_frames, check_taps
 from .stream import Prompts, Tracks, no_prompts
 
@@ -27,17 +28,20 @@ class StreamTracker(nn.Module):
 
     config: Any
 
+    task = "track"
     latency = 0
+    cross_stream = False
+    inputs = ("frames", "prompts")
     taps: ClassVar[Taps] = ()
 
     @nn.nowrap
-    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> Any:
+    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> Carry:
         """The state of ``batch`` streams before their first frame."""
         raise NotImplementedError
 
     def one_frame(
-        self, carry: Any, inputs: tuple[Array, Array, Prompts], taps: Taps = ()
-    ) -> tuple[Any, Tracks]:
+        self, carry: Carry, inputs: tuple[Array, Array, Prompts], taps: Taps = ()
+    ) -> tuple[Carry, Tracks]:
         """The body: frames [B, H, W, 3], valid [B], prompts with leaves [B, O, ...]."""
         raise NotImplementedError
 
@@ -53,12 +57,12 @@ class StreamTracker(nn.Module):
 
     def __call__(
         self,
-        carry: Any,
+        carry: Carry,
         frames: Array,
         valid: Array | None = None,
         prompts: Prompts | None = None,
         taps: Taps = (),
-    ) -> tuple[Any, Tracks]:
+    ) -> tuple[Carry, Tracks]:
         """Tracks.
 
         Args:
@@ -87,7 +91,12 @@ class StreamTracker(nn.Module):
             some = np.ones_like(prompts.labels)  # any that make all parameters
             prompts = replace(prompts, labels=some, pointed=~prompts.pointed)
         if prompts is None:
-            prompts = no_prompts(batch, steps, c.objects, c.points)
+            none = no_prompts(1, steps, c.objects, c.points)
+            # of any batch, also one that is not known yet (jax.export)
+            quiet: Prompts = jax.tree.map(
+                lambda a: jnp.broadcast_to(a, (batch, *a.shape[1:])), none
+            )
+            prompts = quiet
         self._check_prompts(prompts, batch, steps)
         frames, prompts = jax.tree.map(lambda a: zero_invalid(a, valid), (frames, prompts))
         valid = jnp.ones((batch, steps), bool) if valid is None else valid

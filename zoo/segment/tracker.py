@@ -22,7 +22,7 @@ Source: Ravi et al., "SAM 2" (arXiv 2408.00714), section 4 and appendix D.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,8 @@ import jax.numpy as jnp
 
 from ...layers.feature_bank import age, empty_bank
 from ...layers.gaps import hold
+from ...layers.ranks import to_rank
+from ...layers.streaming import DType
 from .decoder import DecoderConfig, MaskDecoder, Masks, MlpHead, pick
 from .hiera import HieraConfig
 from .memory import MemoryAttention, MemoryEncoder, sine_offsets
@@ -67,8 +69,12 @@ class TrackerConfig:
     perceiver:       EdgeTAM's compressor of memories, or None
     mask_scale, mask_bias: mask probabilities on their way into a memory
     binarize:        masks of prompted frames enter memory as 0 or 1: of the prompted objects
-                     ("own"), of all objects as soon as one is prompted ("any": transformers), or
-                     of those prompted by points ("points": the original predictors)
+                     ("own": the original predictors, once they go on after prompts), of all
+                     objects as soon as one is prompted ("any": transformers), or of those
+                     prompted by points alone ("points": one step of the original models)
+    mask_memory:     a mask prompt enters memory at a quarter of its side, enlarged and cut at 0, a
+                     tie outside ("low": the original predictors), or as it is ("given":
+                     transformers, and one step of the original models)
     absent_memory:   a learned vector marks memories of frames without the object (2.1)
     pointer_times:   pointers carry how long ago they were (2.1)
     mask_pointer:    a mask prompt's pointer is made of the single mask's token ("single": the
@@ -105,6 +111,7 @@ class TrackerConfig:
     mask_scale: float = 20.0
     mask_bias: float = -10.0
     binarize: Literal["own", "any", "points"] = "own"
+    mask_memory: Literal["low", "given"] = "low"
     absent_memory: bool = True
     pointer_times: bool = True
     mask_pointer: Literal["single", "best"] = "single"
@@ -113,7 +120,7 @@ class TrackerConfig:
     min_points: int = 0
     max_points: int = 1
     memory_dtype: str = "bfloat16"
-    dtype: Any = "float32"
+    dtype: DType = "float32"
 
     def __post_init__(self) -> None:
         if any(side % 16 for side in self.image_size):
@@ -128,6 +135,8 @@ class TrackerConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1")
         if self.binarize not in ("own", "any", "points"):
             raise ValueError(f"binarize {self.binarize!r}: not 'own', 'any' or 'points'")
+        if self.mask_memory not in ("low", "given"):
+            raise ValueError(f"mask_memory {self.mask_memory!r}: not 'low' or 'given'")
         for name in ("memories", "max_pointers"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 2")
@@ -235,8 +244,10 @@ class Tracker(StreamTracker):
         skips = self.mask_decoder.project(*levels[:2]) if c.decoder.skips else None
         read = self._read(carry, features)
         for which, new in ((pointed, self.no_memory), (prompts.masked, 0.0)):
-            plain = (features + new)[:, None]
-            read = jnp.where(which[..., None, None, None], plain, read)
+            new = to_rank(jnp.asarray(new, jnp.float32), features)
+            plain = features.astype(jnp.float32) + new
+            plain = plain[:, None]
+            read = jnp.where(which[..., None, None, None], plain, read.astype(jnp.float32))
         masks = self._decode(prompts, pointed, prompted, read, skips)
         low, high, score, pointer = self._resolve(masks, prompts)
         shown = active[..., None, None]
@@ -281,7 +292,8 @@ class Tracker(StreamTracker):
             if c.perceiver
             else sine_positions(c.grid, c.memory_dim).reshape(-1, c.memory_dim)
         )
-        at = self.times[jnp.clip(which, 1, c.memories) - 1][..., None, :] + place
+        at = self.times[jnp.clip(which, 1, c.memories) - 1][..., None, :]
+        at = at + to_rank(jnp.asarray(place), at)
         pointers, pointer_at, pointer_valid = self._pointers(carry, now)
 
         def flat(a: Array) -> Array:
@@ -345,7 +357,7 @@ class Tracker(StreamTracker):
             self.prompt_encoder.image_positions(),
             encoded.sparse,
             encoded.valid,
-            read + encoded.dense,
+            read + encoded.dense.astype(read.dtype),
             skips,
         )
         count = jnp.where(pointed, (prompts.labels >= 0).sum(axis=-1), 0)
@@ -373,6 +385,9 @@ class Tracker(StreamTracker):
         small = resize_masks(given, (low.shape[-2], low.shape[-1]))
         pointer = jnp.where(mine & ~some[..., None], self.no_pointer, pointer)
         low = jnp.where(mine[..., None], small, low)
+        if c.mask_memory == "low":
+            # all weights are fractions of 2^n, so that a tie is exactly 0
+            given = jax.image.resize(small, given.shape, "bilinear")
         high = jnp.where(mine[..., None], given, high)
         score = jnp.where(prompts.masked, jnp.where(some, 10.0, -10.0), score)
         return low, high, score, pointer

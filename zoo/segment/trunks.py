@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 
-from ..encode.repvit import RepViT, RepViTConfig
+from ...layers.streaming import DType
+from ..encode.repvit.model import RepViT, RepViTConfig
 from .hiera import Hiera, HieraConfig
 from .neck import FpnNeck
 from .window_vit import MapEncoder, WindowVitConfig
@@ -16,7 +15,7 @@ Array = jax.Array
 Trunk = HieraConfig | RepViTConfig | WindowVitConfig
 
 
-def build_encoder(trunk: Trunk, dim: int, top_down: tuple[int, ...], dtype: Any) -> nn.Module:
+def build_encoder(trunk: Trunk, dim: int, top_down: tuple[int, ...], dtype: DType) -> nn.Module:
     """The encoder for a trunk's config: [N, H, W, 3] -> maps, fine to coarse."""
     if isinstance(trunk, WindowVitConfig):
         return SingleMap(trunk, dim, dtype)
@@ -39,7 +38,7 @@ class PyramidEncoder(nn.Module):
     trunk_config: HieraConfig | RepViTConfig
     dim: int
     top_down: tuple[int, ...]
-    dtype: Any
+    dtype: DType
 
     def setup(self):
         c = self.trunk_config

@@ -13,7 +13,6 @@ Source: Li et al., ViTDet (arXiv 2203.16527); Kirillov et al., "Segment Anything
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,7 +21,9 @@ import numpy as np
 
 from ...layers.kernels.attention import attention
 from ...layers.positions import resize_cubic
-from ...layers.vit import Mlp, layer_norm
+from ...layers.ranks import to_rank
+from ...layers.streaming import DType
+from ...layers.transformer import Mlp, layer_norm
 from .neck import ConvNeck, from_windows, to_windows
 
 Array = jax.Array
@@ -84,14 +85,14 @@ class MapAttention(nn.Module):
     dim: int
     heads: int
     sizes: tuple[int, int] | None
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.qkv = nn.Dense(3 * self.dim, dtype=self.dtype)
         self.out = nn.Dense(self.dim, dtype=self.dtype)
         if self.sizes is not None:
             init = nn.initializers.normal(0.02)
-            for name, side in zip(("relative_rows", "relative_cols"), self.sizes):
+            for name, side in zip(("relative_rows", "relative_cols"), self.sizes, strict=False):
                 shape = (2 * side - 1, self.dim // self.heads)
                 setattr(self, name, self.param(name, init, shape))
 
@@ -102,20 +103,19 @@ class MapAttention(nn.Module):
             a.reshape(x.shape[0], rows * cols, self.heads, -1)
             for a in jnp.split(self.qkv(x), 3, axis=-1)
         )
-        y = attention(q, k, v) if self.sizes is None else self._relative(q, k, v, (rows, cols))
+        bias = None if self.sizes is None else self._relative(q, (rows, cols))
+        y = attention(q, k, v, bias=bias)
         return self.out(y.reshape(x.shape))
 
-    def _relative(self, q: Array, k: Array, v: Array, size: tuple[int, int]) -> Array:
-        """The logit of two cells gets q . r(rows apart) + q . r(columns apart), unscaled."""
+    def _relative(self, q: Array, size: tuple[int, int]) -> Array:
+        """What the logit of two cells gets, [M, H, h * w, h * w]: q . r(rows apart) + q . r(columns
+        apart), unscaled."""
         grid = q.reshape(q.shape[0], *size, *q.shape[2:])
         by_row = _offsets(self.relative_rows, size[0]).astype(self.dtype)
         by_col = _offsets(self.relative_cols, size[1]).astype(self.dtype)
         near = jnp.einsum("myxnd,yid->mnyxi", grid, by_row)[..., :, None]
         near = near + jnp.einsum("myxnd,xjd->mnyxj", grid, by_col)[..., None, :]
-        logits = jnp.einsum("mqnd,mknd->mnqk", q, k, preferred_element_type=jnp.float32)
-        logits = logits * q.shape[-1] ** -0.5 + near.reshape(logits.shape)
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        return jnp.einsum("mnqk,mknd->mqnd", weights, v)
+        return near.reshape(*near.shape[:2], q.shape[1], q.shape[1]).astype(jnp.float32)
 
 
 def _offsets(table: Array, side: int) -> Array:
@@ -129,7 +129,7 @@ class WindowBlock(nn.Module):
 
     config: WindowVitConfig
     window: int
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         c = self.config
@@ -153,7 +153,7 @@ class _Period(nn.Module):
     """One period of the pattern of windows: the unit that is stacked and scanned over depth."""
 
     config: WindowVitConfig
-    dtype: Any
+    dtype: DType
 
     def setup(self):
         for i, window in enumerate(self.config.windows()):
@@ -171,7 +171,7 @@ class WindowVit(nn.Module):
     """Frames [B, H, W, 3] to a map [B, h, w, D]."""
 
     config: WindowVitConfig
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         c = self.config
@@ -186,7 +186,7 @@ class WindowVit(nn.Module):
         [L, B, h, w, D] if ``hidden``)."""
         c = self.config
         x = self.patch_embed(frames.astype(self.dtype))
-        x = x + resize_cubic(self.positions, x.shape[1:3]).astype(self.dtype)
+        x = x + to_rank(resize_cubic(self.positions, x.shape[1:3]).astype(self.dtype), x)
 
         def body(period, x, _):
             return period(x, hidden)
@@ -204,7 +204,7 @@ class MapEncoder(nn.Module):
 
     trunk_config: WindowVitConfig
     dim: int
-    dtype: Any = jnp.float32
+    dtype: DType = jnp.float32
 
     def setup(self):
         self.trunk = WindowVit(self.trunk_config, self.dtype)

@@ -1,0 +1,3 @@
+"""MoViNet: a published streaming network for what a stream has shown."""
+
+NAMES = ("movinet-*",)

@@ -1,0 +1,3 @@
+"""Causal students: a ViT with a memory over time."""
+
+NAMES = ("vit-*", "tsa-*", "dsta-*", "rglru-*", "conv-*", "swa-*", "gdn-*", "hybrid-*")

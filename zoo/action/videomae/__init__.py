@@ -1,0 +1,3 @@
+"""VideoMAE: the offline teacher, and the stream that recomputes it."""
+
+NAMES = ("videomae-*",)

@@ -1,0 +1,3 @@
+"""YOLOX: boxes of one convolutional network."""
+
+NAMES = ("yolox-*",)

@@ -1,0 +1,3 @@
+"""CLIP's image tower."""
+
+NAMES = ("clip-*",)

@@ -1,0 +1,3 @@
+"""DINOv2, DINOv3 and EUPE."""
+
+NAMES = ("dinov2-*", "dinov2reg-*", "dinov3-*", "eupe-*")

@@ -1,0 +1,3 @@
+"""EfficientNet-Lite."""
+
+NAMES = ("efficientnet-*",)

@@ -1,0 +1,3 @@
+"""RADIO: one encoder of several teachers."""
+
+NAMES = ("radio-*",)

@@ -1,0 +1,3 @@
+"""RepViT."""
+
+NAMES = ("repvit-*",)

@@ -1,0 +1,3 @@
+"""TransNet V2: cuts between shots."""
+
+NAMES = ("transnetv2",)

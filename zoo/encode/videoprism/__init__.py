@@ -1,0 +1,3 @@
+"""VideoPrism."""
+
+NAMES = ("videoprism-*",)

@@ -1,0 +1,3 @@
+"""V-JEPA 2."""
+
+NAMES = ("vjepa2-*",)

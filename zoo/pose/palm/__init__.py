@@ -1,0 +1,3 @@
+"""MediaPipe's palm detector."""
+
+NAMES = ("palm-*",)

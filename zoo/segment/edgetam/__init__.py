@@ -1,0 +1,3 @@
+"""EdgeTAM."""
+
+NAMES = ("edgetam-*",)

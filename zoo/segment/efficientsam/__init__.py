@@ -1,0 +1,3 @@
+"""EfficientSAM."""
+
+NAMES = ("efficientsam-*",)

@@ -1,0 +1,3 @@
+"""EfficientTAM."""
+
+NAMES = ("efficienttam-*",)

@@ -1,0 +1,3 @@
+"""Masks propagated by the similarity of features."""
+
+NAMES = ("tracker-*",)

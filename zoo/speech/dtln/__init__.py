@@ -1,0 +1,3 @@
+"""DTLN: speech without its noise, by two stages of LSTMs."""
+
+NAMES = ("dtln",)

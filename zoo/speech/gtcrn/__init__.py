@@ -1,0 +1,3 @@
+"""GTCRN: speech without its noise, by a very small network of the spectrum."""
+
+NAMES = ("gtcrn",)

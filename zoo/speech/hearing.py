@@ -1,0 +1,36 @@
+"""What models of audio share: their checks, and an example of their input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..registry import Card
+
+RATE = 16_000  # samples per second of every model here
+
+
+def check_audio(audio: Any, model: str) -> None:
+    """Audio must be floats [B, T], T >= 1.
+
+    Raises:
+      ValueError: with what came and what would do.
+    """
+    shape = jnp.shape(audio)
+    if len(shape) != 2 or shape[1] < 1:
+        raise ValueError(
+            f"{model} takes audio [batch, samples], at least one sample, got {list(shape)}; one"
+            " stream is audio[None], and several channels are one by audio.mean(axis=-1)"
+        )
+    if not jnp.issubdtype(audio.dtype, jnp.floating):
+        raise ValueError(
+            f"{model} takes floats from -1 to 1 at {RATE} Hz, got {audio.dtype}; 16-bit samples"
+            " become them by audio / 32768"
+        )
+
+
+def some_audio(module: Any, card: Card) -> tuple:
+    """The arguments of ``module.init`` after the key: one sample of one stream."""
+    del card
+    return module.init_carry(1), jnp.zeros((1, 1), jnp.float32)

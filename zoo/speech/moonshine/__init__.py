@@ -1,0 +1,3 @@
+"""Moonshine: an offline recogniser of speech, its tokens, and text from utterances."""
+
+NAMES = ("moonshine-*",)

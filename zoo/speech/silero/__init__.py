@@ -1,0 +1,3 @@
+"""Silero VAD: how likely it is that somebody speaks."""
+
+NAMES = ("silero-*",)

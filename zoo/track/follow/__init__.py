@@ -1,0 +1,3 @@
+"""A detector and a tracker in one step."""
+
+NAMES = ("follow-*",)

@@ -3,8 +3,9 @@
     python -m streamzoo.train --config configs/davis_tracker.py --set path=DAVIS
 
 DAVIS is the archive or folder. The weights in the package went on from there with longer clips
-(``weights=`` of the run before, another ``loop.out``): ``loop.frames=12 loop.lanes=2 loop.steps=600
-loop.optim.rate=2e-4``, then ``loop.frames=24 loop.lanes=1 loop.steps=600 loop.optim.rate=1e-4``;
+(``weights=`` of the run before, another ``loop.out``): ``loop.frames=12 loop.batch=2 loop.steps=600
+loop.optim.learning_rate=2e-4``, then ``loop.frames=24 loop.batch=1 loop.steps=600
+loop.optim.learning_rate=1e-4``;
 each takes about ten minutes on one core. J&F on the four test sequences, from a mask, which is 55.8
 before training:
 
@@ -33,9 +34,9 @@ CONFIG = TrackRecipe(
     augment=Augment(zoom=(1.0, 2.0)),
     loop=LoopConfig(
         steps=800,
-        lanes=3,
+        batch=3,
         frames=5,
-        optim=OptimConfig(rate=5e-4, decay=0.05, ema=0.99),
+        optim=OptimConfig(learning_rate=5e-4, weight_decay=0.05, ema=0.99),
         checkpoint_every=25,
         out="runs/davis_tracker",
     ),

@@ -12,16 +12,16 @@ was measured: tests/bench/results/encoder_distil.md; this one was not.
 """
 
 from ..train.agglomerate import AgglomerateConfig
+from ..train.datasets.ucf11 import UCF11Data
 from ..train.encoders import EncoderModel, EncoderRecipe
 from ..train.loop import LoopConfig
 from ..train.optim import OptimConfig
-from ..train.recipe import Data
 
 ZIP = "../shared/data/ucf11_5frames_160x120.zip"
 
 CONFIG = EncoderRecipe(
-    data=Data(kind="ucf11", path=ZIP, size=(128, 160), frame_rate=1.0, max_boxes=1),
-    test=Data(kind="ucf11", path=ZIP, size=(128, 160), frame_rate=1.0, max_boxes=1, split="test"),
+    data=UCF11Data(path=ZIP, size=(128, 160), max_boxes=1),
+    test=UCF11Data(path=ZIP, size=(128, 160), max_boxes=1, split="test"),
     model=EncoderModel("eupe-s16", size=(64, 80), depth=6, layer_scale=1.0),
     teachers=(
         "imagenet=efficientnet-lite0/imagenet",
@@ -30,9 +30,9 @@ CONFIG = EncoderRecipe(
     distil=AgglomerateConfig(hidden=384, measured=200),
     loop=LoopConfig(
         steps=400,
-        lanes=32,
+        batch=32,
         frames=1,
-        optim=OptimConfig(name="muon", rate=1e-3, decay=0.1, ema=0.99),
+        optim=OptimConfig(name="muon", learning_rate=1e-3, weight_decay=0.1, ema=0.99),
         out="runs/encoder_proxy",
     ),
 )

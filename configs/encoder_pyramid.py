@@ -1,5 +1,6 @@
 """The last stage of EUPE's chain: student and proxy each see one of two sizes at every step.
 
+    python -m streamzoo.train --config configs/ucf11_teacher.py
     python -m streamzoo.train --config configs/encoder_proxy.py
     python -m streamzoo.train --config configs/encoder_student.py
     python -m streamzoo.train --config configs/encoder_pyramid.py
@@ -20,7 +21,7 @@ CONFIG = dataclasses.replace(
     loop=dataclasses.replace(
         STUDENT.loop,
         steps=80,
-        optim=dataclasses.replace(STUDENT.loop.optim, rate=5e-4),
+        optim=dataclasses.replace(STUDENT.loop.optim, learning_rate=5e-4),
         out="runs/encoder_pyramid",
     ),
 )

@@ -1,5 +1,6 @@
 """The small encoder of EUPE's chain: the proxy is its only teacher, one size of frames.
 
+    python -m streamzoo.train --config configs/ucf11_teacher.py
     python -m streamzoo.train --config configs/encoder_proxy.py
     python -m streamzoo.train --config configs/encoder_student.py
     python -m streamzoo.train --config configs/encoder_pyramid.py

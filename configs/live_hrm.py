@@ -1,7 +1,8 @@
 """Many cameras, and an anomaly that none of them sees alone: HRM on and off.
 
     python -m streamzoo.train --config configs/live_hrm.py
-    python -m streamzoo.train --config configs/live_hrm.py --set live.cross=False
+    python -m streamzoo.train --config configs/live_hrm.py --set live.cross=False \\
+        loop.out=runs/live_alone
 
 Scenes are drawn, and the frozen encoder is run over them, once; then about 3 CPU minutes. The model
 is live-mi-lite0 at a width of 64 (`width`; registered are features of 256, keys and memory of 128).
@@ -18,9 +19,9 @@ from ..train.optim import OptimConfig
 CONFIG = LiveRecipe(
     loop=LoopConfig(
         steps=500,
-        lanes=4,
+        batch=4,
         frames=FRAMES,
-        optim=OptimConfig(rate=2e-3, decay=0.02, ema=0.99),
+        optim=OptimConfig(learning_rate=2e-3, weight_decay=0.02, ema=0.99),
         checkpoint_every=100,
         out="runs/live_hrm",
     ),

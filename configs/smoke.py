@@ -7,19 +7,20 @@ of which drawing the videos and running the frozen encoder over them, once, take
 continuous integration runs it in short form.
 """
 
+from ..train.datasets.synth import SynthData
 from ..train.loop import LoopConfig
 from ..train.optim import OptimConfig
-from ..train.recipe import Data, Model, Recipe
+from ..train.recipe import Model, Recipe
 
 CONFIG = Recipe(
-    data=Data(videos=96),
-    test=Data(videos=16, split="test"),
+    data=SynthData(videos=96),
+    test=SynthData(videos=16, split="test"),
     model=Model("tsa-lite0"),
     loop=LoopConfig(
         steps=400,
-        lanes=4,
+        batch=4,
         frames=16,
-        optim=OptimConfig(name="muon", rate=1.5e-3, ema=0.99),
+        optim=OptimConfig(name="muon", learning_rate=1.5e-3, ema=0.99),
         out="runs/smoke",
     ),
 )

@@ -2,7 +2,8 @@
 
     python -m streamzoo.train --config configs/synth_teacher.py
     python -m streamzoo.train --config configs/synth_student.py
-    python -m streamzoo.train --config configs/synth_student.py --set model.name=tsa-lite0
+    python -m streamzoo.train --config configs/synth_student.py --set model.name=tsa-lite0 \\
+        loop.out=runs/synth_tsa
 
 On one 2.5 GHz core: the teacher's answers, once, 9 minutes; then 5 minutes. Expected mAP: TSA 0.607
 (the teacher's own); after 600 steps TSA 0.584, DSTA 0.502, `vit-lite0` (no memory) 0.403.
@@ -20,8 +21,8 @@ CONFIG = dataclasses.replace(
     loop=dataclasses.replace(
         TEACHER.loop,
         steps=900,
-        lanes=4,
-        optim=dataclasses.replace(TEACHER.loop.optim, rate=3e-3),
+        batch=4,
+        optim=dataclasses.replace(TEACHER.loop.optim, learning_rate=3e-3),
         out="runs/synth_student",
     ),
 )

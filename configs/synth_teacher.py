@@ -11,19 +11,20 @@ A clip teaches at every one of its tubelets (``VideoMAE.every_tubelet``), which 
 faster than one answer per window.
 """
 
+from ..train.datasets.synth import SynthData
 from ..train.loop import LoopConfig
 from ..train.optim import OptimConfig
-from ..train.recipe import Data, Model, Recipe
+from ..train.recipe import Model, Recipe
 
 CONFIG = Recipe(
-    data=Data(videos=960),
-    test=Data(videos=40, split="test"),
+    data=SynthData(videos=960),
+    test=SynthData(videos=40, split="test"),
     model=Model("videomae-window-lite0"),
     loop=LoopConfig(
         steps=1200,
-        lanes=8,
+        batch=8,
         frames=16,
-        optim=OptimConfig(name="muon", rate=1.5e-3, ema=0.99),
+        optim=OptimConfig(name="muon", learning_rate=1.5e-3, ema=0.99),
         out="runs/synth_teacher",
     ),
 )

@@ -3,22 +3,22 @@
     python -m streamzoo.train --config configs/ucf11_teacher.py --set data.path=ZIP test.path=ZIP
 
 ZIP holds ``train/CLASS/v_WORD_GROUP_CLIP_FRAME.jpg`` and ``test/…``. On one
-2.5 GHz core: persons and features, once, 15 minutes; then 5 minutes. Expected: top-1 0.785 on 316
-clips.
+2.5 GHz core: persons and features, once, 15 minutes; then 5 minutes. Expected: top-1 0.756 on 316
+clips. Training groups that show a scene of the test are left out (``train/data/ucf11.py``); with 23
+of the 36 left in it was 0.785.
 """
 
 import dataclasses
 
+from ..train.datasets.ucf11 import UCF11Data
 from ..train.loop import LoopConfig
 from ..train.optim import OptimConfig
-from ..train.recipe import Data, Model, Recipe
+from ..train.recipe import Model, Recipe
 from ..train.tasks import SuperviseConfig
 
-TRAIN = Data(
-    kind="ucf11",
+TRAIN = UCF11Data(
     path="../shared/data/ucf11_5frames_160x120.zip",
     size=(128, 160),
-    frame_rate=1.0,
     max_boxes=4,
     detector="../shared/data/weights/yolox_nano_coco_416.onnx",
     mirror=True,
@@ -31,9 +31,9 @@ CONFIG = Recipe(
     supervise=SuperviseConfig(smoothing=0.1),
     loop=LoopConfig(
         steps=350,
-        lanes=16,
+        batch=16,
         frames=5,
-        optim=OptimConfig(name="muon", rate=1e-3, decay=0.1, ema=0.99),
+        optim=OptimConfig(name="muon", learning_rate=1e-3, weight_decay=0.1, ema=0.99),
         out="runs/ucf11_teacher",
     ),
 )

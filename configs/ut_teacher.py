@@ -8,13 +8,13 @@ and features, once, 4 minutes; then 5 minutes. Expected: top-1 0.714 on 35 clips
 
 import dataclasses
 
+from ..train.datasets.ut_interaction import UTInteractionData
 from ..train.loop import LoopConfig
 from ..train.optim import OptimConfig
-from ..train.recipe import Data, Model, Recipe
+from ..train.recipe import Model, Recipe
 from ..train.tasks import SuperviseConfig
 
-TRAIN = Data(
-    kind="ut",
+TRAIN = UTInteractionData(
     path="../shared/data/ut_interaction",
     size=(128, 160),
     frame_rate=8.0,
@@ -31,9 +31,9 @@ CONFIG = Recipe(
     supervise=SuperviseConfig(smoothing=0.1),
     loop=LoopConfig(
         steps=250,
-        lanes=8,
+        batch=8,
         frames=16,
-        optim=OptimConfig(name="muon", rate=1e-3, decay=0.1, ema=0.99),
+        optim=OptimConfig(name="muon", learning_rate=1e-3, weight_decay=0.1, ema=0.99),
         out="runs/ut_teacher",
     ),
 )

@@ -20,19 +20,26 @@ import jax.numpy as jnp
 
 from .. import zoo
 from ..layers.positions import resize_cubic
+from ..layers.streaming import Carry, Params
 from ..zoo.encode.adapters import Adapters, Widths
+from ..zoo.ranges import Checked, Count, Size, Weight, Whole
+from ..zoo.registry import Card
+from ..zoo.traits import cell_of, class_tokens_of
 from .answers import answers, resized, unit_range
+from .base import ModelTask
 from .data.base import DataError
-from .losses import masked_mean
+from .losses import count, masked_mean
+from .micro import step_key
 from .optim import layer_scale
 from .teachers import FrozenTeacher
+from .types import Batch, Evaluate, Loss
 
 Array = jax.Array
-Sizes = tuple[tuple[int, int], ...]
+Sizes = tuple[Size, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class AgglomerateConfig:
+class AgglomerateConfig(Checked):
     """How an encoder learns from several teachers.
 
     Attributes:
@@ -50,18 +57,19 @@ class AgglomerateConfig:
     """
 
     head: str = "mlp"
-    hidden: int = 1536
-    summary: tuple[float, float] = (1.0, 0.0)
-    spatial: tuple[float, float] = (0.9, 0.1)
+    hidden: Whole = 1536
+    summary: tuple[Weight, Weight] = (1.0, 0.0)
+    spatial: tuple[Weight, Weight] = (0.9, 0.1)
     whole: bool = False
     standardise: bool = True
-    measured: int = 500
+    measured: Count = 500
     own_class: bool = False
     student_sizes: Sizes = ()
     teacher_sizes: Sizes = ()
 
     def __post_init__(self):
-        if min(*self.summary, *self.spatial) < 0 or not any(self.summary + self.spatial):
+        super().__post_init__()
+        if not any(self.summary + self.spatial):
             raise ValueError("summary and spatial: weights of at least 0, one of them above 0")
 
 
@@ -97,7 +105,7 @@ DUNE = AgglomerateConfig("transformer", 0, summary=(0.25, 0.25), spatial=(0.25, 
 
 def cosine_distance(z: Array, y: Array) -> Array:
     """1 - cosine of vectors [..., D] -> [...], between 0 and 2."""
-    length = lambda a: jnp.sqrt(jnp.maximum((a * a).sum(axis=-1), 1e-12))  # noqa: E731
+    length = lambda a: jnp.sqrt(jnp.maximum((a * a).sum(axis=-1), 1e-12))
     return 1.0 - (z * y).sum(axis=-1) / (length(z) * length(y))
 
 
@@ -107,7 +115,7 @@ def smooth_l1(z: Array, y: Array) -> Array:
     return jnp.where(gap < 1.0, 0.5 * gap * gap, gap - 0.5).mean(axis=-1)
 
 
-class Agglomerate:
+class Agglomerate(ModelTask):
     """Teachers' answers about frames teach an image encoder.
 
     A teacher's answers come with the batch, as ``target_<name>_summary`` and
@@ -131,18 +139,18 @@ class Agglomerate:
     def __init__(
         self,
         student: Any,
-        card: Any,
-        variables: Any,
+        card: Card,
+        variables: Params,
         teachers: Mapping[str, Widths],
         config: AgglomerateConfig = EUPE,
         *,
         online: Mapping[str, FrozenTeacher] | None = None,
-        statistics: Any = None,
+        statistics: Params | None = None,
         size: tuple[int, int],
-        evaluate: Callable[[Any], dict[str, float]] | None = None,
+        evaluate: Evaluate | None = None,
     ):
-        self.student, self.card, self.config = student, card, config
-        self.first = variables["params"]
+        super().__init__(student, card, variables, config, evaluate=evaluate)
+        self.student = student
         self.teachers = {n: used(w, config) for n, w in teachers.items()}
         self.online = dict(online or {})
         self.sizes = config.student_sizes or (tuple(student.config.image_size),)
@@ -158,12 +166,10 @@ class Agglomerate:
             "statistics": statistics if config.standardise else {},
             "teachers": {name: teacher.variables for name, teacher in self.online.items()},
         }
-        if evaluate is not None:
-            self.evaluate = lambda params: evaluate(self.variables(params))
 
-    def _check(self, statistics: Any) -> None:
+    def _check(self, statistics: Params | None) -> None:
         cfg, shape = self.config, self.student.config
-        step = getattr(shape, "patch", 0) or getattr(shape, "stride", 1)
+        step = cell_of(shape)
         for size in self.sizes:
             if any(side % step for side in size):
                 raise DataError(f"student size {size}: not a multiple of its patch, {step} pixels")
@@ -173,7 +179,7 @@ class Agglomerate:
                 f"kept answers of {', '.join(kept)} are of one size: leave teacher_sizes empty, or "
                 "set keep_targets=False"
             )
-        if cfg.own_class and getattr(shape, "class_tokens", 0) < len(self.teachers):
+        if cfg.own_class and class_tokens_of(shape) < len(self.teachers):
             raise DataError(
                 f"{len(self.teachers)} teachers want a class token each: set class_tokens and "
                 "pool_tokens of the student"
@@ -181,44 +187,53 @@ class Agglomerate:
         if cfg.standardise and statistics is None:
             raise DataError("standardise needs the figures of answers.measure")
 
-    def variables(self, params: Any) -> Any:
+    def variables(self, params: Params) -> Params:
         """What the student's ``apply`` takes, and what is saved: without the heads."""
-        return {"params": params["student"]}
+        return super().variables(params["student"])
 
-    def init(self, key: Array) -> Any:
+    def init(self, key: Array) -> Params:
         given = self._summaries(self.shape), self.shape.features
         given = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), given)
         heads = jax.jit(self.heads.init)(key, *given)
         return {"student": self.first, "heads": heads["params"]}
 
-    def init_memory(self, lanes: int) -> Any:
-        return ()
-
     rate_scale = staticmethod(layer_scale)
 
-    def loss(self, params: Any, constants: Any, memory: Any, key: Array, batch: Any) -> Any:
+    def loss(
+        self, params: Params, constants: Params, memory: Carry, key: Array, batch: Batch
+    ) -> Loss:
         pairs = [(s, t) for s in self.sizes for t in self.teacher_sizes]
 
+        counted = count(batch["valid"])  # here: a branch of a switch cannot ask the step
+
         def at(pair: Any) -> Callable[..., Any]:
-            return lambda params: self.compare(params, constants, batch, *pair)
+            return lambda params: self.compare(params, constants, batch, *pair, counted=counted)
 
         if len(pairs) == 1:
             return self._summed(at(pairs[0])(params), memory)
-        drawn = jax.random.randint(key, (), 0, len(pairs))
+        drawn = jax.random.randint(step_key(key), (), 0, len(pairs))
         return self._summed(jax.lax.switch(drawn, [at(pair) for pair in pairs], params), memory)
 
-    def _summed(self, figures: dict[str, Array], memory: Any) -> Any:
+    def _summed(self, figures: dict[str, Array], memory: Carry) -> Loss:
         cfg = self.config
         total = jnp.float32(0.0)
         for name, value in figures.items():
             part, kind = name.split("/")[1:]
-            total += getattr(cfg, part)[kind == "smooth_l1"] * value
+            weights = cfg.summary if part == "summary" else cfg.spatial
+            total += weights[kind == "smooth_l1"] * value
         return total, (memory, figures)
 
     def compare(
-        self, params: Any, constants: Any, batch: Any, size: Any, teacher_size: Any
+        self,
+        params: Params,
+        constants: Params,
+        batch: Batch,
+        size: tuple[int, int],
+        teacher_size: tuple[int, int],
+        counted: Array | None = None,
     ) -> dict[str, Array]:
-        """``<teacher>/<summary or spatial>/<cosine or smooth_l1>`` of one pair of sizes."""
+        """``<teacher>/<summary or spatial>/<cosine or smooth_l1>`` of one pair of sizes; counted:
+        as in ``losses.masked_mean``."""
         frames = unit_range(batch["frames"])
         mask = batch["valid"].reshape(-1)
         flat = frames.reshape(-1, *frames.shape[2:])
@@ -234,10 +249,10 @@ class Agglomerate:
                 z = said[name][part].astype(jnp.float32)
                 each = self._terms(z, y, whole=self.config.whole and part == "spatial")
                 for kind, value in each.items():
-                    figures[f"{name}/{part}/{kind}"] = masked_mean(value, mask)
+                    figures[f"{name}/{part}/{kind}"] = masked_mean(value, mask, counted)
         return figures
 
-    def _summaries(self, out: Any) -> dict[str, Any]:
+    def _summaries(self, out: Any) -> Params:
         def pick(index: int) -> Any:
             a = out.prefix if self.config.own_class else out.pooled
             if a is None or not self.config.own_class:
@@ -251,9 +266,9 @@ class Agglomerate:
     def _terms(self, z: Array, y: Array, whole: bool) -> dict[str, Array]:
         """Both distances, per image [N]; maps on the larger of the two grids."""
         if z.ndim > 2:
-            grid = tuple(max(a, b) for a, b in zip(z.shape[1:3], y.shape[1:3]))
+            grid = tuple(max(a, b) for a, b in zip(z.shape[1:3], y.shape[1:3], strict=False))
             z, y = resize_cubic(z, grid), resize_cubic(y, grid)
-        flat = lambda a: a.reshape(len(a), -1)  # noqa: E731
+        flat = lambda a: a.reshape(len(a), -1)
         cosine = cosine_distance(*((flat(z), flat(y)) if whole else (z, y)))
         return {
             "cosine": flat(cosine).mean(axis=1),
@@ -263,7 +278,7 @@ class Agglomerate:
 
 def used(widths: Widths, config: AgglomerateConfig) -> Widths:
     """The answers that a config compares: the others have width 0."""
-    pairs = zip(widths, (config.summary, config.spatial))
+    pairs = zip(widths, (config.summary, config.spatial), strict=False)
     return Widths(*(width if any(weights) else 0 for width, weights in pairs))
 
 

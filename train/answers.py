@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..layers.streaming import Params
 from ..zoo.encode.adapters import Widths
 from .teachers import FrozenTeacher
+from .types import Batch
 
 Array = jax.Array
 FLOOR = 1e-2  # least deviation of a coordinate, over the root mean square of all: dead ones
@@ -34,8 +36,8 @@ def unit_range(frames: Array) -> Array:
 def answers(
     name: str,
     online: Mapping[str, FrozenTeacher],
-    constants: Any,
-    batch: Any,
+    constants: Params,
+    batch: Batch,
     frames: Array,
     size: tuple[int, int],
 ) -> dict[str, Array]:
@@ -59,7 +61,7 @@ def standardised(y: Array, figures: Mapping[str, Array]) -> Array:
     return (y - figures["mean"]) / figures["std"]
 
 
-def measure(answers: Iterable[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, Any]:
+def measure(answers: Iterable[Mapping[str, Mapping[str, np.ndarray]]]) -> Params:
     """Mean and deviation of every coordinate of teachers' answers, over images and cells.
 
     answers: batches of name -> ``summary`` or ``spatial`` -> [..., D] -> name -> part -> ``mean``

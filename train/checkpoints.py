@@ -2,13 +2,25 @@
 
 Besides the state of the loop a checkpoint holds the position in the data of every process, and the
 settings of the run.
+
+Every finished checkpoint gets ``checksums.json``, the size and sha256 of its files. One whose files
+are not those (a disk that failed, a power cut) is never read: the newest whole one is, and the
+damaged one is set aside as ``damaged-<step>``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
+import os
 import shutil
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,20 +29,28 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from ..layers.streaming import Carry, Json, Params
+from .failures import one_line
 from .optim import path_of
 
+SUMS = "checksums.json"
 _AVERAGE = "average"  # kept apart, so that an evaluation reads nothing else
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not there, or is of another run."""
+    """A checkpoint that is not there, is of another run, or cannot be read or written."""
+
+
+class WriteError(CheckpointError):
+    """A checkpoint could not be written; what was written before it is there."""
 
 
 class Found(NamedTuple):
     """A checkpoint on disk."""
 
     step: int
-    settings: dict[str, Any]  # of the run that wrote it
+    settings: Json  # of the run that wrote it
+    damaged: dict[int, str] = {}  # newer ones: step -> what is wrong with it
 
 
 class Checkpoints:
@@ -38,32 +58,83 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path, keep: int = 2, fresh: bool = False):
         self.folder = Path(folder).resolve()
-        logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every file at INFO
-        if fresh:
-            if jax.process_index() == 0:
+        self.notes: list[str] = []  # lines for whoever watches
+        # orbax tells every file at INFO, and an error that is raised as well with its stack trace
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        _quiet()
+        if jax.process_index() == 0:
+            if fresh:
                 shutil.rmtree(self.folder, ignore_errors=True)
-            _meet("fresh")
+            self._set_aside()
+        _meet("folder of checkpoints")
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=max(1, keep), cleanup_tmp_directories=True
+            max_to_keep=max(1, keep),
+            cleanup_tmp_directories=True,
         )
+        self._pending: int | None = None  # a step that is being written
+        self._sealing = threading.Lock()
         # named, so that the shapes of a checkpoint can be asked for before it is read
         handlers = {
             "state": ocp.StandardCheckpointHandler(),
             _AVERAGE: ocp.StandardCheckpointHandler(),
             "about": ocp.JsonCheckpointHandler(),
         }
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        with told(f"{self.folder}: cannot be used", WriteError):
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=options, item_handlers=handlers
+            )
+
+    def _set_aside(self) -> None:
+        found = self.find(self.folder)
+        for step, why in (found.damaged if found else {}).items():
+            aside = self.folder / f"damaged-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(self.folder / str(step), aside)
+            assert found is not None
+            self.notes.append(
+                f"the checkpoint of step {step} is damaged ({why}) and is set aside as {aside}; "
+                f"going on from step {found.step}"
+            )
+
+    def _seal(self, step: int) -> None:
+        # a step's folder is there, by its name, once all of it is on disk
+        with self._sealing:
+            if jax.process_index() == 0 and (self.folder / str(step)).is_dir():
+                seal(self.folder / str(step))
+
+    def _seal_when_finished(self, step: int) -> None:
+        # as soon as may be: a power cut before that costs the checkpoint
+        while self._pending == step and not (self.folder / str(step)).is_dir():
+            time.sleep(0.05)
+        with contextlib.suppress(OSError):  # told by `wait`
+            self._seal(step)
 
     @staticmethod
     def find(folder: str | Path) -> Found | None:
-        """The newest checkpoint in a folder, or None; writes nothing."""
+        """The newest whole checkpoint in a folder, or None; writes nothing.
+
+        Raises CheckpointError: there are checkpoints, and all of them are damaged.
+        """
         # no manager: that would wait for the other processes
         folder = Path(folder)
         steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
-        if not steps:
-            return None
-        about = (folder / str(max(steps)) / "about" / "metadata").read_text(encoding="utf-8")
-        return Found(max(steps), json.loads(about)["settings"])
+        # a run of before there were checksums has none at all
+        sealed = any((folder / str(step) / SUMS).exists() for step in steps)
+        damaged: dict[int, str] = {}
+        for step in sorted(steps, reverse=True):
+            if why := damage(folder / str(step), sealed):
+                damaged[step] = why
+                continue
+            about = (folder / str(step) / "about" / "metadata").read_text(encoding="utf-8")
+            return Found(step, json.loads(about)["settings"], damaged)
+        if damaged:
+            each = "; ".join(f"{step}: {why}" for step, why in damaged.items())
+            raise CheckpointError(
+                f"{folder}: no checkpoint is whole ({each}); put one back from a copy, or start "
+                "afresh with --fresh"
+            )
+        return None
 
     @property
     def last(self) -> int | None:
@@ -74,7 +145,7 @@ class Checkpoints:
         """Folder of a checkpoint, by default of the newest."""
         return self.folder / str(self.last if step is None else step)
 
-    def save(self, step: int, state: Any, data: Any, settings: str, wait: bool = False) -> None:
+    def save(self, step: int, state: Carry, data: Any, settings: str, wait: bool = False) -> None:
         """Writes ``state`` (with a field ``average``) in the background.
 
         data: this process's position, JSON. settings: JSON text. ``state`` may be donated to the
@@ -82,26 +153,28 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        self.wait()  # orbax would; and no checkpoint is deleted before the next has checksums
         flat = _flat(state)
         average = {k: v for k, v in flat.items() if _is_average(k)}
         rest = {k: v for k, v in flat.items() if not _is_average(k)}
         about = {"settings": json.loads(settings), "data": _exchange(data)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(rest),
-                average=ocp.args.StandardSave(average),
-                about=ocp.args.JsonSave(about),
-            ),
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(rest),
+            average=ocp.args.StandardSave(average),
+            about=ocp.args.JsonSave(about),
         )
+        with self._writing(step):
+            self._manager.save(step, args=args)
+        self._pending = step
+        threading.Thread(target=self._seal_when_finished, args=(step,), daemon=True).start()
         if wait:
             self.wait()
 
-    def about(self) -> dict[str, Any]:
+    def about(self) -> Json:
         """Of the newest checkpoint: "settings" and "data", the position of each process."""
         self._need()
         args = ocp.args.Composite(about=ocp.args.JsonRestore())
-        return self._manager.restore(self.last, args=args)["about"]
+        return self._read(args)["about"]
 
     def restore(self, like: Any) -> Any:
         """The newest state, with the shapes, types and shardings of ``like`` (arrays or structs).
@@ -117,7 +190,7 @@ class Checkpoints:
             )
             for name in ("state", "average")
         }
-        found = self._manager.restore(self.last, args=ocp.args.Composite(**parts))
+        found = self._read(ocp.args.Composite(**parts))
         flat = {**found["state"], **found["average"]}
         return _unflat(flat, like)
 
@@ -127,23 +200,40 @@ class Checkpoints:
         flat = {f"{_AVERAGE}/{name}": leaf for name, leaf in _flat(like).items()}
         self._compare(flat, ("average",))
         args = ocp.args.StandardRestore({k: _struct(v) for k, v in flat.items()})
-        found = self._manager.restore(self.last, args=ocp.args.Composite(average=args))["average"]
+        found = self._read(ocp.args.Composite(average=args))["average"]
         return _unflat({k.removeprefix(f"{_AVERAGE}/"): v for k, v in found.items()}, like)
 
     def wait(self) -> None:
-        """Until all checkpoints are on disk."""
-        self._manager.wait_until_finished()
+        """Until all checkpoints are on disk. Raises WriteError: one is not."""
+        step, self._pending = self._pending, None
+        with self._writing(step):
+            self._manager.wait_until_finished()
+            if step is not None:
+                self._seal(step)
 
     def close(self) -> None:
-        """Waits and lets go of the folder."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits and lets go of the folder. Raises WriteError: a checkpoint is not on disk."""
+        self.wait()
+        with self._writing(None):
+            self._manager.close()
+
+    def _read(self, args: Any) -> Any:
+        with told(f"{self.path()}: cannot be read", CheckpointError):
+            return self._manager.restore(self.last, args=args)
+
+    @contextlib.contextmanager
+    def _writing(self, step: int | None) -> Iterator[None]:
+        what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+        with told(f"{self.folder}: {what} could not be written", WriteError):
+            yield
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.close()  # also after an error: a write under way would be cut off
+    def __exit__(self, kind: Any, *error: Any) -> None:
+        # also after an error: a write under way would be cut off
+        with contextlib.suppress(*[WriteError] if kind else []):
+            self.close()
 
     def _need(self) -> int:
         self.wait()
@@ -152,9 +242,11 @@ class Checkpoints:
             raise CheckpointError(f"no checkpoint in {self.folder}")
         return step
 
-    def _compare(self, wanted: dict[str, Any], items: tuple[str, ...]) -> None:
+    def _compare(self, wanted: Params, items: tuple[str, ...]) -> None:
         stored: dict[str, Any] = {}
-        metadata = self._manager.item_metadata(self._need())
+        step = self._need()
+        with told(f"{self.path(step)}: cannot be read", CheckpointError):
+            metadata = self._manager.item_metadata(step)
         for item in items:
             found = metadata[item]
             stored |= dict(getattr(found, "tree", found))
@@ -175,6 +267,85 @@ class Checkpoints:
             )
 
 
+@contextlib.contextmanager
+def told(what: str, kind: type[CheckpointError]) -> Iterator[None]:
+    """Whatever a library raises inside becomes ``kind``, one line."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise kind(f"{what} ({one_line(error)})") from error
+
+
+def _quiet() -> None:
+    # orbax gives up at the first failure; tensorstore then tells each of the others, one stack
+    # trace after another, to an event loop that is gone
+    before = sys.unraisablehook
+
+    def hook(seen: Any) -> None:
+        if "Event loop is closed" not in str(seen.exc_value):
+            before(seen)
+
+    if getattr(before, "__module__", "") != __name__:
+        sys.unraisablehook = hook
+
+
+def sums(folder: Path) -> dict[str, tuple[int, str]]:
+    """Relative path -> (size in bytes, sha256) of every file below a folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith(SUMS):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = path.stat().st_size, digest
+    return found
+
+
+def seal(folder: Path) -> None:
+    """Writes the checksums of a finished checkpoint, whole or not at all, if it has none."""
+    target = folder / SUMS
+    if target.exists():
+        return
+    part = folder / f"{SUMS}.{uuid.uuid4().hex}"
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(sums(folder), file, indent=0)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, target)
+
+
+def damage(folder: Path, sealed: bool = True) -> str:
+    """What is wrong with a checkpoint, "" for a whole one.
+
+    sealed: it should have checksums; else only what orbax reads first is looked at.
+    """
+    try:
+        json.loads((folder / "about" / "metadata").read_text(encoding="utf-8"))["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "about/metadata cannot be read"
+    try:
+        found = json.loads((folder / SUMS).read_text(encoding="utf-8"))
+        wanted = {name: (int(size), str(digest)) for name, (size, digest) in found.items()}
+    except FileNotFoundError:
+        empty = [p for p in folder.rglob("manifest.ocdbt") if not p.stat().st_size]
+        if sealed or empty:
+            return "it was not finished" if sealed else f"{empty[0].relative_to(folder)} is empty"
+        return ""
+    except (OSError, ValueError, TypeError, AttributeError):
+        return f"{SUMS} cannot be read"
+    for name, (size, digest) in wanted.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if (now := path.stat().st_size) != size:
+            return f"{name} has {now} bytes of {size}"
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                return f"{name} has other contents than were written"
+    return ""
+
+
 def _is_average(name: str) -> bool:
     return name.startswith(f"{_AVERAGE}/")
 
@@ -183,8 +354,8 @@ def _flat(tree: Any) -> dict[str, Any]:
     return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _unflat(flat: dict[str, Any], like: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: flat[path_of(path)], like)
+def _unflat(flat: Params, like: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda path, _: flat[path_of(path)], like)
 
 
 def _struct(leaf: Any) -> jax.ShapeDtypeStruct:

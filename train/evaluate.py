@@ -1,4 +1,5 @@
-"""How good a streaming model is, one frame at a time through its carry, as it will run.
+"""Runs a streaming model over labelled videos, one frame at a time through its carry, as it will
+run. What its answers are worth is counted in ``metrics``.
 
 C classes, K boxes, T frames of a video.
 """
@@ -6,32 +7,31 @@ C classes, K boxes, T frames of a video.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..layers.streaming import Array, Carry, Params
+from ..zoo.registry import Card
+from ..zoo.traits import finds_persons
 from .data.base import Source
 from .data.pipeline import pad
-from .data.yolox import overlap
-from .metrics.average_precision import average_precision
-from .metrics.delay import detection_delay, label_runs
+from .metrics.persons import Found, match, persons
+from .metrics.videos import Answers, box_metrics, delay_metrics, video_metrics
 from .tasks import first_carry, prepared
-
-
-class Answers(NamedTuple):
-    """What a model said about one video, and the truth."""
-
-    video: int
-    scores: np.ndarray  # [T, K, C] probabilities
-    box_valid: np.ndarray  # [T, K]
-    labels: np.ndarray  # [T, K, C]
-    labelled: np.ndarray  # [T, K]
+from .types import Batch
 
 
 def answers(
-    model: Any, variables: Any, card: Any, source: Source, *, lanes: int = 16, clip: bool = False
+    model: Any,
+    variables: Params,
+    card: Card,
+    source: Source,
+    *,
+    lanes: int = 16,
+    clip: bool = False,
 ) -> Iterator[Answers]:
     """Runs a streaming model over every video of a source, boxes given.
 
@@ -49,8 +49,8 @@ def answers(
     frames = -(-(longest + late) // 8) * 8  # few shapes, few compiles
 
     @jax.jit
-    def run(variables: Any, batch: Any) -> Any:
-        def step(carry: Any, x: Any) -> Any:
+    def run(variables: Params, batch: Batch) -> Any:
+        def step(carry: Carry, x: Batch) -> Any:
             x = jax.tree.map(lambda a: a[:, None], x)
             carry, out = model.apply(
                 variables, carry, prepared(x["frames"], card), x["valid"],
@@ -90,78 +90,56 @@ def answers(
             yield Answers(video, scores[i, late : late + n], c.box_valid, c.labels, c.labelled)
 
 
-def evaluate(model: Any, variables: Any, card: Any, source: Source, **options: Any) -> dict:
-    """Figures of a model on a source, named by what they are.
+def evaluate(
+    model: Any,
+    variables: Params,
+    card: Card,
+    source: Source,
+    *,
+    lanes: int = 16,
+    clip: bool = False,
+) -> dict[str, float]:
+    """Metrics of a model on a source, named by what they are.
 
-    With several labels per box: ``mAP`` (mean over classes of the average precision over all
-    labelled boxes of all frames) and ``AP/class``. With one label per video, read off slot 0 (the
-    whole frame): ``top1`` of the mean of the probabilities over the video, ``top1_last`` of the
-    last frame's, ``top1_frame`` of every frame's, and ``class/...`` recall by class. A model with a
-    person head also gets the figures of :func:`find_persons`.
+    With several labels per box those of :func:`metrics.videos.box_metrics` and
+    :func:`metrics.videos.delay_metrics`; with one label per video those of
+    :func:`metrics.videos.video_metrics`. A model with a person head also gets those of
+    :func:`find_persons`. Beside them stands ``lookahead_s``, the seconds that the model sees of the
+    future. lanes, clip: as for :func:`answers`.
 
-    Beside them stand ``lookahead_s``, the seconds that the model sees of the future, and with
-    several labels ``detected`` and ``delay_s``: the part of the runs of a label in which its score
-    rises above 1/2, and the median time from a run's start to that (look-ahead included).
+    A metric that is not defined is NaN and told as n/a: of a class without a positive, of persons
+    where there are none, of delays where only keyframes are labelled (``Source.dense``), since
+    nobody knows when an act began between two.
     """
-    found = list(answers(model, variables, card, source, **options))
-    persons: dict[str, float] = {}
-    if hasattr(model.config, "person_threshold") and "person" in model.config.heads:
-        persons = find_persons(model, variables, card, source)
+    found = list(answers(model, variables, card, source, lanes=lanes, clip=clip))
+    own = box_metrics if card.multi_label else video_metrics
+    overall, by_class = own(found, source.classes)
+    overall["lookahead_s"] = model.latency / source.frame_rate
+    if finds_persons(model.config):
+        overall |= find_persons(model, variables, card, source)
     if card.multi_label:
-        known = [a.labelled & a.box_valid for a in found]
-        scores = np.concatenate([a.scores[k] for a, k in zip(found, known)])
-        labels = np.concatenate([a.labels[k] for a, k in zip(found, known)])
-        result = average_precision(scores, labels)
-        figures = {"mAP": result.mean, "lookahead_s": model.latency / source.frame_rate}
-        figures |= persons | _delay(found, source.frame_rate, model.latency)
-        return figures | {
-            f"AP/{name}": float(ap) for name, ap in zip(source.classes, result.per_class)
-        }
-    truth = np.asarray([a.labels[0, 0].argmax() for a in found])
-    mean = np.asarray([a.scores[:, 0].mean(axis=0).argmax() for a in found])
-    last = np.asarray([a.scores[-1, 0].argmax() for a in found])
-    frame = np.concatenate([a.scores[:, 0].argmax(-1) == y for a, y in zip(found, truth)])
-    figures = {
-        "top1": float((mean == truth).mean()),
-        "top1_last": float((last == truth).mean()),
-        "top1_frame": float(frame.mean()),
-        "lookahead_s": model.latency / source.frame_rate,
-        **persons,
-    }
-    for i, name in enumerate(source.classes):
-        if (truth == i).any():
-            figures[f"class/{name}"] = float((mean == truth)[truth == i].mean())
-    return figures
-
-
-def _delay(found: list[Answers], rate: float, latency: int) -> dict[str, float]:
-    how: dict[str, Any] = dict(frame_rate=rate, latency=latency, threshold=0.5)
-    delays = [detection_delay(a.scores, label_runs(a.labels), **how) for a in found]
-    each = np.concatenate([d.seconds for d in delays])
-    hit = ~np.isnan(each)
-    median = float(np.median(each[hit])) if hit.any() else float("nan")
-    return {"detected": float(hit.mean()) if len(each) else float("nan"), "delay_s": median}
+        timed = found if source.dense else []
+        overall |= delay_metrics(timed, source.frame_rate, model.latency)
+    return overall | by_class
 
 
 def find_persons(
-    model: Any, variables: Any, card: Any, source: Source, *, sure: float = 0.4, lanes: int = 16
+    model: Any, variables: Params, card: Card, source: Source, *, sure: float = 0.4, lanes: int = 16
 ) -> dict[str, float]:
     """How well the person head agrees with the box teacher, frame by frame, at IoU 0.5.
 
-    ``person_recall`` is the part of the boxes with a score of at least ``sure`` that the model
-    finds, ``person_precision`` the part of its boxes that are one of these; a box that only matches
-    a weaker one of the teacher's counts for neither.
+    The metrics are those of :func:`metrics.persons`.
     """
     longest = max(source.length(i) for i in range(len(source)))
     frames = -(-longest // 8) * 8
 
     @jax.jit
-    def run(variables: Any, pictures: Any, valid: Any) -> Any:
+    def run(variables: Params, pictures: Array, valid: Array) -> Any:
         x = prepared(pictures, card)
         out = model.apply(variables, model.init_carry(len(valid)), x, valid)[1]
         return out.boxes, out.box_valid
 
-    right = said = wanted = 0
+    found = Found()
     for low in range(0, len(source), lanes):
         videos = [min(v, len(source) - 1) for v in range(low, low + lanes)]
         clips = [source.read(v, 0, source.length(v)) for v in videos]
@@ -170,30 +148,5 @@ def find_persons(
         boxes, there = (np.asarray(a) for a in run(variables, pictures, valid))
         for i, clip in enumerate(clips[: len(source) - low]):
             for t in range(len(clip.frames)):
-                scores = clip.persons[t]
-                hits, counted = match(boxes[i, t][there[i, t]], clip.boxes[t], scores, sure)
-                right, said, wanted = right + hits, said + counted, wanted + (scores >= sure).sum()
-    return {
-        "person_recall": float(right / max(wanted, 1)),
-        "person_precision": float(right / max(said, 1)),
-    }
-
-
-def match(said: np.ndarray, boxes: np.ndarray, scores: np.ndarray, sure: float) -> tuple[int, int]:
-    """Greedy one-to-one matching at IoU 0.5, best answer first: (right answers, answers counted).
-
-    said [n, 4], boxes [K, 4], scores [K], 0 for no person.
-    """
-    free = scores > 0
-    right = counted = 0
-    for box in said:
-        iou = np.where(free, overlap(box[None], boxes), 0.0)
-        # a sure box is preferred to a weak one that overlaps more
-        best = int(np.argmax(np.where(iou >= 0.5, iou + (scores >= sure), 0.0)))
-        if iou[best] < 0.5:
-            counted += 1
-            continue
-        free[best] = False
-        if scores[best] >= sure:
-            right, counted = right + 1, counted + 1
-    return right, counted
+                found += match(boxes[i, t][there[i, t]], clip.boxes[t], clip.persons[t], sure)
+    return persons(found)

@@ -3,6 +3,7 @@ at the end a plot. Of several processes only the first writes."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib
 import math
@@ -15,22 +16,23 @@ from typing import Any
 
 import jax
 
+from .metrics import figure
+
 Row = dict[str, float]
 _QUIET = ("weight/", "attention/", "rate")  # in the table, not in every line
 
 
 def read_table(path: str | Path) -> list[Row]:
-    """Rows of a table of figures, without a last line that a crash cut off."""
+    """Rows of a table of figures, without those that a crash or a power cut left unreadable."""
     path = Path(path)
     if not path.is_file():
         return []
     lines = list(csv.reader(path.read_text(encoding="utf-8").split("\n")[:-1]))
-    rows = [
-        {name: float(cell) for name, cell in zip(lines[0], line, strict=True)}
-        for line in lines[1:]
-        if len(line) == len(lines[0])
-    ]
-    return [{**row, "step": int(row["step"])} for row in rows]
+    rows: list[Row] = []
+    for line in lines[1:]:
+        with contextlib.suppress(ValueError):
+            rows.append({n: float(cell) for n, cell in zip(lines[0], line, strict=True)})
+    return [{**row, "step": int(row["step"])} for row in rows if "step" in row]
 
 
 class Table:
@@ -142,7 +144,7 @@ class Log:
 
 
 def _text(figures: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+    return "  ".join(f"{name} {figure(value)}" for name, value in figures.items())
 
 
 def _optional(name: str) -> Any:

@@ -12,32 +12,38 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ..layers.streaming import Carry, Params
+from ..zoo.ranges import Checked, Count, Range, Seed, Whole, renamed
 from . import sharding
 from .checkpoints import Checkpoints
+from .failures import library_of, one_line
 from .logs import Log
 from .optim import OptimConfig, warmup_steps
+from .owner import Owner
 from .sharding import MeshConfig
 from .step import State, make_step, start
+from .types import Batch, Loss
 
 Array = jax.Array
 
 
+@renamed(lanes="batch")
 @dataclasses.dataclass(frozen=True)
-class LoopConfig:
+class LoopConfig(Checked):
     """How long, how wide and how often.
 
     Attributes:
       steps: steps in all.
-      lanes: streams trained side by side, in all processes together.
+      batch: streams (lanes) trained side by side, in all processes together.
       frames: frames per lane and step.
       seed: of weights, augmentation and the order of the data.
-      accumulate: micro-batches that a step's lanes are split into, one after the other.
+      accumulate: micro-batches that a step's streams are split into, one after the other.
       dtype: compute type that the task gives to its model; weights and optimiser stay float32.
       log_every, checkpoint_every, eval_every: steps; 0: only at the end.
       diverge: stop when the mean loss of ``log_every`` steps after the warm-up is above this
@@ -48,29 +54,27 @@ class LoopConfig:
       tensorboard: also write for TensorBoard, under ``out``.
     """
 
-    steps: int = 1000
-    lanes: int = 8
-    frames: int = 8
-    seed: int = 0
+    steps: Count = 1000
+    batch: Count = 8
+    frames: Count = 8
+    seed: Seed = 0
     optim: OptimConfig = OptimConfig()
-    accumulate: int = 1
-    dtype: str = "float32"
-    log_every: int = 20
-    checkpoint_every: int = 200
-    eval_every: int = 0
-    diverge: float = 0.0
-    keep: int = 2
+    accumulate: Count = 1
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    log_every: Whole = 20
+    checkpoint_every: Whole = 200
+    eval_every: Whole = 0
+    diverge: Annotated[float, Range(1, also=(0,), note="0: never")] = 0.0
+    keep: Count = 2
     out: str = "runs/default"
     mesh: MeshConfig = MeshConfig()
     profile: str = ""
     tensorboard: bool = True
 
-    def __post_init__(self):
-        for name in ("steps", "lanes", "frames", "accumulate", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError("dtype is float32 or bfloat16")
+    @property
+    def lanes(self) -> int:
+        """``batch``, by its name in the code of the data."""
+        return self.batch
 
 
 class Task(Protocol):
@@ -78,17 +82,19 @@ class Task(Protocol):
     given the averaged weights) and ``rate_scale(params, layer_decay)`` (as
     ``optim.layer_scale``, which stands in for it)."""
 
-    constants: Any  # an argument of the jitted step that is never donated: the frozen teacher
+    constants: Params  # an argument of the jitted step that is never donated: the frozen teacher
 
-    def init(self, key: Array) -> Any:
+    def init(self, key: Array) -> Params:
         """The first weights, float32."""
         ...
 
-    def init_memory(self, lanes: int) -> Any:
+    def init_memory(self, lanes: int) -> Carry:
         """What one step hands to the next, such as carries: every leaf [lanes, ...]; may be ()."""
         ...
 
-    def loss(self, params: Any, constants: Any, memory: Any, key: Array, batch: Any) -> Any:
+    def loss(
+        self, params: Params, constants: Params, memory: Carry, key: Array, batch: Batch
+    ) -> Loss:
         """(loss, (memory, figures: name -> scalar)), means over the lanes of ``batch``."""
         ...
 
@@ -113,7 +119,7 @@ class Job:
 class Result(NamedTuple):
     """What :func:`run` gives."""
 
-    params: Any  # averaged weights, in full on one device of this process
+    params: Params  # averaged weights, in full on one device of this process
     state: State
     history: list[dict[str, float]]  # a row per step
     scores: dict[str, float]  # of the last evaluation
@@ -124,6 +130,10 @@ class TrainingError(RuntimeError):
     """The run cannot go on; the text says at which step, why, and what is left of it."""
 
 
+class Interrupted(TrainingError):
+    """A disk, a file or another process broke the run off; the same command goes on."""
+
+
 def run(
     job: Job,
     config: LoopConfig,
@@ -131,6 +141,7 @@ def run(
     settings: str = "{}",
     fresh: bool = False,
     log: Callable[[str], None] | None = None,
+    owner: Owner | None = None,
 ) -> Result:
     """Trains until ``config.steps`` steps are done, from the last checkpoint in ``config.out``.
 
@@ -141,19 +152,41 @@ def run(
       settings: JSON text that the checkpoints keep.
       fresh: delete what is in the folder of an earlier run first.
       log: gets the lines of the log; None prints them, below a progress bar on a terminal.
+      owner: of ``config.out``, entered; None takes the folder while the run lasts.
 
     Raises:
-      TrainingError: a loss or gradient that is not finite, or a loss that diverges.
-      CheckpointError: the last checkpoint is of another model.
+      TrainingError: a loss or gradient that is not finite, a loss that diverges, or no memory;
+        its subclass Interrupted: data that cannot be read, a log that cannot be written, another
+        process that is gone.
+      CheckpointError: the last checkpoint is of another model, or none is whole; its subclass
+        WriteError: a checkpoint could not be written.
+      FolderInUse: another run writes into ``config.out``.
       MeshError: the mesh does not fit devices or lanes.
     """
-    return _Run(job, config, settings, fresh, log).go()
+    with contextlib.ExitStack() as held:
+        if owner is None and jax.process_index() == 0:  # it writes for all
+            owner = held.enter_context(Owner(config.out, log or print))
+        try:
+            return _Run(job, config, settings, fresh, log, owner).go()
+        except OSError as error:
+            raise Interrupted(f"{one_line(error)}; the same command goes on") from error
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise TrainingError(
+                    f"the memory of the device is full ({one_line(error)}): lower loop.batch, or "
+                    "raise loop.accumulate"
+                ) from error
+            why = f"jax failed ({one_line(error)})"
+            raise Interrupted(f"{why}; the same command goes on") from error
 
 
 class _Run:
-    def __init__(self, job: Job, config: LoopConfig, settings: str, fresh: bool, log: Any):
-        self.task, self.config, self.settings = job.task, config, settings
-        self.mesh = sharding.make_mesh(config.mesh, config.lanes, config.accumulate)
+    def __init__(
+        self, job: Job, config: LoopConfig, settings: str, fresh: bool, log: Any,
+        owner: Owner | None,
+    ):  # fmt: skip
+        self.task, self.config, self.settings, self.owner = job.task, config, settings, owner
+        self.mesh = sharding.make_mesh(config.mesh, config.batch, config.accumulate)
         self.saved = Checkpoints(Path(config.out) / "checkpoints", config.keep, fresh)
         self.state, optimiser = start(job.task, config, self.mesh)
         self.batches = job.batches(jax.process_index(), jax.process_count())
@@ -167,6 +200,8 @@ class _Run:
         self.log = Log(
             config.out, self.done, config.steps, write=log, tensorboard=config.tensorboard
         )
+        for note in self.saved.notes:
+            self.log.line(note)
         self.scores: dict[str, float] = {}
         self.waiting: list[Array] = []  # figures still on the device
         self.lowest = math.inf
@@ -189,8 +224,10 @@ class _Run:
     def go(self) -> Result:
         config, stopped, mark = self.config, 0, self.done
         with _signals() as caught, self.log, self.saved, self.trace:
-            batch = self._fetch() if self.done < config.steps else self._evaluate()
+            batch: Any = self._fetch() if self.done < config.steps else self._evaluate()
             while self.done < config.steps and not stopped:
+                if self.owner is not None:
+                    self.owner.check()
                 self._profile(self.done - mark)
                 self.state, row = self.step(self.state, self.constants, batch)
                 self.waiting.append(row)
@@ -222,6 +259,13 @@ class _Run:
             raise TrainingError(
                 f"the data ended after step {self.done} of {self.config.steps}"
             ) from None
+        except Exception as error:
+            if not (isinstance(error, OSError) or library_of(error)):
+                raise
+            raise Interrupted(
+                f"the data of step {self.done + 1} cannot be read ({one_line(error)}); "
+                f"{self._left()}"
+            ) from error
         return sharding.place_batch(batch, self.mesh)
 
     def _save(self, wait: bool) -> None:
@@ -240,27 +284,30 @@ class _Run:
         rows = [{"step": first + i, **row} for i, row in enumerate(rows)]
         self.log.figures(rows if bad < 0 else rows[: bad - first + 1])
         if bad >= 0:
-            self._stop(f"loss or gradient is not finite at step {bad}", "lower loop.optim.rate")
+            why = f"loss or gradient is not finite at step {bad}"
+            self._stop(why, "lower loop.optim.learning_rate")
         mean = math.fsum(row["loss"] for row in rows) / len(rows)
         warm = first > warmup_steps(self.config.optim, self.config.steps)
         if self.config.diverge and warm and mean > self.config.diverge * self.lowest:
             self._stop(
                 f"the loss diverges: {mean:.4g} at step {self.done} after {self.lowest:.4g}",
-                "lower loop.optim.rate, or raise loop.diverge",
+                "lower loop.optim.learning_rate, or raise loop.diverge",
             )
         if warm:
             self.lowest = min(self.lowest, mean)
 
     def _stop(self, why: str, remedy: str) -> None:
         self.saved.wait()
-        last = self.saved.last
-        left = f"the last good checkpoint is {self.saved.path()}" if last else "no checkpoint yet"
-        raise TrainingError(f"{why}; {remedy}; {left}")
+        raise TrainingError(f"{why}; {remedy}; {self._left()}")
+
+    def _left(self) -> str:
+        good = self.saved.last is not None
+        return f"the last good checkpoint is {self.saved.path()}" if good else "no checkpoint yet"
 
     def _evaluate(self) -> None:
-        if hasattr(self.task, "evaluate"):
+        if (measure := getattr(self.task, "evaluate", None)) is not None:
             self._flush()
-            self.scores = self.task.evaluate(sharding.gather(self.state.average, self.mesh))
+            self.scores = measure(sharding.gather(self.state.average, self.mesh))
             self.log.scores(self.done, self.scores)
 
     def _profile(self, count: int) -> None:

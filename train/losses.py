@@ -5,6 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from .micro import per_part
+
 Array = jax.Array
 
 
@@ -17,15 +19,25 @@ def label_loss(logits: Array, labels: Array, multi_label: bool, smoothing: float
     return -(target * jax.nn.log_softmax(logits)).sum(axis=-1)
 
 
-def masked_mean(values: Array, mask: Array) -> Array:
-    """Mean of ``values`` where ``mask`` (weights of the same shape); 0 if nowhere."""
+def masked_mean(values: Array, mask: Array, counted: Array | None = None) -> Array:
+    """Mean of ``values`` where ``mask`` (weights of the same shape); 0 if nowhere.
+
+    In a micro-batch: its share of the whole step's mean (see ``train.micro``).
+
+    counted: :func:`count` of the mask, taken beforehand, for a call inside a ``lax`` branch.
+    """
     mask = mask.astype(values.dtype)
-    return (values * mask).sum() / jnp.maximum(mask.sum(), 1.0)
+    return (values * mask).sum() / (count(mask) if counted is None else counted)
+
+
+def count(mask: Array) -> Array:
+    """What :func:`masked_mean` divides by: the sum of a mask, at least 1."""
+    return per_part(mask.sum(dtype=jnp.float32))
 
 
 def generalised_iou(a: Array, b: Array) -> Array:
     """GIoU (Rezatofighi et al., arXiv 1902.09630) of boxes [..., 4] pairwise: [...] in [-1, 1]."""
-    area = lambda z: jnp.prod(jnp.maximum(z[..., 2:] - z[..., :2], 0.0), axis=-1)  # noqa: E731
+    area = lambda z: jnp.prod(jnp.maximum(z[..., 2:] - z[..., :2], 0.0), axis=-1)
 
     def span(low, high):
         corners = [low(a[..., :2], b[..., :2]), high(a[..., 2:], b[..., 2:])]
@@ -65,8 +77,7 @@ def person_loss(
     p = jax.nn.sigmoid(objectness)
     hit = (1 - p) ** 2 * jax.nn.softplus(-objectness)
     miss = (1 - known) ** 4 * p**2 * jax.nn.softplus(objectness)
-    count = jnp.maximum(positive.sum(), 1.0)
-    found = jnp.where(positive, hit, miss).sum() / count
+    found = jnp.where(positive, hit, miss).sum() / count(positive)
 
     said = jnp.stack(
         [
@@ -120,7 +131,7 @@ def current_rows(attention: Array, tokens: int, back: int = 0) -> Array:
 def attention_divergence(rows: Array, teacher: Array) -> Array:
     """KL of attention rows [..., N, N] from the teacher's, mean over queries: [...]."""
     t = teacher.astype(jnp.float32)
-    log = lambda a: jnp.log(jnp.maximum(a, 1e-9))  # noqa: E731
+    log = lambda a: jnp.log(jnp.maximum(a, 1e-9))
     return (t * (log(t) - log(rows.astype(jnp.float32)))).sum(axis=-1).mean(axis=-1)
 
 

@@ -1,6 +1,6 @@
 """The optimiser: clipping, AdamW or Muon, warm-up and cosine, layer-wise rates, averaged weights.
 
-Blocks are stacked over depth (``layers/vit.py``): a leaf ``…/blocks/layer<i>/…`` is
+Blocks are stacked over depth (``layers/transformer/stack.py``): a leaf ``…/blocks/layer<i>/…`` is
 [repeats, ...] and its slice r belongs to block r * period + i. Whatever depends on the depth or on
 the number of axes of a parameter has to know that.
 """
@@ -9,50 +9,60 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ..layers.streaming import Carry, Params
+from ..zoo.ranges import Checked, Positive, Range, Share, Weight, renamed
+
 Array = jax.Array
+Tree = TypeVar("Tree")  # of arrays
 NAMES = ("adamw", "muon")
+BelowOne = Annotated[float, Range(0, 1, below=True)]
 BLOCK = re.compile(r"^(?P<stack>(?:.*/)?blocks)/layer(?P<index>\d+)/")
 # what comes before the first block, and so has the smallest rate
 _STEM = re.compile(r"(?:^|/)(?:patch_embed|pos_embed|cls_token|embed\w*)(?:/|$)")
 
 
+@renamed(rate="learning_rate", decay="weight_decay")
 @dataclasses.dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Checked):
     """How the weights follow the gradient.
 
     Attributes:
       name: "adamw"; or "muon": orthogonalised momentum (Jordan et al. 2024, with the update size
         of arXiv 2502.16982) on the blocks' matrices and AdamW on the rest, with one rate for both.
-      rate: the highest learning rate, at the end of the warm-up.
+      learning_rate: the highest, at the end of the warm-up.
       warmup: a fraction of all steps if below 1, else steps.
-      final: the last rate as a fraction of ``rate``.
-      decay: weight decay of matrices; biases, norms and other vectors have none.
+      final: the last rate as a fraction of ``learning_rate``.
+      weight_decay: of matrices; biases, norms and other vectors have none.
       layer_decay: factor on the rate per block, counted down from the head (1: none).
-      clip: largest global norm of a gradient; 0: any.
+      clip: largest global norm of a gradient; 0: any. Other trainers say -1 for that, and so may a
+        config file; a setting may not.
       ema: share kept by the average of the weights at each step, reached slowly; 0: no averaging.
       betas: Adam's; also of Muon's AdamW part.
       momentum: Muon's.
     """
 
     name: str = "adamw"
-    rate: float = 1e-3
-    warmup: float = 0.05
-    final: float = 0.0
-    decay: float = 0.05
-    layer_decay: float = 1.0
-    clip: float = 1.0
-    ema: float = 0.998
-    betas: tuple[float, float] = (0.9, 0.999)
-    momentum: float = 0.95
+    learning_rate: Positive = 1e-3
+    warmup: Weight = 0.05
+    final: Share = 0.0
+    weight_decay: Weight = 0.05
+    layer_decay: Annotated[float, Range(0, 1, above=True)] = 1.0
+    clip: Annotated[float, Range(0, note="0: no clipping")] = 1.0
+    ema: BelowOne = 0.998
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    momentum: BelowOne = 0.95
 
     def __post_init__(self):
+        if self.clip == -1:
+            object.__setattr__(self, "clip", 0.0)
+        super().__post_init__()
         if self.name not in NAMES:
             raise ValueError(f"no optimiser is called {self.name!r}; there are {', '.join(NAMES)}")
 
@@ -72,14 +82,14 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     """Step -> rate: linear from 0 to ``rate``, then half a cosine to ``final * rate``."""
     return optax.warmup_cosine_decay_schedule(
         0.0,
-        config.rate,
+        config.learning_rate,
         warmup_steps(config, steps),
         max(steps, 2),
-        end_value=config.final * config.rate,
+        end_value=config.final * config.learning_rate,
     )
 
 
-def is_matrix(path: str, leaf: Any) -> bool:
+def is_matrix(path: str, leaf: Array) -> bool:
     """Whether a parameter is a weight matrix (or a convolution), seen without the stacked axis.
 
     Biases, the scales of norms, and tables of positions and tokens are not.
@@ -88,7 +98,7 @@ def is_matrix(path: str, leaf: Any) -> bool:
     return axes >= 2 and not path.endswith(("bias", "scale", "embed", "token"))
 
 
-def layer_scale(params: Any, decay: float) -> Any:
+def layer_scale(params: Params, decay: float) -> Params:
     """Factor on the rate of every parameter, broadcastable to it: arrays for stacked leaves.
 
     With L blocks the head and everything that is no block has 1, block d (from 0) has
@@ -105,7 +115,7 @@ def layer_scale(params: Any, decay: float) -> Any:
             periods[stack] = max(periods.get(stack, 0), int(found["index"]) + 1)
             repeats[stack] = leaf.shape[0]
 
-    def scale(path: Any, leaf: Any) -> Any:
+    def scale(path: Any, leaf: Array) -> Any:
         name = path_of(path)
         if found := BLOCK.match(name):
             period = periods[found["stack"]]
@@ -122,12 +132,12 @@ def layer_scale(params: Any, decay: float) -> Any:
     return jax.tree_util.tree_map_with_path(scale, params)
 
 
-def _map_names(fn: Any, params: Any) -> Any:
+def _map_names(fn: Any, params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(lambda p, leaf: fn(path_of(p), leaf), params)
 
 
 def make_optimiser(
-    config: OptimConfig, steps: int, params: Any, scale: Any = None
+    config: OptimConfig, steps: int, params: Params, scale: Params | None = None
 ) -> optax.GradientTransformation:
     """The transformation of gradients into changes of ``params`` over ``steps`` steps.
 
@@ -139,7 +149,7 @@ def make_optimiser(
     else:
 
         def dimensions(tree: Any) -> Any:
-            def kind(path: str, leaf: Any) -> Any:
+            def kind(path: str, leaf: Array) -> Any:
                 # the stacked axis is a batch of matrices [L, in, out]
                 if not (BLOCK.match(path) and leaf.ndim == 3 and is_matrix(path, leaf)):
                     return None
@@ -164,23 +174,28 @@ def make_optimiser(
     parts = [
         optax.clip_by_global_norm(config.clip) if config.clip else None,
         direction,
-        optax.add_decayed_weights(config.decay, _map_names(is_matrix, params)),
+        optax.add_decayed_weights(config.weight_decay, _map_names(is_matrix, params)),
         scale_each(scale) if scale is not None else None,
         optax.scale_by_learning_rate(schedule(config, steps)),
     ]
     return optax.chain(*[part for part in parts if part is not None])
 
 
-def scale_each(scale: Any) -> optax.GradientTransformation:
+def scale_each(scale: Params | None) -> optax.GradientTransformation:
     """Multiplies every update by its own factor."""
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(updates: Any, state: Carry, params: Any = None) -> tuple[Any, Any]:
+        del params
         return jax.tree.map(lambda u, s: (u * s).astype(u.dtype), updates, scale), state
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    def init(params: Any) -> optax.EmptyState:
+        del params
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(init, update)
 
 
-def averaged(average: Any, params: Any, step: Array, ema: float) -> Any:
+def averaged(average: Tree, params: Tree, step: Array, ema: float) -> Tree:
     """The average after ``step`` (from 0): the share kept rises as (1 + step) / (10 + step) to
     ``ema``, since early averages would otherwise be of random weights."""
     keep = jnp.minimum(ema, (1.0 + step) / (10.0 + step))

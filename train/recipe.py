@@ -3,116 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
 from .. import zoo
 from ..layers.mixers import mix
-from ..zoo.action import SlidingWindow
-from ..zoo.action.from_teacher import student_from_teacher
-from ..zoo.action.teacher import VideoMAE
+from ..layers.streaming import Fields, Params
+from ..zoo.action.student.from_teacher import student_from_teacher
+from ..zoo.action.student.model import StudentConfig
+from ..zoo.action.videomae.model import VideoMAE
+from ..zoo.compress import is_quantised
 from ..zoo.encode.stems import PRETRAINED
-from .data import pipeline, ut_interaction
+from ..zoo.ranges import Checked, Share, Whole
+from ..zoo.registry import Card
+from ..zoo.traits import classes_of, stem_of
+from . import checks
+from .agreement import agree, hold_out
+from .base import BaseRecipe, header
+from .clip_teacher import ClipTeacher, streaming
+from .data import pipeline
 from .data.base import DataError, Source
-from .data.stored import Mirrored, Subset
+from .datasets import DataConfig, data_set
+from .datasets.synth import SynthData
 from .evaluate import evaluate
 from .loop import Job, LoopConfig
-from .stems import featured, with_stem
+from .stems import with_stem
 from .targets import taught
 from .tasks import Distil, DistilConfig, Supervise, SuperviseConfig
-
-KINDS = ("synth", "records", "ut", "ucf11", "ucf101-24", "ava", "folder")
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """Which videos, and how they are read.
-
-    Attributes:
-      kind: ``synth`` (generated), ``records`` (synth as ArrayRecord files), ``ut``
-        (UT-Interaction), ``ucf11``, ``ucf101-24``, ``ava`` (CSV and video files), ``folder``
-        (any videos, no labels).
-      path: folder or archive; of ``ava`` the folder of the video files.
-      csv, labels: of ``ava``: the annotations and the label map (.pbtxt).
-      size: (height, width) of the frames in pixels.
-      frame_rate: frames/s.
-      max_boxes: K.
-      split: of ``synth``, ``records`` and ``ucf11``.
-      videos: of ``synth``: how many.
-      sequences: of ``ut``: those to use, () for all.
-      sets: of ``ut``.
-      background: of ``ut``: with the background clips.
-      detector: ONNX file of a YOLOX, the box teacher of videos without boxes; "" for the whole
-        frame alone.
-      mirror: also every video mirrored (classes that a mirror exchanges are exchanged).
-    """
-
-    kind: str = "synth"
-    path: str = ""
-    csv: str = ""
-    labels: str = ""
-    size: tuple[int, int] = (128, 128)
-    frame_rate: float = 5.0
-    max_boxes: int = 2
-    split: str = "train"
-    videos: int = 320
-    sequences: tuple[int, ...] = ()
-    sets: tuple[int, ...] = (1, 2)
-    background: bool = True
-    detector: str = ""
-    mirror: bool = False
-
-    def open(self, cache: str, stem: str = "", card: Any = None) -> Source:
-        """The videos, as features of a pretrained ``stem``. Raises DataError: no such data."""
-        from .data import ava, folder, synth, ucf11, ucf101_24
-
-        finder = self.detector or None
-        common: dict[str, Any] = dict(size=self.size, max_boxes=self.max_boxes)
-        found = dict(common, detector=finder, cache=cache)
-        if self.kind == "synth":
-            source: Source = synth.Synth(
-                self.videos, frame_rate=self.frame_rate, split=self.split, **common
-            )
-        elif self.kind == "records":
-            from .data.synth_tfds import SynthRecords
-
-            source = SynthRecords(self.path, self.split)
-        elif self.kind == "ut":
-            source = ut_interaction.UTInteraction(
-                self.path, sets=self.sets,
-                frame_rate=self.frame_rate, background=self.background, **found,
-            )  # fmt: skip
-        elif self.kind == "ucf11":
-            source = ucf11.UCF11(self.path, self.split, **found)
-        elif self.kind == "ucf101-24":
-            source = ucf101_24.UCF101_24(self.path, **common)
-        elif self.kind == "ava":
-            source = ava.AVA(self.csv, self.path, self.labels, frame_rate=self.frame_rate, **common)
-        elif self.kind == "folder":
-            source = folder.Folder(self.path, frame_rate=self.frame_rate, whole_frame=True, **found)
-        else:
-            raise DataError(f"data.kind {self.kind!r}: choose from {', '.join(KINDS)}")
-        if self.mirror:
-            names = source.classes
-            pair = ("walk_left", "walk_right")
-            swap = ((names.index(pair[0]), names.index(pair[1])),) if pair[0] in names else ()
-            source = Mirrored(source, swap)
-        source = featured(source, stem, card, cache)
-        if self.kind == "ut" and self.sequences:  # last: all folds share one set of features
-            chosen = [i for i, n in enumerate(source.videos) if _sequence(n) in self.sequences]
-            if not chosen:
-                raise DataError(f"data.sequences={self.sequences}: sets {self.sets} have none")
-            source = Subset(source, chosen)
-        return source
+from .types import Evaluate
 
 
-def _sequence(name: str) -> int:
-    # "set1/0_1_4" or "set1/0_1_4 (mirrored)"
-    return ut_interaction.parse(Path(name.split(" ")[0]))[1]
+def Data(kind: str = "synth", **fields: Any) -> DataConfig:
+    """The config of a data set by its kind, as configs wrote it when one class served all sets:
+    words that the set does not read are left out. Use the classes of ``train.datasets``."""
+    chosen = data_set(kind)
+    text = f"Data(kind={kind!r}) is called {chosen.__name__} now (streamzoo.train.datasets)"
+    warnings.warn(text, DeprecationWarning, stacklevel=2)
+    return chosen(**{name: value for name, value in fields.items() if not chosen.left_out(name)})
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class Model(Checked):
     """Which model, and where its weights come from.
 
     Attributes:
@@ -128,18 +60,18 @@ class Model:
 
     name: str = "dsta-lite0"
     weights: str = ""
-    depth: int = 0
-    shift: float = 0.0
-    window: int = 0
-    lookahead: int = 0
+    depth: Whole = 0
+    shift: Share = 0.0
+    window: Whole = 0
+    lookahead: Whole = 0
     person: bool = False
 
-    def overrides(self, source: Source, classes: int, dtype: str) -> dict[str, Any]:
+    def overrides(self, source: Source, classes: int, dtype: str) -> Fields:
         config = zoo.model_config(self.name)
-        fields: dict[str, Any] = dict(image_size=source.size, num_classes=classes, dtype=dtype)
+        fields: Fields = dict(image_size=source.size, num_classes=classes, dtype=dtype)
         if self.depth:
             fields["depth"] = self.depth
-        if hasattr(config, "temporal"):
+        if isinstance(config, StudentConfig):
             fields["heads"] = ("roi", "person") if self.person else ("roi",)
             fields["max_boxes"] = max(source.max_boxes, 8) if self.person else source.max_boxes
             fields["person_threshold"] = 0.4
@@ -156,7 +88,7 @@ class Model:
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class Recipe(BaseRecipe):
     """All of a training run.
 
     Attributes:
@@ -170,8 +102,8 @@ class Recipe:
       cache: folder for what is kept: decoded frames, persons, features, teachers' answers.
     """
 
-    data: Data = Data()
-    test: Data | None = None
+    data: DataConfig = SynthData()
+    test: DataConfig | None = None
     model: Model = Model()
     teacher: str = ""
     labels: bool = False
@@ -181,21 +113,28 @@ class Recipe:
     cache: str = "runs/cache"
     loop: LoopConfig = LoopConfig()
 
-    def build(self) -> Job:
+    def check(self) -> None:
+        """Refuses what can be refused without data. Raises as :meth:`build`."""
+        checks.recipe(self)
+
+    def job(self) -> Job:
         """Opens the data and makes the task. Raises DataError and the errors of ``zoo.load``."""
         known = zoo.model_config(self.model.name)
-        stem = getattr(known, "stem", "")
+        stem = stem_of(known)
         card = zoo.model_card(self.model.name)
-        source = self.data.open(self.cache, stem, card)
+        source = self.data.features(self.cache, stem, card)
+        source, held = hold_out(source, self.data.held_out)
         teacher: Any = None
         teacher_variables: Any = None
+        told: Any = None
         multi_label = source.multi_label
         if self.teacher:
             teacher, teacher_variables = load_teacher(self.teacher, self.model.lookahead)
             # unlabelled data does not say whether the classes exclude each other; a teacher may
-            path = zoo.weights.find_weights(self.teacher)
-            told = zoo.weights.read_metadata(path).get("multi_label")
-            multi_label = source.multi_label if told is None else told == "true"
+            told = zoo.card_of(self.teacher)
+            multi_label = told.multi_label and (source.multi_label or not source.classes)
+            multi_label &= not isinstance(teacher, ClipTeacher)  # Kinetics: one class per clip
+            _same_classes(self.teacher, told.classes, source.classes)
         classes = teacher.config.num_classes if teacher else len(source.classes)
         if not classes:
             raise DataError(
@@ -203,18 +142,22 @@ class Recipe:
             )
         fields = self.model.overrides(source, classes, self.loop.dtype)
         card = dataclasses.replace(
-            card, multi_label=multi_label, classes=source.classes, overrides=fields,
+            card, multi_label=multi_label, overrides=fields,
+            classes=source.classes or (told.classes if told else ()),
             frame_rate=source.frame_rate, input_size=source.size,
         )  # fmt: skip
-        model: Any
-        model, variables = zoo.init_params(self.model.name, seed=self.loop.seed, **fields)
-        variables = with_stem(variables, stem)
-        if self.model.weights:
-            variables = zoo.load_weights(self.model.weights, template=variables)
-        elif teacher is not None and teacher.config.dim == model.config.dim:
+        model, variables = self.start(
+            self.model.name, fields, self.model.weights, lambda v: with_stem(v, stem)
+        )
+        if not self.model.weights and teacher and _same_blocks(teacher.config, model.config):
             offline = VideoMAE(teacher.config)
             variables = student_from_teacher(model, variables, offline, teacher_variables)
+        if teacher is not None and not self.labels:
+            checks.fits(teacher.config, model.config, self.teacher, self.data)
         score = self._score(model, card, stem)
+        if score is None and held is not None and teacher is not None:
+            unseen = held
+            score = lambda v: agree(model, v, card, teacher, teacher_variables, unseen)
         shape = source.read(0, 0, 1).frames.shape[1:] if stem in PRETRAINED else None
         if teacher is None or self.labels:
             task: Any = Supervise(
@@ -228,61 +171,83 @@ class Recipe:
             )  # fmt: skip
             if self.keep_targets:
                 source = taught(source, task, teacher_variables, self.cache)
-        task.header = header(self.model.name, fields) | {"multi_label": multi_label}
+        task.header = header(self.model.name, fields, card)
         loop = self.loop
 
         def batches(host: int, hosts: int) -> Any:
             return pipeline.batches(
-                source, loop.lanes, loop.frames, loop.seed, host=host, hosts=hosts
+                source, loop.batch, loop.frames, loop.seed, host=host, hosts=hosts
             )
 
         return Job(task, batches, source)
 
-    def _score(self, model: Any, card: Any, stem: str) -> Any:
+    def evaluate_file(self, weights: str | Path) -> dict[str, float]:
+        """Metrics of a weights file or name on the test data. Raises as :meth:`build`."""
+        if self.test is None:
+            return super().evaluate_file(weights)
+        model, variables, card = zoo.resolve(weights)
+        # a quantised encoder reads the frames: stored features are those of its floats
+        coded = is_quantised(variables["params"].get("stem", {}))
+        test = self.test.features(self.cache, "" if coded else stem_of(model.config), card)
+        known = classes_of(model.config)
+        if known not in (None, len(test.classes)):
+            raise DataError(
+                f"{weights} tells {known} classes apart and the test data of this config has "
+                f"{len(test.classes)}: name the config that it was trained with"
+            )
+        # a file of another number of classes than its registered name says nothing of their names
+        named = card.classes if len(card.classes) == known else ()
+        _same_classes(str(weights), named, test.classes)
+        if named and card.multi_label != test.multi_label:
+            kinds = "one class (softmax)", "several at a time (sigmoid)"
+            raise DataError(
+                f"{weights} chooses {kinds[card.multi_label]} and the test data has "
+                f"{kinds[test.multi_label]}: name the config that it was trained with"
+            )
+        card = dataclasses.replace(card, multi_label=test.multi_label, classes=test.classes)
+        return evaluate(model, variables, card, test)
+
+    def next_commands(self, weights: Path) -> list[str]:
+        commands = [f"streamzoo watch VIDEO --model {weights}", f"streamzoo bench {weights}"]
+        return commands if isinstance(zoo.model_config(self.model.name), StudentConfig) else []
+
+    def _score(self, model: Any, card: Card, stem: str) -> Evaluate | None:
         if self.test is None:
             return None
-        test = self.test.open(self.cache, stem, card)
+        test = self.test.features(self.cache, stem, card)
         if not test.classes:
             raise DataError(f"test data of kind {self.test.kind} has no labels to measure with")
         return lambda variables: evaluate(model, variables, card, test)
 
 
-def header(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """What ``zoo.load`` wants to read in a weights file: the model and its config."""
-    plain = dict(fields)
-    if "temporal" in plain:
-        plain["temporal"] = [dataclasses.asdict(one) for one in plain["temporal"]]
-    return {"model": name, "config": plain}
+def _same_classes(name: str, theirs: tuple[str, ...], ours: tuple[str, ...]) -> None:
+    """Raises DataError where names are known on both sides and differ, the order included."""
+    if not theirs or not ours or theirs == ours:
+        return
+    if sorted(theirs) == sorted(ours):
+        raise DataError(f"{name} has the classes of the data in another order: {', '.join(theirs)}")
+    odd = sorted(set(theirs) ^ set(ours))
+    raise DataError(
+        f"{name} tells {len(theirs)} classes apart and the data has {len(ours)}, which differ in "
+        f"{', '.join(odd[:4])}: name the config that it was trained with"
+    )
 
 
-def load_teacher(name_or_path: str, lookahead: int = 0) -> tuple[Any, Any]:
-    """(sliding window, variables) of a teacher. Raises DataError for a model that is none."""
+def load_teacher(name_or_path: str, lookahead: int = 0) -> tuple[Any, Params]:
+    """(sliding window, variables) of a teacher, published VideoMAEs among them: a fine-tune on AVA
+    is one, a classifier of clips (Kinetics) a :class:`ClipTeacher`. Raises DataError for a model
+    that is none."""
     path = Path(name_or_path)
     if path.suffix == ".safetensors" and not path.is_file():
         raise DataError(f"no teacher at {path}: train one, e.g. with configs/synth_teacher.py")
-    changes = {"lookahead": lookahead} if lookahead else {}
-    model, variables = zoo.load(name_or_path, **changes)
-    if not isinstance(model, SlidingWindow):
-        raise DataError(f"{name_or_path} is a {type(model).__name__}, not a videomae-window")
+    model, variables = zoo.load(name_or_path)
+    model = streaming(model, lookahead, name_or_path)
     return model, variables
 
 
-def evaluate_file(recipe: Any, weights: str) -> dict[str, float]:
-    """Figures of a weights file or name on a recipe's test data. Raises as ``Recipe.build``."""
-    if hasattr(recipe, "evaluate_file"):  # of another kind, such as an encoder's
-        return recipe.evaluate_file(weights)
-    if recipe.test is None:
-        raise DataError("this config has no test data: set test.kind and test.path")
-    model, variables = zoo.load(weights)
-    name = zoo.weights.read_metadata(zoo.weights.find_weights(weights)).get("model", "")
-    stem = getattr(model.config, "stem", "")
-    card = zoo.model_card(name)
-    test = recipe.test.open(recipe.cache, stem, card)
-    known = getattr(model.config, "num_classes", len(test.classes))
-    if known != len(test.classes):
-        raise DataError(
-            f"{weights} tells {known} classes apart and the test data of this config has "
-            f"{len(test.classes)}: name the config that it was trained with"
-        )
-    card = dataclasses.replace(card, multi_label=test.multi_label, classes=test.classes)
-    return evaluate(model, variables, card, test)
+def _same_blocks(teacher: Any, student: Any) -> bool:
+    """Whether a student of one frame can begin with its teacher's blocks."""
+    if not isinstance(student, StudentConfig):
+        return False
+    one = (teacher.dim, teacher.patch, teacher.mlp_ratio, teacher.stem)
+    return one == (student.dim, student.patch, student.mlp_ratio, student.stem)

@@ -14,13 +14,40 @@ import typing
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from ..zoo import ranges
+from ..zoo.ranges import Dataclass
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 class SettingError(ValueError):
     """A config that is not there, or a setting that does not fit it."""
+
+
+class Kinds:
+    """A group of settings of which there are several kinds, a class each: ``group.kind=WORD``
+    chooses. Its ``kind`` is shown and kept like a field."""
+
+    kind: ClassVar[str] = ""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def kinds(cls) -> tuple[str, ...]:
+        """The words that ``kind`` may be."""
+        raise NotImplementedError
+
+    def as_kind(self, kind: str) -> Any:
+        """The group of another kind with what both have."""
+        raise NotImplementedError
+
+    @classmethod
+    def left_out(cls, field: str) -> bool:
+        """True for a word that an earlier version took for every kind and this one does not
+        read."""
+        del field
+        return False
 
 
 def shipped() -> dict[str, str]:
@@ -76,12 +103,15 @@ def _load_file(path: Path) -> types.ModuleType:
     return module
 
 
-def override(config: Any, settings: Iterable[str]) -> Any:
+def override(config: Dataclass, settings: Iterable[str]) -> Any:
     """``config`` with "a.b=c" settings applied, each value read as the type of its field.
+
+    Kinds are chosen first, so that their own words are known wherever they stand.
 
     Raises SettingError for a key that does not exist (with the nearest ones) or a wrong value.
     """
-    for setting in settings:
+    chooses = lambda setting: setting.partition("=")[0].strip().endswith(".kind")
+    for setting in sorted(settings, key=lambda setting: not chooses(setting)):
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise SettingError(f"{setting!r} is not of the form name=value")
@@ -89,11 +119,24 @@ def override(config: Any, settings: Iterable[str]) -> Any:
     return config
 
 
-def _set(config: Any, path: list[str], text: str, key: str) -> Any:
+def _set(config: Dataclass, path: list[str], text: str, key: str) -> Any:
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
         raise SettingError(f"{key}: {path[0]!r} is below {type(config).__name__}, not a group")
     fields = [f.name for f in dataclasses.fields(config) if f.init]
     name = path[0]
+    if new := ranges.old_words(type(config)).get(name):
+        prefix = key.rpartition(".")[0]
+        print(f"note: {key} is called {f'{prefix}.' if prefix else ''}{new} now", file=sys.stderr)
+        name = new
+    if isinstance(config, Kinds) and len(path) == 1:
+        if name == "kind":
+            if text not in config.kinds():
+                raise SettingError(f"{key} {text!r}: choose from {', '.join(config.kinds())}")
+            return config if text == config.kind else config.as_kind(text)
+        if config.left_out(name):
+            what = f"{config.kind} data does not read it"
+            print(f"note: {key} is left out, {what}", file=sys.stderr)
+            return config
     if name not in fields:
         raise SettingError(f"{key}: {type(config).__name__} has no {name!r}{_near(name, fields)}")
     old = getattr(config, name)
@@ -108,6 +151,8 @@ def _set(config: Any, path: list[str], text: str, key: str) -> Any:
             value = read(text, type(old) if kind is Any else kind)
         except ValueError as error:
             raise SettingError(f"{key} wants {error}, not {text!r}") from None
+        if found := ranges.problem(value, ranges.hints(type(config)).get(name, Any)):
+            raise SettingError(f"{key}={text}: {name} is {found}")
     try:
         return dataclasses.replace(config, **{name: value})
     except ValueError as error:  # what the dataclass itself refuses
@@ -179,9 +224,26 @@ def _number(text: str, what: str) -> float:
         raise ValueError(what) from None
 
 
+def _cells(text: str) -> list[str]:
+    """What stands between the commas of a tuple, with or without its own brackets; the commas of
+    tuples inside it are theirs. Raises ValueError: brackets that do not match."""
+    depths, depth = [], 0
+    for letter in text:
+        depth += (letter in "([") - (letter in ")]")
+        depths.append(depth)
+    if depth or min(depths, default=0) < 0:
+        raise ValueError("brackets that match")
+    if text[:1] in ("(", "[") and 0 not in depths[:-1]:
+        return _cells(text[1:-1].strip())
+    cells, last = [], 0
+    for at in [k for k, letter in enumerate(text) if letter == "," and not depths[k]] + [len(text)]:
+        cells.append(text[last:at].strip())
+        last = at + 1
+    return cells if cells[-1] else cells[:-1]  # a comma at the end, or nothing
+
+
 def _read_tuple(text: str, inner: tuple[Any, ...]) -> tuple[Any, ...]:
-    cells = text.strip("()[] ").rstrip(",")
-    parts = [part.strip() for part in cells.split(",")] if cells else []
+    parts = _cells(text)
     if not inner:
         return tuple(part.strip("'\"") for part in parts)
     kinds = [inner[0]] * len(parts) if len(inner) == 2 and inner[1] is ... else list(inner)
@@ -193,7 +255,9 @@ def _read_tuple(text: str, inner: tuple[Any, ...]) -> tuple[Any, ...]:
         raise ValueError(f"{error} in each place, with commas between them") from None
 
 
-def _lines(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _lines(config: Dataclass, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(config, Kinds):
+        yield f"{prefix}kind", config.kind
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -202,7 +266,7 @@ def _lines(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield prefix + field.name, value
 
 
-def describe(config: Any) -> str:
+def describe(config: Dataclass) -> str:
     """A line per setting, as ``--set`` takes it."""
 
     def cell(value: Any) -> str:
@@ -211,14 +275,16 @@ def describe(config: Any) -> str:
     return "\n".join(f"{name}={cell(value)}" for name, value in _lines(config))
 
 
-def to_json(config: Any) -> str:
+def to_json(config: Dataclass) -> str:
     """The settings as JSON with sorted keys; what JSON cannot hold is written as text."""
     return json.dumps(dict(_lines(config)), indent=1, sort_keys=True, default=str)
 
 
-def differences(saved: str, config: Any, ignore: Iterable[str] = ()) -> list[str]:
+def differences(saved: str, config: Dataclass, ignore: Iterable[str] = ()) -> list[str]:
     """``name: then -> now`` of every setting in which a saved config differs from this one."""
     then, now = json.loads(saved), json.loads(to_json(config))
+    then = {_newest(config, name): value for name, value in then.items()}
+    then = {name: value for name, value in then.items() if not _left_out(config, name)}
     names = sorted((then.keys() | now.keys()) - set(ignore))
     return [
         f"{name}: {then.get(name)} -> {now.get(name)}"
@@ -227,6 +293,21 @@ def differences(saved: str, config: Any, ignore: Iterable[str] = ()) -> list[str
     ]
 
 
-def digest(config: Any) -> str:
+def _newest(config: Dataclass | None, name: str) -> str:
+    """The name that a setting of an earlier version has now."""
+    head, _, rest = name.partition(".")
+    head = ranges.old_words(type(config)).get(head, head)
+    return f"{head}.{_newest(getattr(config, head, None), rest)}" if rest else head
+
+
+def _left_out(config: Dataclass | None, name: str) -> bool:
+    """True for a setting of an earlier version that a group's kind does not read."""
+    *groups, field = name.split(".")
+    for group in groups:
+        config = getattr(config, group, None)
+    return isinstance(config, Kinds) and config.left_out(field)
+
+
+def digest(config: Dataclass) -> str:
     """Short hash of all settings."""
     return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]

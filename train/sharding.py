@@ -10,7 +10,7 @@ import dataclasses
 import math
 import os
 import re
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,12 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from ..layers.streaming import Params
+from ..zoo.ranges import Checked, Range
 from .optim import BLOCK, path_of
 
+Tree = TypeVar("Tree")  # of arrays
+Devices = Annotated[int, Range(1, also=(-1,), note="-1: what the others leave")]
 LANES = ("data", "fsdp")  # the mesh axes that share out the lanes
 # Megatron's cut: the matrices that open a layer by their outputs, those that close it by their
 # inputs, so that one sum per layer remains (arXiv 1909.08053)
@@ -32,7 +36,7 @@ class MeshError(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Checked):
     """Devices per axis; -1 (for one of them): what the others leave.
 
     Attributes:
@@ -41,9 +45,9 @@ class MeshConfig:
       tensor: matrices of attention and MLP are cut; one process must hold the whole axis.
     """
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+    data: Devices = -1
+    fsdp: Devices = 1
+    tensor: Devices = 1
 
 
 def connect(distributed: bool = False) -> None:
@@ -93,8 +97,8 @@ def make_mesh(config: MeshConfig, lanes: int, accumulate: int = 1) -> Mesh:
         least = share * max(accumulate, 1)
         near = max(1, round(lanes / least)) * least
         raise MeshError(
-            f"loop.lanes={lanes} cannot be shared out over data={sizes['data']} x "
-            f"fsdp={sizes['fsdp']} devices{parts}; loop.lanes={near} can"
+            f"loop.batch={lanes} cannot be shared out over data={sizes['data']} x "
+            f"fsdp={sizes['fsdp']} devices{parts}; loop.batch={near} can"
         )
     if jax.local_device_count() % sizes["tensor"]:
         raise MeshError(
@@ -120,7 +124,7 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(*axes)
 
 
-def of_weights(tree: Any, mesh: Mesh) -> Any:
+def of_weights(tree: Params, mesh: Mesh) -> Any:
     """Sharding per leaf of weights, or of a state made of weights such as an optimiser's."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, spec_of("/" + path_of(path), np.shape(leaf), mesh)),
@@ -138,25 +142,25 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def place(tree: Any, shardings: Any) -> Any:
+def place(tree: Tree, shardings: Any) -> Tree:
     """Arrays that every process has in full, laid out as ``shardings`` says; may share memory."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
 
-    def one(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    def one(leaf: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     return jax.tree.map(one, tree, shardings)
 
 
-def copied(tree: Any) -> Any:
+def copied(tree: Tree) -> Tree:
     """The same arrays in memory of their own, so that they can be donated."""
     where = jax.tree.map(lambda a: a.sharding, tree)
     return jax.jit(lambda t: jax.tree.map(jnp.copy, t), out_shardings=where)(tree)
 
 
-def place_batch(batch: Any, mesh: Mesh) -> Any:
+def place_batch(batch: Tree, mesh: Mesh) -> Tree:
     """A batch of this process's lanes as part of the batch of all processes."""
     sharding = of_lanes(mesh)
     if jax.process_count() == 1:
@@ -166,7 +170,7 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
     )
 
 
-def gather(tree: Any, mesh: Mesh) -> Any:
+def gather(tree: Tree, mesh: Mesh) -> Tree:
     """Every array in full on one device of this process."""
     if mesh.size > 1:
         tree = jax.jit(lambda t: t, out_shardings=whole(mesh))(tree)

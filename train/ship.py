@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,14 @@ import jax
 import numpy as np
 
 from .. import zoo
+from ..layers.streaming import Json
 from ..zoo.encode.stems import PRETRAINED
 from ..zoo.registry import BUNDLED, Card
-from ..zoo.weights import read_metadata
+from ..zoo.resolve import stated
+from ..zoo.traits import stem_of
 from . import settings
 from .data.base import DataError
-from .recipe import evaluate_file
+from .metrics import figure
 from .track import TRUNK
 
 EXAMPLE = """\
@@ -37,25 +38,35 @@ TOLD = (
 
 
 def bundle(
-    run: Path, name: str, recipe: Any, folder: Path = BUNDLED, **fields: Any
+    run: Path,
+    name: str,
+    recipe: Any,
+    folder: Path = BUNDLED,
+    *,
+    overwrite: bool = False,
+    **fields: Any,
 ) -> tuple[Card, dict[str, float]]:
     """Writes ``<arch>.<tag>.safetensors`` and its card into ``folder``: (card, figures).
 
     run: a folder with ``weights.safetensors``; fields: of the card, e.g. ``summary``, ``licence``.
-    Raises DataError if the run is of another architecture, and the errors of ``zoo.load``.
+    Raises DataError if the run is of another architecture, or a model of this name is there and
+    not to be overwritten, and the errors of ``zoo.load``.
     """
     path = run / "weights.safetensors"
     if not path.is_file():
         raise DataError(f"no weights at {path}: give the folder of a finished run")
-    model, variables = zoo.load(path)
-    metadata = read_metadata(path)
+    model, variables, trained = zoo.resolve(path)
     arch, _, tag = name.partition("/")
-    if metadata.get("model") != arch or not tag:
-        raise DataError(f"{path} is a {metadata.get('model')}: its name is {arch}/TAG, not {name}")
-    config = json.loads(metadata["config"])
-    stem = getattr(model.config, "stem", "")
+    if trained.name != arch or not tag:
+        raise DataError(f"{path} is a {trained.name}: its name is {trained.name}/TAG, not {name}")
+    file = folder / f"{arch}.{tag}.safetensors"
+    for there in (file, file.with_suffix(".json")):
+        if there.exists() and not overwrite:
+            raise DataError(f"{there}: is there already; --overwrite replaces it")
+    config = dict(trained.overrides)
+    stem = stem_of(model.config)
     # the architecture, so that the file also loads where this name is not known
-    header: dict[str, Any] = {"model": arch, "config": config}
+    header: Json = {"model": arch, "config": config, **stated(trained)}
     params = dict(variables["params"])
     # another file has these
     shared = {"trunk": TRUNK} if "trunk" in params else {}
@@ -63,16 +74,15 @@ def bundle(
     if shared:
         params = {name: value for name, value in params.items() if name not in shared}
         header["parts"] = shared
-    file = folder / f"{arch}.{tag}.safetensors"
     digest = zoo.save(file, {"params": jax.device_get(params)}, header, dtype=np.float16)
-    figures = evaluate_file(recipe, str(file))
+    figures = recipe.evaluate_file(str(file))
     data = getattr(recipe, "test", None)  # a tracker has no classes, a live model other data
-    test = data.open(recipe.cache, stem, zoo.model_card(arch)) if data else None
-    classes = test.classes if test else json.loads(metadata.get("classes", "[]"))
-    rate = recipe.data.frame_rate if hasattr(recipe, "data") else None
+    test = data.features(recipe.cache, stem, zoo.model_card(arch)) if data else None
+    classes = test.classes if test else trained.classes
+    rate = test.frame_rate if test else trained.frame_rate
     carry = jax.eval_shape(lambda: model.init_carry(1))
     card = dataclasses.replace(
-        zoo.model_card(arch),
+        trained,
         name=name,
         tag=tag,
         weights=file.name,
@@ -81,28 +91,28 @@ def bundle(
         input_size=model.config.image_size,
         frame_rate=getattr(recipe, "frame_rate", rate),
         classes=tuple(classes),
-        multi_label=test.multi_label if test else zoo.model_card(arch).multi_label,
+        multi_label=test.multi_label if test else trained.multi_label,
         carry_bytes=sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(carry)),
-        metric=", ".join(f"{k} {figures[k]:.3f}" for k in TOLD if k in figures),
+        metric=", ".join(f"{k} {figure(figures[k], '.3f')}" for k in TOLD if k in figures),
         **fields,
     )
     file.with_suffix(".json").write_text(card.to_json(), encoding="utf-8")
     return card, figures
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m streamzoo.train.ship") -> int:
     """Runs the command line; returns the exit status."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        "python -m streamzoo.train.ship", description=__doc__, epilog=EXAMPLE,
-        formatter_class=layout,
-    )  # fmt: skip
+        prog, description=__doc__, epilog=EXAMPLE, formatter_class=layout
+    )
     add = parser.add_argument
     add("run", type=Path, help="folder of a finished run")
     add("name", help="ARCHITECTURE/TAG")
     add("--config", required=True, help="the config of the run: its test data measure the model")
     add("--set", metavar="A.B=C", action="append", default=[], dest="settings", nargs="+")
     add("--folder", type=Path, default=BUNDLED, help="default: the package's own models")
+    add("--overwrite", action="store_true", help="replace a model of this name")
     for field in ("summary", "licence", "paper", "trained_on", "metric_command"):
         add(f"--{field.replace('_', '-')}", default=None)
     options = vars(parser.parse_args(argv))
@@ -113,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe = settings.override(recipe, changes)
         fields = {k: v for k, v in options.items() if v is not None}
         card, figures = bundle(run, name, recipe, folder, **fields)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{folder / str(card.weights)}: {card.metric}")

@@ -11,21 +11,23 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from . import sharding
+from ..layers.streaming import Carry, Params
+from . import micro, sharding
 from .optim import averaged, make_optimiser, schedule
+from .types import Batch
 
 Array = jax.Array
-Step = Callable[["State", Any, Any], tuple["State", Array]]
+Step = Callable[["State", Params, Batch], tuple["State", Array]]
 
 
 class State(NamedTuple):
     """All of a run but its place in the data."""
 
     step: Array  # int32, steps done
-    params: Any
-    average: Any  # exponential moving average of params: what is kept in the end
-    optimiser: Any
-    memory: Any  # every leaf [lanes, ...]
+    params: Params
+    average: Params  # exponential moving average of params: what is kept in the end
+    optimiser: optax.OptState
+    memory: Carry  # every leaf [lanes, ...]
     bad: Array  # int32: the first step whose loss or gradient was not finite, or -1
 
 
@@ -42,7 +44,7 @@ def start(task: Any, config: Any, mesh: Mesh) -> tuple[State, optax.GradientTran
     optimiser = make_optimiser(config.optim, config.steps, first, scale)
     shapes = jax.eval_shape(optimiser.init, first)
     opt = jax.jit(optimiser.init, out_shardings=sharding.of_weights(shapes, mesh))(params)
-    memory = task.init_memory(config.lanes)
+    memory = task.init_memory(config.batch)
     memory = sharding.place(memory, jax.tree.map(lambda _: sharding.of_lanes(mesh), memory))
     count, bad = sharding.place((jnp.int32(0), jnp.int32(-1)), (sharding.whole(mesh),) * 2)
     # copies: steps donate their state, and the task may keep the weights it gave
@@ -62,38 +64,16 @@ def make_step(
     """
     names: list[str] = []
     rate = schedule(config.optim, config.steps)
-    slope = jax.value_and_grad(task.loss, has_aux=True)
-    parts = config.accumulate
     split_lanes = NamedSharding(mesh, P(None, sharding.LANES))  # [parts, lanes / parts, ...]
+    gradient = micro.gradient(
+        task.loss, config.accumulate, lambda a: jax.lax.with_sharding_constraint(a, split_lanes)
+    )
 
-    def split(a: Array) -> Array:
-        # lane i goes to micro-batch i % parts: every device splits its own lanes
-        a = a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)
-        return jax.lax.with_sharding_constraint(a, split_lanes)
-
-    def join(a: Array) -> Array:
-        return a.swapaxes(0, 1).reshape(-1, *a.shape[2:])
-
-    def gradient(state: State, constants: Any, key: Array, batch: Any) -> Any:
-        if parts == 1:
-            return slope(state.params, constants, state.memory, key, batch)
-
-        def part(total: Any, given: Any) -> Any:
-            index, memory, batch = given
-            own = jax.random.fold_in(key, index)
-            (value, (memory, figures)), grad = slope(state.params, constants, memory, own, batch)
-            total = jax.tree.map(lambda a, b: a + b / parts, total, grad)
-            return total, (memory, value, figures)
-
-        zero = jax.tree.map(jnp.zeros_like, state.params)
-        given = jnp.arange(parts), *jax.tree.map(split, (state.memory, batch))
-        grad, (memory, value, figures) = jax.lax.scan(part, zero, given)
-        memory, figures = jax.tree.map(join, memory), jax.tree.map(lambda v: v.mean(0), figures)
-        return (value.mean(), (memory, figures)), grad
-
-    def step(state: State, constants: Any, batch: Any) -> tuple[State, Array]:
+    def step(state: State, constants: Params, batch: Batch) -> tuple[State, Array]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        (value, (memory, figures)), grad = gradient(state, constants, key, batch)
+        (value, (memory, figures)), grad = gradient(
+            state.params, constants, state.memory, key, batch
+        )
         norm = optax.tree.norm(grad)
         change, opt = optimiser.update(grad, state.optimiser, state.params)
         params = optax.apply_updates(state.params, change)

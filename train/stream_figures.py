@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 
+from ..layers.streaming import Json
 from .metrics.stream import latency_summary
 
 
-def row(trial: Any) -> dict[str, Any]:
+def row(trial: Any) -> Json:
     """A trial in a few figures."""
     latency, rates = latency_summary(1e3 * trial.latencies()), trial.rates()
     return {
@@ -32,7 +33,7 @@ def row(trial: Any) -> dict[str, Any]:
     }
 
 
-def closely(trial: Any) -> dict[str, Any]:
+def closely(trial: Any) -> Json:
     """A trial with all that is drawn of it."""
     latency = latency_summary(1e3 * trial.latencies())
     return row(trial) | {
@@ -44,7 +45,7 @@ def closely(trial: Any) -> dict[str, Any]:
     }
 
 
-def about(step: Any, name: str, weights: str) -> dict[str, Any]:
+def about(step: Any, name: str, weights: str) -> Json:
     """Of a ``streaming.Step``: which model, and what it and a stream of it hold in memory."""
     model, card = step.model, step.card
     carry = jax.tree.leaves(jax.eval_shape(lambda: model.init_carry(1)))
@@ -54,13 +55,13 @@ def about(step: Any, name: str, weights: str) -> dict[str, Any]:
         "summary": card.summary,
         "height": card.input_size[0],
         "width": card.input_size[1],
-        "lookahead_frames": getattr(model, "latency", card.latency),
+        "lookahead_frames": model.latency,
         "parameters": sum(a.size for a in jax.tree.leaves(step.params)),
         "carry_bytes": sum(a.size * a.dtype.itemsize for a in carry),
     }
 
 
-def device(busy: float) -> dict[str, Any]:
+def device(busy: float) -> Json:
     """Where it was measured; ``busy``: the load average before."""
     first = jax.devices()[0]
     return {

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..layers.streaming import Json
 from . import stream_plots as plots
 from .stream_plots import number
 
@@ -41,7 +42,7 @@ ACTION = {
 FIRST = ("anomaly_f1", "top1", "mAP")  # told at the top, where they are
 
 
-def page(report: dict[str, Any]) -> str:
+def page(report: Json) -> str:
     """The page of what ``stream_report.report`` gives."""
     title = f"{report['model']['name']}, live"
     trial, budget = report["trial"], report["protocol"]["budget_ms"]
@@ -85,7 +86,7 @@ def _figure(title: str, svg: str, caption: str) -> str:
     return _section(title, f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>")
 
 
-def _header(title: str, report: dict[str, Any]) -> str:
+def _header(title: str, report: Json) -> str:
     model, device = report["model"], report["device"]
     lines = [f"<h1>{escape(title)}</h1>", f'<p class="quiet">{escape(model["summary"])}</p>']
     cores, load = device["cpu_cores"], device["load_average_before"]
@@ -106,7 +107,7 @@ def _notice(text: str) -> str:
     return f'<p class="notice">{escape(text)}</p>'
 
 
-def _tiles(report: dict[str, Any]) -> str:
+def _tiles(report: Json) -> str:
     trial, protocol, found = report["trial"], report["protocol"], report["accuracy"]
     most = f"{report['streams_within_budget']}"
     if report["limited_by_max_streams"]:
@@ -138,7 +139,7 @@ def _tiles(report: dict[str, Any]) -> str:
     return f'\n<dl class="tiles wide">{"".join(cells)}</dl>'
 
 
-def _words(found: dict[str, Any]) -> dict[str, tuple[str, str]]:
+def _words(found: Json) -> dict[str, tuple[str, str]]:
     return LIVE if "anomaly_f1" in found else ACTION
 
 
@@ -153,8 +154,8 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return f'<div class="scroll"><table>{thead}<tbody>{body}</tbody></table></div>'
 
 
-def _trials(trials: list[dict[str, Any]]) -> str:
-    def cells(t: dict[str, Any]) -> Iterator[str]:
+def _trials(trials: list[Json]) -> str:
+    def cells(t: Json) -> Iterator[str]:
         yield f"<th>{t['streams']}</th>"
         yield from (f"{t[k]:.1f}" for k in ("fps_lowest", "p50_ms", "p95_ms", "p99_ms"))
         yield f"{100 * t['dropped'] / t['received']:.1f} %"
@@ -169,7 +170,7 @@ def _failed(failed: dict[str, str]) -> Iterator[str]:
         yield f'<p><span class="bad">{streams} streams failed:</span> {escape(why)}</p>'
 
 
-def _accuracy(report: dict[str, Any]) -> Iterator[str]:
+def _accuracy(report: Json) -> Iterator[str]:
     found = report["accuracy"]
     if found is None:
         why = (
@@ -209,7 +210,7 @@ def _accuracy(report: dict[str, Any]) -> Iterator[str]:
         yield _table((), rows)
 
 
-def _method(report: dict[str, Any]) -> str:
+def _method(report: Json) -> str:
     model, device, protocol = (report[k] for k in ("model", "device", "protocol"))
     text = (
         "Streams of random pictures of the model's own size go through the serving engine of "
@@ -248,6 +249,6 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, json.dumps(value, ensure_ascii=False)
 
 
-def _all(report: dict[str, Any]) -> str:
+def _all(report: Json) -> str:
     rows = ((f"<th>{escape(name)}</th>", escape(text)) for name, text in flat(report))
     return f"<details><summary>All figures</summary>{_table((), rows)}</details>"

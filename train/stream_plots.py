@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
 
+from ..layers.streaming import Json
+
 WIDTH, HEIGHT = 400, 250
 LEFT, RIGHT, BOTTOM = 40, 388, 212  # of the area in which data is drawn
 LINE = 14  # height of a line of text
@@ -59,7 +61,7 @@ def _line(x0: float, y0: float, x1: float, y1: float, kind: str) -> str:
 
 def _rows(top: float, high: float) -> tuple[Any, list[str]]:
     """(value -> y, grid and labels) of an upward axis from 0 to ``high``, drawn below ``top``."""
-    y = lambda v: BOTTOM - (BOTTOM - top) * v / high  # noqa: E731
+    y = lambda v: BOTTOM - (BOTTOM - top) * v / high
     parts = []
     for mark in ticks(high):
         parts.append(_line(LEFT, y(mark), RIGHT, y(mark), "axis" if mark == 0 else "grid"))
@@ -79,12 +81,12 @@ def _markers(at: Iterable[tuple[float, str, str]]) -> list[str]:
     return lines + labels
 
 
-def histogram(trial: dict[str, Any], budget: float) -> str:
+def histogram(trial: Json, budget: float) -> str:
     """Latencies of a trial's frames on a logarithmic axis, with percentiles and the budget."""
     edges, counts = trial["histogram"]["edges_ms"], trial["histogram"]["counts"]
     low, high = min(edges[0], 0.9 * budget) / 1.1, max(edges[-1], budget) * 1.15
     span = math.log(high / low)
-    x = lambda v: LEFT + (RIGHT - LEFT) * math.log(v / low) / span  # noqa: E731
+    x = lambda v: LEFT + (RIGHT - LEFT) * math.log(v / low) / span
     y, parts = _rows(5 * LINE, max(counts))
     for left, right, count in zip(edges, edges[1:], counts, strict=False):
         if count:
@@ -138,13 +140,13 @@ def apart(wanted: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
-def scaling(trials: Sequence[dict[str, Any]], budget: float) -> str:
+def scaling(trials: Sequence[Json], budget: float) -> str:
     """Latency against the number of streams; a hollow point is a number that was not held."""
     top = 1.1 * max([budget, *(t["p99_ms"] for t in trials)])
     y, parts = _rows(LINE, top)
     first, last = trials[0]["streams"], trials[-1]["streams"]
     right = RIGHT - 34  # the lines' names stand beside their ends
-    x = lambda n: LEFT + 14 + (right - LEFT - 20) * (n - first) / max(last - first, 1)  # noqa: E731
+    x = lambda n: LEFT + 14 + (right - LEFT - 20) * (n - first) / max(last - first, 1)
     shown, free = [], -math.inf
     for n in (t["streams"] for t in trials):
         if x(n) - free >= 24 or n == first:

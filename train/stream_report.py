@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import dataclasses
 import json
 import math
@@ -25,16 +26,16 @@ from typing import Any
 import jax
 
 from .. import zoo
+from ..layers.streaming import Json
 from ..streaming.engine import EngineError
 from ..streaming.engine.trial import Plan, Trial, run_trial
-from ..streaming.session import card_of
+from ..streaming.results import Claim, OutputError
 from ..streaming.step import Step
 from ..zoo.registry import UnknownOverrideError
-from ..zoo.weights import find_weights, read_metadata
+from ..zoo.resolve import card_of
 from . import settings
 from .data.base import DataError
 from .metrics.stream import most_that_hold
-from .recipe import evaluate_file
 from .settings import SettingError
 from .stream_figures import about, closely, device, row
 from .stream_page import page
@@ -54,6 +55,7 @@ exit status: 0 done; 1 the model failed; 2 wrong input; 130 stopped (Ctrl-C)
 
 WRONG = (
     SettingError, DataError, zoo.UnknownModelError, zoo.WeightsError, UnknownOverrideError, OSError,
+    OutputError,
 )  # fmt: skip
 FAILED = (EngineError, jax.errors.JaxRuntimeError)
 Say = Callable[[str], None]
@@ -68,10 +70,10 @@ class Subject:
     step: Step
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "python -m streamzoo.train.stream_report") -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        "python -m streamzoo.train.stream_report",
+        prog,
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -94,19 +96,25 @@ def parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=10.0, help="length of a trial (default: %(default)g)")
     add("--seed", type=int, default=0, help="of the frames and phases (default: %(default)d)")
     add("--out", metavar="FOLDER", required=True, help="folder for the two files")
+    add("--overwrite", action="store_true", help="replace a report that is there already")
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, **named: str) -> int:
     """Runs the command line; returns the exit status."""
-    options = parser().parse_args(argv)
-    say: Say = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
+    options = parser(**named).parse_args(argv)
+    say: Say = lambda text: print(text, file=sys.stderr, flush=True)
     try:
         plans = _plans(options)
         folder = _folder(options.out)
-        found = report(options, plans, say)
-        (folder / "report.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        (folder / "report.html").write_text(page(found), encoding="utf-8")
+        names = ("report.json", "report.html")
+        with contextlib.ExitStack() as claims:
+            data, html = [
+                claims.enter_context(Claim(folder / name, options.overwrite)) for name in names
+            ]
+            found = report(options, plans, say)
+            data.path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            html.path.write_text(page(found), encoding="utf-8")
     except WRONG as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -129,7 +137,7 @@ def _plans(options: argparse.Namespace) -> Callable[[int], Plan]:
     ]
     if wrong:
         raise SettingError(f"{', '.join(wrong)}: give a finite number above 0")
-    plan = lambda streams: Plan(  # noqa: E731
+    plan = lambda streams: Plan(
         streams, options.fps, options.seconds, options.seed, options.budget_ms / 1e3
     )
     try:
@@ -152,7 +160,7 @@ def _folder(out: str) -> Path:
     return folder
 
 
-def report(options: argparse.Namespace, plans: Callable[[int], Plan], say: Say) -> dict[str, Any]:
+def report(options: argparse.Namespace, plans: Callable[[int], Plan], say: Say) -> Json:
     """Measures; everything that the page shows, ready for JSON."""
     busy = os.getloadavg()[0]  # before this process adds to it
     config = _config(options)
@@ -160,7 +168,7 @@ def report(options: argparse.Namespace, plans: Callable[[int], Plan], say: Say) 
     accuracy = None
     if config is not None:
         say(f"accuracy: {subject.weights} on the test data of {options.config} ...")
-        measured = evaluate_file(config, subject.weights)
+        measured = config.evaluate_file(subject.weights)
         accuracy = {k: float(v) if math.isfinite(v) else None for k, v in measured.items()}
     most, trials, failed = search(subject.step, plans, options.max_streams, say)
     shown = options.streams or max(most, 1)
@@ -196,8 +204,8 @@ def _config(options: argparse.Namespace) -> Any:
             raise SettingError("--set changes a config: name it with --config")
         return None
     config = settings.override(settings.load_config(options.config), _flat(options.settings))
-    model = getattr(config, "model", None)
-    name = getattr(model, "name", model)
+    chosen = getattr(config, "model", None)  # a name, or a part of the config that has one
+    name = chosen if chosen is None or isinstance(chosen, str) else chosen.name
     if name != card.arch:
         raise SettingError(
             f"--config {options.config} is of {name or 'no model'} and {options.model} is a "
@@ -219,16 +227,16 @@ def load(name: str, weights: str | None, say: Say) -> Subject:
             f"{name} is offline and reads whole clips: `streamzoo list --streaming` shows models "
             "that answer frame by frame"
         )
-    if hasattr(zoo.model_config(card.name), "prompted_slots"):
+    if card.task == "track":
         raise SettingError(f"{name} tracks what it is shown, and this report shows it nothing")
     if weights is not None:
-        theirs = read_metadata(find_weights(weights)).get("model", "no model")
+        theirs = card_of(weights).name
         if theirs not in (card.name, card.arch):
             raise SettingError(f"--weights {weights} are of {theirs}, not of {name}")
     source = weights or (name if card.pretrained or Path(name).is_file() else "")
     say(f"{name}: loading {source or 'it with random weights'} ...")
-    model, params = zoo.load(source) if source else zoo.init_params(card.name)
-    return Subject(card.name, source, Step(model, params, card_of(source or name, model)))
+    found = zoo.resolve(source) if source else (*zoo.init_params(card.name), card)
+    return Subject(card.name, source, Step(*found))
 
 
 def search(

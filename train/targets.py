@@ -6,7 +6,6 @@ the teacher. What it says at frame t is the window that ends at t, as it would s
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..zoo.weights import flatten
+from ..layers.streaming import Carry, Params
+from ..zoo.trees import flatten
 from .data.base import DataError, Source
+from .data.kept import code, digest
 from .data.pipeline import pad
 from .data.stored import Taught
 from .tasks import Distil, prepared
+from .types import Batch
 
 CHUNK = 16  # frames at once: one shape, one compile
 
 
-def taught(source: Source, task: Distil, teacher_variables: Any, cache: str | Path) -> Taught:
+def taught(source: Source, task: Distil, teacher_variables: Params, cache: str | Path) -> Taught:
     """``source`` with ``target_logits`` [T, K, C], ``target_roi`` [T, K, D] and
     ``target_attention`` [T, L, H, N, N] (of the blocks and heads that ``task`` compares).
 
@@ -33,23 +35,23 @@ def taught(source: Source, task: Distil, teacher_variables: Any, cache: str | Pa
     """
     if task.teacher.config.lookahead:
         raise DataError("a teacher with look-ahead cannot be kept: set keep_targets=False")
-    what = (task.blocks.tolist(), task.heads, task.teacher.config, source.max_boxes)
-    digest = hashlib.sha256(repr(what).encode())
+    card = (task.card.mean, task.card.std, task.card.value_range)
+    what = [task.blocks.tolist(), task.heads, task.teacher.config, source.max_boxes, card]
     for name, value in sorted(flatten(teacher_variables).items()):
-        if not name.startswith("stem/"):
-            digest.update(name.encode() + np.asarray(value).tobytes())
+        what += [name, np.asarray(value)]
+    what.append(code("layers", "zoo/action", "zoo/encode", "zoo/preprocess.py", "train/targets.py"))
     teach = teacher_of(source, task, teacher_variables)
-    return Taught(source, teach, cache, digest.hexdigest())
+    return Taught(source, teach, cache, digest(*what))
 
 
 def teacher_of(
-    source: Source, task: Distil, variables: Any
+    source: Source, task: Distil, variables: Params
 ) -> Callable[[int], dict[str, np.ndarray]]:
     """Number of a video -> what the teacher says about its frames, arrays [T, ...]."""
     teacher = task.teacher
 
     @jax.jit
-    def run(variables: Any, ring: Any, batch: Any) -> Any:
+    def run(variables: Params, ring: Carry, batch: Batch) -> Any:
         frames = prepared(batch["frames"], task.card)
         ring, out = teacher.apply(
             variables, ring, frames, batch["valid"],

@@ -15,15 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import zoo
+from ..layers.streaming import Params
 from ..zoo.action import SlidingWindow, VideoMAE
-from ..zoo.encode import EfficientNetLite, TransNetV2
+from ..zoo.encode import ConvNeXt, EfficientNetLite, ImageViT, RepViT, TransNetV2
 from ..zoo.encode.adapters import Widths
-from ..zoo.weights import flatten
-from .data.base import DataError, Source
+from ..zoo.registry import Card
+from ..zoo.trees import flatten
+from .data.base import Clip, DataError, Source
+from .data.kept import code
 from .data.stored import Derived, Taught
 
 Array = jax.Array
 CHUNK = 16  # frames at once
+Encode = Callable[[Params, Array], dict[str, Array]]  # (variables, frames) -> what it says
 
 
 class FrozenTeacher(NamedTuple):
@@ -36,8 +40,8 @@ class FrozenTeacher(NamedTuple):
       alone: it sees each frame by itself, so T may be cut anywhere.
     """
 
-    encode: Callable[[Any, Array], dict[str, Array]]
-    variables: Any
+    encode: Encode
+    variables: Params
     alone: bool = True
 
     def widths(self, size: tuple[int, int]) -> Widths:
@@ -64,26 +68,20 @@ def frozen_teacher(name_or_path: str) -> FrozenTeacher:
     path = Path(name_or_path)
     if path.suffix == ".safetensors" and not path.is_file():
         raise DataError(f"no teacher at {path}: train it first, or give another file")
-    model, variables = zoo.load(name_or_path)
-    name = name_or_path
-    if path.is_file():
-        name = zoo.weights.read_metadata(path).get("model", "")
-    elif name.startswith("hf:"):
-        name = ""  # the projects behind the hub's checkpoints we convert share these two
-    card = zoo.model_card(name) if name else zoo.model_card("dinov3-s16")
+    model, variables, card = zoo.resolve(name_or_path)
     if isinstance(model, EfficientNetLite):
         return FrozenTeacher(_per_frame(_efficientnet(model), card), variables)
-    if isinstance(model, SlidingWindow):
+    if isinstance(model, SlidingWindow | VideoMAE):
         return FrozenTeacher(_window(model, card), variables, alone=False)
     if isinstance(model, TransNetV2):
         return FrozenTeacher(_shots(model), variables, alone=False)
-    if not hasattr(model, "config") or not hasattr(model.config, "image_size"):
+    if not isinstance(model, ImageViT | ConvNeXt | RepViT):
         raise DataError(f"{name_or_path} is a {type(model).__name__}, not an encoder of frames")
     return FrozenTeacher(_per_frame(_encoder(model), card), variables)
 
 
-def _per_frame(encode: Callable[[Any, Array], dict[str, Array]], card: Any) -> Any:
-    def run(variables: Any, frames: Array) -> dict[str, Array]:
+def _per_frame(encode: Encode, card: Card) -> Encode:
+    def run(variables: Params, frames: Array) -> dict[str, Array]:
         flat = zoo.preprocess(frames.reshape(-1, *frames.shape[2:]), card)
         found = encode(variables, flat)
         return {k: a.reshape(*frames.shape[:2], *a.shape[1:]) for k, a in found.items()}
@@ -91,8 +89,8 @@ def _per_frame(encode: Callable[[Any, Array], dict[str, Array]], card: Any) -> A
     return run
 
 
-def _encoder(model: Any) -> Any:
-    def encode(variables: Any, frames: Array) -> dict[str, Array]:
+def _encoder(model: Any) -> Encode:
+    def encode(variables: Params, frames: Array) -> dict[str, Array]:
         out = model.apply(variables, frames)
         found = {"summary": out.pooled, "spatial": out.features}
         return {k: a for k, a in found.items() if a is not None}
@@ -100,8 +98,8 @@ def _encoder(model: Any) -> Any:
     return encode
 
 
-def _efficientnet(model: Any) -> Any:
-    def encode(variables: Any, frames: Array) -> dict[str, Array]:
+def _efficientnet(model: Any) -> Encode:
+    def encode(variables: Params, frames: Array) -> dict[str, Array]:
         # XLA computes what the two have in common once
         summary = model.apply(variables, frames, method="features").mean(axis=(1, 2))
         return {"summary": summary, "spatial": model.apply(variables, frames, method="pyramid")}
@@ -109,10 +107,10 @@ def _efficientnet(model: Any) -> Any:
     return encode
 
 
-def _window(model: Any, card: Any) -> Any:
+def _window(model: Any, card: Card) -> Encode:
     offline, tubelet = VideoMAE(model.config), model.config.tubelet
 
-    def encode(variables: Any, frames: Array) -> dict[str, Array]:
+    def encode(variables: Params, frames: Array) -> dict[str, Array]:
         steps = frames.shape[1]
         frames = jnp.pad(frames, ((0, 0), (0, -steps % tubelet), *((0, 0),) * 3), mode="edge")
         out: Any = offline.apply(variables, zoo.preprocess(frames, card), taps=("features",))
@@ -122,8 +120,8 @@ def _window(model: Any, card: Any) -> Any:
     return encode
 
 
-def _shots(model: Any) -> Any:
-    def encode(variables: Any, frames: Array) -> dict[str, Array]:
+def _shots(model: Any) -> Encode:
+    def encode(variables: Params, frames: Array) -> dict[str, Array]:
         shape = (*frames.shape[:2], *model.config.image_size, 3)
         small = jax.image.resize(frames, shape, "linear")
         grid = model.apply(variables, small, taps=("stages",)).taps["stages"][-1]
@@ -136,13 +134,15 @@ def taught_by(source: Source, teachers: Mapping[str, FrozenTeacher], cache: str 
     """``source`` with what every teacher says about its frames, computed once and kept:
     ``target_<name>_summary`` [T, Ds] and ``target_<name>_spatial`` [T, h, w, Dp], float16."""
     for name, teacher in teachers.items():
-        source = Taught(
-            source, _teach(source, name, teacher), cache, f"{name} {teacher.identity()}"
-        )
+        made = code("layers", "zoo/action", "zoo/encode", "zoo/preprocess.py", "train/teachers.py")
+        key = f"{name} {teacher.identity()} {made}"
+        source = Taught(source, _teach(source, name, teacher), cache, key, boxes=False)
     return source
 
 
-def _teach(source: Source, name: str, teacher: FrozenTeacher) -> Any:
+def _teach(
+    source: Source, name: str, teacher: FrozenTeacher
+) -> Callable[[int], dict[str, np.ndarray]]:
     run = jax.jit(lambda v, x: teacher.encode(v, x.astype(jnp.float32) / 255))
     longest = max(source.length(video) for video in range(len(source)))
 
@@ -168,13 +168,20 @@ class Stills(Derived):
         counts = [source.length(i) for i in range(len(source))]
         self.at = [(video, frame) for video, n in enumerate(counts) for frame in range(n)]
         self.videos = tuple(f"{source.videos[v]} frame {t}" for v, t in self.at)
+        self._ids: dict[tuple[int, bool], str] = {}
 
     def length(self, video: int) -> int:
         return 1
 
-    def read(self, video: int, start: int, count: int) -> Any:
+    def read(self, video: int, start: int, count: int) -> Clip:
         video, frame = self.at[video]
         return self.source.read(video, frame + start, count)
+
+    def identity(self, video: int, boxes: bool = False) -> str:
+        video, frame = self.at[video]
+        if (video, boxes) not in self._ids:  # all of a video's frames ask for one
+            self._ids[video, boxes] = self.source.identity(video, boxes)
+        return f"{self._ids[video, boxes]} frame {frame}"
 
     def extras(self, video: int, start: int, count: int) -> dict[str, np.ndarray]:
         video, frame = self.at[video]

@@ -2,9 +2,9 @@
 # Trains on several GPUs without a scheduler: one process per machine, or one per GPU.
 #
 #   one machine, all its GPUs (one process sees them all; no launcher is needed):
-#     python -m streamzoo.train --config NAME --set loop.lanes=64
+#     python -m streamzoo.train --config NAME --set loop.batch=64
 #   several machines, on each of them, with its own number INDEX from 0:
-#     configs/pods/launch_gpus.sh COORDINATOR:PORT MACHINES INDEX --config NAME --set loop.lanes=64
+#     configs/pods/launch_gpus.sh COORDINATOR:PORT MACHINES INDEX --config NAME --set loop.batch=64
 #   the same with one process per GPU:
 #     PER_GPU=8 configs/pods/launch_gpus.sh COORDINATOR:PORT MACHINES INDEX --config NAME ...
 #

@@ -95,7 +95,7 @@ def make_batch(seed, widths, grid=(2, 2), size=(8, 8)):
 
 def figures_of(widths, seed=5):
     rng = np.random.default_rng(seed)
-    pair = lambda n: {  # noqa: E731
+    pair = lambda n: {
         "mean": rng.normal(size=n).astype("f4"), "std": rng.uniform(1, 4, n).astype("f4"),
     }  # fmt: skip
     return {k: {"summary": pair(w.summary), "spatial": pair(w.spatial)} for k, w in widths.items()}
@@ -178,7 +178,9 @@ def test_figures_are_those_of_all_batches_together():
     rng = np.random.default_rng(0)
     maps = [rng.normal(3, (1, 10, 0), (n, 2, 3, 3)) for n in (4, 7, 1)]
     vectors = [rng.normal(-100, 1e-2, (n, 2)) for n in (4, 7, 1)]
-    found = measure({"t": {"spatial": m, "summary": v}} for m, v in zip(maps, vectors))["t"]
+    found = measure(
+        {"t": {"spatial": m, "summary": v}} for m, v in zip(maps, vectors, strict=False)
+    )["t"]
     every = np.concatenate([m.reshape(-1, 3) for m in maps])
     np.testing.assert_allclose(found["spatial"]["mean"], every.mean(0), rtol=1e-6)
     np.testing.assert_allclose(found["spatial"]["std"][:2], every.std(0)[:2], rtol=1e-6)
@@ -264,7 +266,7 @@ def test_proxy_beats_direct_where_teachers_contradict_each_other():
                 found[f"target_{name}_{part}"] = (clean + wrong)[:, None]
         return found
 
-    frames = lambda key: noise_frames(key, 16) - 0.5  # noqa: E731
+    frames = lambda key: noise_frames(key, 16) - 0.5
     config = AgglomerateConfig("linear", standardise=False)
     widths = {n: Widths(6, 6) for n in views}
 
@@ -296,7 +298,7 @@ def test_proxy_beats_direct_where_teachers_contradict_each_other():
     (proxy,) = taught(12, 1500, (0,))
     direct = taught(3, 150, (1, 2))
     chain = taught(3, 150, (1, 2), {"proxy": frozen(proxy, 12)})
-    for a, b in zip(direct, chain):
+    for a, b in zip(direct, chain, strict=False):
         assert share(b) > share(a) + 0.05, (share(a), share(b))
 
 
@@ -368,7 +370,7 @@ def test_published_configs_compare_what_they_say(config):
 
 def test_settings_that_cannot_be_are_refused():
     model, variables = make_student()
-    make = lambda config, **more: Agglomerate(  # noqa: E731
+    make = lambda config, **more: Agglomerate(
         model, CARD, variables, WIDTHS, config, size=(8, 8), **more
     )
     with pytest.raises(DataError, match="multiple of its patch"):
@@ -390,4 +392,4 @@ def test_the_student_is_saved_without_the_heads():
     config = AgglomerateConfig(standardise=False)
     task = Agglomerate(model, CARD, variables, WIDTHS, config, size=(8, 8))
     params = task.init(jax.random.key(1))
-    assert zoo.weights.flatten(task.variables(params)).keys() == {"embed/kernel"}
+    assert zoo.trees.flatten(task.variables(params)).keys() == {"embed/kernel"}

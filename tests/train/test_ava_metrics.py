@@ -45,10 +45,7 @@ def case(seed: int):
             persons = rng.integers(1, 8 if crowded else 4)
             if not labelled and rng.random() < 0.5:
                 truth.append((video, time, [math.nan] * 4, 0, 1.0))
-            if rng.random() < 0.1:  # no detections here
-                persons_seen = 0
-            else:
-                persons_seen = persons
+            persons_seen = 0 if rng.random() < 0.1 else persons  # or no detections here
             for person in range(persons):
                 corner = rng.uniform(0, 0.5, 2)
                 box = np.concatenate([corner, corner + rng.uniform(0.15, 0.5, 2)])
@@ -180,9 +177,9 @@ def obvious(name: str, truth, found, excluded) -> dict[int, float]:
         if name != "slowfast":
             mine.sort(key=lambda r: -r[4])
         for video, time, box, _, score in mine:
-            if box[0] >= box[2] or box[1] >= box[3]:
-                if not name.startswith("mmaction2"):
-                    continue
+            empty = box[0] >= box[2] or box[1] >= box[3]
+            if empty and not name.startswith("mmaction2"):
+                continue
             best = max(
                 (t for t in real if t[3] == c and t[:2] == (video, time)),
                 key=lambda t: overlap(t[2], box),
@@ -313,6 +310,23 @@ def test_no_detections_score_nothing():
     for name in ("activitynet-head", "activitynet-2019", "slowfast"):
         assert frame_map(truth, truth[:0], variant=name).mean == 0.0
     assert math.isnan(frame_map(truth, truth[:0], variant="mmaction2").mean)
+
+
+def test_files_without_a_common_keyframe_have_no_figure(tmp_path, capsys):
+    """Another time base, or other names: 0 would look like a bad model."""
+    truth = [("v", 902, BOX, 1, 1.0), ("v", 903, BOX, 2, 1.0)]
+    for strange in ([("v", 2, BOX, 1, 0.9)], [("v.mp4", 902, BOX, 1, 0.9)]):
+        for name in VARIANTS:
+            result = frame_map(*small(strange, truth), variant=name)
+            assert math.isnan(result.mean) and all(map(math.isnan, result.per_class.values()))
+            assert f"{strange[0][0]} at {strange[0][1]} s" in result.note
+            assert "v at 902 s" in result.note
+    one = frame_map(*small([("v", 903, BOX, 1, 0.9)], truth))  # wrong, but of these videos
+    assert one.mean == 0.0 and not one.note
+    paths = [write(tmp_path / f"{i}.csv", part) for i, part in enumerate(small(strange, truth))]
+    assert main([*map(str, paths), "--per-class"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("n/a") == 4 and "n/a: no detection lies in a keyframe" in out
 
 
 def test_what_makes_no_sense_is_refused():

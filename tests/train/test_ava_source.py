@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from streamzoo.train import settings
 from streamzoo.train.data import ava
 from streamzoo.train.data.ava import AVA
 from streamzoo.train.data.base import DataError
 from streamzoo.train.data.pipeline import batches
+from streamzoo.train.datasets.synth import SynthData
+from streamzoo.train.recipe import Recipe
 
 from .video_files import numbers, write
 
@@ -70,14 +73,14 @@ def test_labels_stand_on_the_keyframes_alone(root):
     # the other file begins 1 s before its keyframe at 3 s, and parts equal the whole
     late = data.read(1, 0, data.length(1))
     assert numbers(late.frames) == list(range(20, 31, 2)) and late.labels[5, 0, 0] == 1
-    for a, b in zip(data.read(0, 4, 3), clip):
+    for a, b in zip(data.read(0, 4, 3), clip, strict=False):
         np.testing.assert_array_equal(a, b[4:7])
 
 
 def test_origin_shifts_the_files_and_stretches_are_cut(root):
     rows = ROWS.replace("0001", "0901").replace("0002", "0902").replace("0003", "0903")
     plain, shifted = source(root), source(root, rows, origin=900.0)
-    for a, b in zip(plain.read(0, 0, 11), shifted.read(0, 0, 11)):
+    for a, b in zip(plain.read(0, 0, 11), shifted.read(0, 0, 11), strict=False):
         np.testing.assert_array_equal(a, b)
     assert source(root, ROWS, segment=1.0).videos == ("one@1", "one@2", "two@3")
     assert ava.stretches([1, 2, 3, 7, 8, 9, 10, 11], 4, 2) == [[1, 2, 3], [7, 8, 9, 10], [11]]
@@ -142,7 +145,45 @@ def test_bad_videos_are_skipped_and_told(root):
 def test_actions_outside_the_map_are_dropped_only_when_asked_and_told(root):
     data = source(root, ROWS + "one,0001,0.1,0.2,0.5,0.9,13,0\n", other_actions="drop")
     assert data.read(0, 5, 1).labels[0, 0].tolist() == [0, 1, 1]
-    assert [why for why in data.skipped.values()][0].startswith("1 rows of actions")
+    assert list(data.skipped.values())[0].startswith("1 rows of actions")
+
+
+def test_only_avas_own_actions_are_dropped(root):
+    with pytest.raises(DataError, match="unknown class '81'"):
+        source(root, ROWS + "one,0001,0.1,0.2,0.5,0.9,81,0\n", other_actions="drop")
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_the_recipe_reads_avas_published_layouts(root, cut):
+    """Whole films, or films cut at minute 15, told by what their timestamps fit; 80 annotated
+    actions of which the map lists some; a list of timestamps; corners that rounding put outside."""
+    rows = ROWS + "one,0001,0.1,0.2,0.5,0.9,13,0\none,0002,-0.0004,0.2,1.000001,0.9,11,1\n"
+    if cut:
+        rows = "".join(
+            f"{name},{int(time) + 900:04d},{rest}"
+            for name, time, rest in (line.split(",", 2) for line in rows.splitlines(True))
+        )
+    (root / "rows.csv").write_text(rows)
+    (root / "times.txt").write_text("".join(f"{t + 900 * cut:04d}\n" for t in (1, 2)))
+    data = dict(kind="ava", path=root / "videos", csv=root / "rows.csv", labels=root / "map.pbtxt")
+    base = Recipe(SynthData(frame_rate=5.0, size=(32, 32)))
+    recipe = settings.override(base, [f"data.{name}={value}" for name, value in data.items()])
+    whole = recipe.data.open(str(root))
+    first = source(root, origin=900.0 * cut, lead=2.0, other_actions="drop", size=(32, 32))
+    assert len(whole) == 2 and not whole.dense and not first.dense
+    one = next(i for i, name in enumerate(whole.videos) if name.startswith("one"))
+    frames = list(first.keyframes(one))
+    got = whole.read(one, frames[-1], 1)
+    assert got.box_valid[0].sum() == 2 and got.boxes.min() == 0 and got.boxes.max() == 1
+    np.testing.assert_array_equal(got.frames, first.read(one, frames[-1], 1).frames)
+    assert any("1 rows of actions" in why for why in whole.skipped.values())
+    chosen = settings.override(recipe, [f"data.timestamps={root / 'times.txt'}"]).data.open("")
+    assert [name.split("@")[0] for name in chosen.videos] == ["one"]  # second 3 does not count
+    wrong = settings.override(recipe, [f"data.origin={0 if cut else 900}"]).data
+    with pytest.raises(DataError, match="none of 2 videos can be used.*lie outside the video"):
+        wrong.open("")
+    with pytest.raises(DataError, match="data.origin=soon: auto, or seconds such as 900"):
+        settings.override(recipe, ["data.origin=soon"]).data.open("")
 
 
 def test_a_file_that_goes_bad_later_is_black_unlabelled_and_told(root):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from streamzoo.train.checkpoints import CheckpointError, Checkpoints
+from streamzoo.train.checkpoints import SUMS, CheckpointError, Checkpoints, WriteError
 from streamzoo.train.step import State
 
 
@@ -95,3 +100,122 @@ def test_a_fresh_start_deletes_the_old_ones(tmp_path):
         saved.save(3, state(), None, "{}")
     with Checkpoints(tmp_path, fresh=True) as saved:
         assert saved.last is None
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """A folder with the checkpoints of steps 3, 6 and 9."""
+    folder = tmp_path_factory.mktemp("run") / "checkpoints"
+    with Checkpoints(folder, keep=3) as saved:
+        for step in (3, 6, 9):
+            saved.save(step, state(value=step), {"next_index": step}, '{"a": 1}')
+    return folder
+
+
+def hurt(path, how):
+    data = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "empty":
+        os.truncate(path, 0)
+    elif how == "cut":
+        os.truncate(path, len(data) // 2)
+    else:  # one bit of one byte, the size as before
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 4]) + data[middle + 1 :])
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut", "flipped"])
+def test_damage_to_any_file_of_the_newest_is_found(three, tmp_path, how):
+    """Every file of a checkpoint, one after the other."""
+    files = [p.relative_to(three / "9") for p in (three / "9").rglob("*") if p.is_file()]
+    assert len(files) > 8
+    for number, name in enumerate(f for f in files if (three / "9" / f).stat().st_size):
+        folder = tmp_path / str(number)
+        shutil.copytree(three, folder)
+        hurt(folder / "9" / name, how)
+        found = Checkpoints.find(folder)
+        assert found and found.step == 6 and set(found.damaged) == {9}, name
+        assert found.settings == {"a": 1}
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "7", '"x"', '{"state/d/x": 3}', '{"a": ["b", 1]}'])
+def test_json_of_another_kind_is_damage_too(three, tmp_path, text):
+    for number, name in enumerate(("about/metadata", SUMS)):
+        folder = tmp_path / str(number)
+        shutil.copytree(three, folder)
+        (folder / "9" / name).write_text(text)
+        found = Checkpoints.find(folder)
+        assert found and found.step == 6 and "cannot be read" in found.damaged[9]
+
+
+@pytest.mark.parametrize("how, name", [("empty", "about/metadata"), ("flipped", "state/d/*")])
+def test_a_damaged_newest_checkpoint_is_set_aside_and_said(three, tmp_path, how, name):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(three, folder)
+    for path in (folder / "9").glob(name):
+        hurt(path, how)
+    with Checkpoints(folder, keep=3) as saved:
+        assert saved.last == 6
+        (note,) = saved.notes
+        assert "step 9 is damaged" in note and str(folder / "damaged-9") in note
+        assert "going on from step 6" in note and "\n" not in note
+        same(saved.restore(state()), state(value=6.0))
+        assert saved.about()["data"] == [{"next_index": 6}]
+        saved.save(9, state(value=90.0), None, "{}")  # the step is written again
+    with Checkpoints(folder, keep=3) as saved:
+        assert saved.last == 9 and not saved.notes
+        same(saved.restore(state()), state(value=90.0))
+
+
+def test_when_none_is_whole_one_line_says_so_and_nothing_is_moved(three, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(three, folder)
+    for path in folder.glob("*/about/metadata"):
+        hurt(path, "empty")
+    with pytest.raises(CheckpointError) as error:
+        Checkpoints(folder)
+    assert "9: about/metadata" in str(error.value) and "--fresh" in str(error.value)
+    assert "\n" not in str(error.value) and {"3", "6", "9"} <= {p.name for p in folder.iterdir()}
+
+
+def test_a_run_of_before_there_were_checksums_goes_on(three, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(three, folder)
+    (folder / "9" / SUMS).unlink()  # one without, among others with: it was not finished
+    found = Checkpoints.find(folder)
+    assert found and found.step == 6 and found.damaged == {9: "it was not finished"}
+    for path in folder.glob(f"*/{SUMS}"):
+        path.unlink()
+    found = Checkpoints.find(folder)
+    assert found and found.step == 9 and not found.damaged
+    with Checkpoints(folder) as saved:
+        same(saved.restore(state()), state(value=9.0))
+    # what nobody can tell by checksums is still one line
+    for path in (folder / "9" / "state" / "d").iterdir():
+        hurt(path, "empty")
+    with Checkpoints(folder) as saved, pytest.raises(CheckpointError) as error:
+        saved.restore(state())
+    assert "cannot be read" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device", "/x/y")
+
+    with pytest.raises(WriteError) as error, Checkpoints(tmp_path) as saved:
+        monkeypatch.setattr(saved._manager, "save", full)
+        saved.save(3, state(), None, "{}")
+    text = str(error.value)
+    assert "step 3 could not be written" in text and "the disk is full" in text
+    assert "the same command goes on" in text and "\n" not in text
+
+
+def test_checksums_are_written_as_soon_as_the_checkpoint_is(tmp_path):
+    """Not only when somebody waits for it: power may fail before that."""
+    with Checkpoints(tmp_path) as saved:
+        saved.save(3, state(), None, "{}")
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "3" / SUMS).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (tmp_path / "3" / SUMS).exists()

@@ -161,7 +161,7 @@ def colours(frames, masks):
 def test_masks_move_with_their_pictures(source):
     for change in (dict(reverse=1.0), dict(mirror=1.0), dict(zoom=(1.5, 2.0)), dict(strides=(2,))):
         batch = clips(source, **change)[1]
-        for frames, masks in zip(batch["frames"], batch["masks"]):
+        for frames, masks in zip(batch["frames"], batch["masks"], strict=False):
             inside, outside = colours(frames, masks)
             assert inside[:2].max() > 150 and outside[:2].max() < 60, change
     away = np.flatnonzero(clips(source)[0]["masks"][0, -1].any(0))[0]
@@ -173,7 +173,7 @@ def test_either_of_two_objects_is_meant(source):
     which = {0: 0, 1: 0}
     for step in range(4):
         batch = clips(source, paste=1.0)[step]
-        for frames, masks in zip(batch["frames"], batch["masks"]):
+        for frames, masks in zip(batch["frames"], batch["masks"], strict=False):
             red, green = (np.asarray(frames[..., i] > 150) for i in (0, 1))
             assert red.any() or green.any()
             inside = colours(frames, masks)[0]

@@ -11,8 +11,11 @@ import pytest
 
 from streamzoo.layers.mixers import mix
 from streamzoo.train.data.base import Clip, Source
-from streamzoo.train.evaluate import answers, evaluate, match
+from streamzoo.train.data.stored import Subset
+from streamzoo.train.evaluate import answers, evaluate, find_persons
+from streamzoo.train.metrics import figure
 from streamzoo.train.metrics.average_precision import average_precision
+from streamzoo.train.metrics.persons import Found, match, persons
 from streamzoo.zoo import preprocess
 from streamzoo.zoo.action import CausalViT, SlidingWindow, StudentConfig, VideoMAE, WindowConfig
 from streamzoo.zoo.registry import Card
@@ -180,7 +183,8 @@ def test_figures_of_one_label_per_video(late):
         "class/b": 0.5,
         "lookahead_s": late / 5,
     }
-    assert figures == pytest.approx(want)  # no figure for class c, which has no video
+    assert np.isnan(figures.pop("class/c"))  # which has no video
+    assert figures == pytest.approx(want)
 
 
 def test_a_class_without_an_example_has_no_average_precision():
@@ -195,11 +199,74 @@ def test_a_class_without_an_example_has_no_average_precision():
     assert figures["mAP"] == pytest.approx((figures["AP/a"] + figures["AP/b"]) / 2)
 
 
+def test_videos_without_a_label_are_no_class():
+    data = numbered((2, 2, 2), labels=(0, 1, 1))
+    unknown = data.clips[2]
+    data.clips[2] = unknown._replace(labelled=np.zeros_like(unknown.labelled))
+    for i in (0, 1):
+        data.clips[i] = data.clips[i]._replace(labelled=np.ones_like(unknown.labelled))
+    table = np.eye(3)[[0, 0, 1, 1, 0, 0]]
+    card = Card("test", input_size=(32, 32), multi_label=False, mean=(0,) * 3, std=(1,) * 3)
+    figures = evaluate(Fake(table), {}, card, data)
+    assert figures["top1"] == figures["class/a"] == figures["class/b"] == 1.0
+    for i in (0, 1):
+        data.clips[i] = data.clips[i]._replace(labels=np.zeros_like(unknown.labels))
+    figures = evaluate(Fake(table), {}, card, data)
+    assert all(np.isnan(v) for name, v in figures.items() if name != "lookahead_s")
+
+
+def test_delays_want_a_label_on_every_frame():
+    """On keyframes alone every run would be one frame long, and its delay a constant 0."""
+    data, (model, variables) = Videos((6, 6)), student()
+    assert not np.isnan(evaluate(model, variables, CARD, data)["detected"])
+    data.dense = False
+    for one in (data, Subset(data, [1])):
+        figures = evaluate(model, variables, CARD, one)
+        assert np.isnan(figures["detected"]) and np.isnan(figures["delay_s"])
+        assert not np.isnan(figures["mAP"])
+
+
+class Finds:
+    """A person head that finds one box in every frame, or none."""
+
+    def __init__(self, boxes):
+        self.boxes = jnp.asarray(boxes, jnp.float32).reshape(-1, 4)
+
+    def init_carry(self, lanes):
+        return jnp.zeros((lanes, 1))
+
+    def apply(self, variables, carry, frames, valid):
+        shape = (*frames.shape[:2], *self.boxes.shape)
+        boxes = jnp.broadcast_to(self.boxes, shape)
+        there = jnp.ones(shape[:-1], bool)
+        return carry, types.SimpleNamespace(boxes=boxes, box_valid=there)
+
+
+@pytest.mark.parametrize("found", [0, 1])
+@pytest.mark.parametrize("there", [0, 1])
+def test_persons_where_there_are_none_or_none_is_found(found, there):
+    """TP / P and TP / (TP + FP): n/a where the denominator is 0, else a true figure."""
+    data = Videos((3,))
+    clip = data.clips[0]
+    boxes = np.broadcast_to(np.float32([0.1, 0.1, 0.6, 0.6]), clip.boxes.shape)
+    persons = np.zeros_like(clip.persons)
+    persons[:, :there] = 0.9
+    data.clips[0] = clip._replace(boxes=boxes, persons=persons)
+    figures = find_persons(Finds([[0.1, 0.1, 0.6, 0.6]] * found), {}, CARD, data)
+    recall = found if there else np.nan
+    precision = there if found else np.nan
+    np.testing.assert_equal(figures, {"person_recall": recall, "person_precision": precision})
+    assert figure(np.nan) == "n/a" and figure(0.0) == "0"
+
+
 def test_persons_are_matched_one_to_one():
     boxes = np.asarray([[0.0, 0.0, 0.4, 0.8], [0.5, 0.0, 0.9, 0.8], [0.1, 0.1, 0.2, 0.2]])
     scores = np.asarray([0.9, 0.2, 0.0])
     near = boxes[0] + 0.02
-    assert match(near[None], boxes, scores, 0.4) == (1, 1)
-    assert match(np.stack([near, boxes[0]]), boxes, scores, 0.4) == (1, 2)  # twice
-    assert match(boxes[1:2], boxes, scores, 0.4) == (0, 0)  # a weak one
-    assert match(boxes[2:3], boxes, scores, 0.4) == (0, 1)  # an empty slot
+    assert match(near[None], boxes, scores, 0.4) == Found(1, 1, 1)
+    assert match(np.stack([near, boxes[0]]), boxes, scores, 0.4) == Found(1, 2, 1)  # twice
+    assert match(boxes[1:2], boxes, scores, 0.4) == Found(0, 0, 1)  # a weak one
+    assert match(boxes[2:3], boxes, scores, 0.4) == Found(0, 1, 1)  # an empty slot
+    both = match(near[None], boxes, scores, 0.4) + match(boxes[2:3], boxes, scores, 0.4)
+    assert both == Found(1, 2, 2)
+    assert persons(both) == {"person_recall": 0.5, "person_precision": 0.5}

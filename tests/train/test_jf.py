@@ -138,6 +138,23 @@ def test_void_and_missing_objects():
         jf({})
 
 
+def test_an_object_that_enters_later_is_not_asked_for():
+    """The official ``get_all_masks`` takes the objects of the first frame, ``masks[0].max()``."""
+    annotation = np.zeros((5, 6, 6), np.uint8)
+    annotation[:, 1:3, 1:3] = 1
+    annotation[2:, 4:, 4:] = 2
+    alone = np.where(annotation == 1, 1, 0).astype(np.uint8)
+    for result in (alone, annotation):
+        got = jf({"a": (annotation, result)})
+        assert got.per_object == {"a_1": (1.0, 1.0)} and got.jf == 1.0
+    with pytest.raises(ValueError, match="object 3 in the result, 2 in the annotation"):
+        jf({"a": (annotation, np.full_like(annotation, 3))})
+    later = annotation.copy()
+    later[0] = 0  # nobody is shown to the tracker
+    with pytest.raises(ValueError, match="none with an object in its first frame"):
+        jf({"a": (later, later)})
+
+
 def test_tracking_length():
     j = np.asarray([0.9, 0.8, 0.0, 0.7, 0.0, 0.0, 0.6])
     assert tracking_length(j) == 2

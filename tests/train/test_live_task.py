@@ -12,11 +12,14 @@ import numpy as np
 import optax
 import pytest
 
-from streamzoo.train import live
 from streamzoo.train.data import handover
 from streamzoo.train.data.base import DataError
 from streamzoo.train.data.handover import FRAMES, CameraClips, Scenes, annotate, deal, draw_scene
 from streamzoo.train.live import Live, LiveLoss, LiveRecipe
+from streamzoo.train.live.losses import future_loss, match_loss
+from streamzoo.train.live.metrics import recognised, scene_metrics
+from streamzoo.train.live.task import over_scenes
+from streamzoo.train.metrics import auc, f1_score
 from streamzoo.zoo.encode.stems import stem_width
 from streamzoo.zoo.live import LiveConfig, LiveModel
 from streamzoo.zoo.registry import Card
@@ -117,7 +120,7 @@ def test_actors_come_and_go():
 
 
 def test_batches_are_a_function_of_seed_and_step_and_lanes():
-    frames = lambda video: np.full((FRAMES, 1), video)  # noqa: E731
+    frames = lambda video: np.full((FRAMES, 1), video)
     whole, part = (Scenes(CLIPS, frames, lanes, 3) for lanes in (range(4), range(2, 4)))
     a, b = whole[7], part[7]
     assert a["frames"].shape == (4, 5, FRAMES, 1) and a["known"].shape == (4, 5, FRAMES)
@@ -135,13 +138,13 @@ def test_f1_and_auc_by_counting():
     rng = np.random.default_rng(0)
     scores, truth = np.round(rng.random(40), 1), rng.random(40) < 0.4
     pairs = [(a > b) + 0.5 * (a == b) for a in scores[truth] for b in scores[~truth]]
-    assert live.auc(scores, truth) == pytest.approx(np.mean(pairs))
+    assert auc(scores, truth) == pytest.approx(np.mean(pairs))
     found = scores > 0.5
     precision, recall = truth[found].mean(), found[truth].mean()
-    assert live.f1_score(found, truth) == pytest.approx(
-        2 * precision * recall / (precision + recall)
-    )
-    assert live.auc(scores, np.ones(40, bool)) == 0.5 and live.f1_score(truth < 0, truth < 0) == 0
+    assert f1_score(found, truth) == pytest.approx(2 * precision * recall / (precision + recall))
+    nothing = truth < 0
+    assert np.isnan(auc(scores, ~nothing)) and np.isnan(f1_score(nothing, nothing))
+    assert f1_score(nothing, ~nothing) == 0  # nothing was found of what is there
 
 
 def test_the_score_of_a_camera_is_the_mean_after_the_time_limit():
@@ -158,16 +161,20 @@ def test_the_score_of_a_camera_is_the_mean_after_the_time_limit():
         box_valid=np.ones((1, 2, FRAMES, 1), bool), future=np.ones((1,)), repeat=np.full((1,), 2.0),
     )  # fmt: skip
     row = dict(anomaly_score=score, anomaly=anomaly, known=known, judged=np.ones((1, 2), bool))
-    got = live.figures([row | blank])
+    got = scene_metrics([row | blank])
     assert (got["anomaly_f1"], got["anomaly_auc"], got["future"]) == (1.0, 1.0, 0.5)
-    flipped = live.figures([row | blank | dict(anomaly_score=score[:, ::-1])])
+    flipped = scene_metrics([row | blank | dict(anomaly_score=score[:, ::-1])])
     assert (flipped["anomaly_f1"], flipped["anomaly_auc"]) == (0.0, 0.0)
+    never = row | blank | dict(known=np.ones_like(known), repeat=np.zeros(1), future=np.zeros(1))
+    got = scene_metrics([never | dict(box_valid=np.zeros((1, 2, FRAMES, 1), bool))])
+    for name in ("anomaly_f1", "anomaly_auc", "always_f1", "class_f1", "iou", "future"):
+        assert np.isnan(got[name]), name
 
 
 def test_the_expected_next_feature_is_compared_with_repeating_the_last():
     x = jnp.cumsum(jnp.ones((2, 5, 3)), axis=1)
-    assert live.future_loss(x + 1, x) == (0.0, 1.0)
-    grad = jax.grad(lambda f: live.future_loss(x, f)[0])(x)
+    assert future_loss(x + 1, x) == (0.0, 1.0)
+    grad = jax.grad(lambda f: future_loss(x, f)[0])(x)
     assert float(jnp.abs(grad).max()) == 0
 
 
@@ -183,7 +190,7 @@ def test_likeness_is_learned_by_counting_every_pair():
                 same.append(odds)
             else:
                 other.append(np.log1p(np.exp(scores[t, h, i, j])))
-    got = live.match_loss(jnp.asarray(scores), jnp.asarray(looks), jnp.asarray(known)[:, None])
+    got = match_loss(jnp.asarray(scores), jnp.asarray(looks), jnp.asarray(known)[:, None])
     np.testing.assert_allclose(got, np.mean(same) + np.mean(other), rtol=1e-5)
 
 
@@ -238,7 +245,7 @@ def test_with_hrm_it_learns_what_no_camera_knows_and_without_it_does_not():
 
     @jax.jit
     def asked(params, cross, batch):
-        out = live.over_scenes(model, {"params": params}, batch["frames"], cross)
+        out = over_scenes(model, {"params": params}, batch["frames"], cross)
         return out.anomaly_logits[:, :2, -1]
 
     test = short_scenes(10**6, 128)
@@ -248,7 +255,7 @@ def test_with_hrm_it_learns_what_no_camera_knows_and_without_it_does_not():
         state = adam.init(params)
         for index in range(LEARNING):
             params, state, _ = step(params, state, jnp.asarray(cross), short_scenes(index, 16))
-        score[cross] = live.auc(np.asarray(asked(params, jnp.asarray(cross), test)), truth)
+        score[cross] = auc(np.asarray(asked(params, jnp.asarray(cross), test)), truth)
     assert score[True] > 0.9 and 0.35 < score[False] < 0.65, score
 
 
@@ -272,12 +279,12 @@ def test_what_a_live_model_recognises():
         "labels": labels, "boxes": boxes, "box": boxes, "found": labels.any(-1),
         "class_score": labels.max(-2) + 0.1, "box_score": labels.max(-1), "box_class_score": labels,
     }  # fmt: skip
-    assert live.recognised([right]) == {"top1": 1.0, "mAP": 1.0}
+    assert recognised([right]) == {"top1": 1.0, "mAP": 1.0}
     other = dict(right, class_score=1 - labels.max(-2), box_class_score=1 - labels)
-    assert live.recognised([other])["top1"] == 0.0
-    assert live.recognised([right, other])["top1"] == 0.5
+    assert recognised([other])["top1"] == 0.0
+    assert recognised([right, other])["top1"] == 0.5
     away = dict(right, box=boxes + np.float64([0.35, 0, 0.35, 0]))
-    assert live.recognised([away]) == {"top1": 1.0, "mAP": 0.0}
+    assert recognised([away]) == {"top1": 1.0, "mAP": 0.0}
     # a box in the empty frame too: what ranks the two is certainty times class
     ghost = dict(right, found=np.ones_like(right["found"]))
     level = (0.5, 0.5)  # (right box, wrong one)
@@ -287,4 +294,4 @@ def test_what_a_live_model_recognises():
     ):  # fmt: skip
         ghost["box_score"] = np.reshape(box, (1, 1, 2, 1))
         ghost["box_class_score"] = np.tile(np.reshape(kind, (1, 1, 2, 1, 1)), 3)
-        assert live.recognised([ghost])["mAP"] == area
+        assert recognised([ghost])["mAP"] == area

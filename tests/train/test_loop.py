@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import json
 import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -17,7 +21,8 @@ from streamzoo.train import loop as loop_file
 from streamzoo.train import settings
 from streamzoo.train.__main__ import main
 from streamzoo.train.logs import Table, plot, read_table, smooth
-from streamzoo.train.loop import Job, TrainingError, run
+from streamzoo.train.loop import Interrupted, Job, TrainingError, run
+from streamzoo.train.owner import FILE, FolderInUse, Owner
 
 TOY = Path(__file__).with_name("toy.py")
 
@@ -123,7 +128,7 @@ def test_an_iterator_without_positions_is_wound_forward(whole, tmp_path):
 
         return Job(job.task, batches)
 
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(Interrupted, match="the disk is gone"):
         run(plain(11), config.loop, log=lambda text: None)
     result = run(plain(99), config.loop, log=lambda text: None)
     assert result.history == read_table(whole / "log.csv")
@@ -187,6 +192,10 @@ def test_the_table_drops_lost_steps_and_a_line_cut_off(tmp_path):
         file.write("6,0.")
     table = Table(path, 3)
     assert [row["step"] for row in table.rows] == [1, 2, 3]
+    with path.open("a") as file:  # what a power cut leaves
+        file.write("\0\0\0,\0\0\n4,x\n")
+    table = Table(path, 3)
+    assert [row["step"] for row in table.rows] == [1, 2, 3]
     table.add([{"step": 4, "loss": 0.1 + 0.3}])
     assert read_table(path) == table.rows and table.rows[-1]["loss"] == 0.1 + 0.3
     table.add([{"step": 5, "loss": 1.0, "new": 2.0}])
@@ -210,3 +219,46 @@ def test_tensorboard_events(tmp_path):
     train(tmp_path, "loop.tensorboard=true")
     data = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").iterdir())
     assert b"weight/attention/0" in data and b"evaluation/size" in data
+
+
+def test_a_folder_in_use_is_refused_and_one_that_is_taken_over_is_left(tmp_path, monkeypatch):
+    with Owner(tmp_path), pytest.raises(FolderInUse, match="is in use by process"):
+        train(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+    monkeypatch.setattr("streamzoo.train.owner.BEAT", 0.01)
+    with Owner(tmp_path, beat=0.01) as owner:
+        record = json.loads((tmp_path / FILE).read_text())
+        (tmp_path / FILE).write_text(json.dumps(record | {"token": "another"}))
+        while not owner._lost:
+            time.sleep(0.01)
+        with pytest.raises(FolderInUse, match="took this folder over"):
+            train(tmp_path, owner=owner)
+    assert not read_table(tmp_path / "log.csv")  # not one step
+
+
+def test_a_file_that_cannot_grow_is_one_line_and_the_same_command_goes_on(tmp_path):
+    """A disk that is full, as near as a test may come to it: files of 40 KB at most."""
+    wide = ["width=64", "data.size=64", "loop.steps=6", "loop.checkpoint_every=3"]
+    words = [sys.executable, "-m", "streamzoo.train", *command(tmp_path / "run", *wide)]
+    limited = ["bash", "-c", 'ulimit -f 40; exec "$@"', "bash", *words]
+    alone = dict(os.environ, JAX_ENABLE_COMPILATION_CACHE="false")
+    child = subprocess.run(limited, capture_output=True, text=True, env=alone)
+    assert child.returncode == 75, child.stderr
+    assert child.stderr.startswith("error: ") and child.stderr.count("\n") == 1, child.stderr
+    assert "step 3 could not be written" in child.stderr
+    child = subprocess.run(words, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+
+
+def test_data_that_cannot_be_read_names_its_step(tmp_path):
+    config = toy(tmp_path)
+    job = config.build()
+
+    def broken(index, count):
+        yield from itertools.islice(job.batches(index, count), 2)
+        raise OSError(5, "Input/output error", "/data/video")
+
+    with pytest.raises(Interrupted) as error:
+        run(dataclasses.replace(job, batches=broken), config.loop, log=lambda text: None)
+    assert "the data of step 3 cannot be read (/data/video: input/output error" in str(error.value)

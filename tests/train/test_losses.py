@@ -50,7 +50,7 @@ def test_losses_stay_finite_for_sure_teachers_and_sure_students():
     sure = jnp.asarray([[200.0, -200.0, 0.0]])
     for name, loss in AGREE.items():
         for s, t in ((sure, -sure), (-sure, sure), (sure, 0 * sure), (0 * sure, sure)):
-            value, grad = jax.value_and_grad(lambda s: loss(s, t).sum())(s)  # noqa: B023
+            value, grad = jax.value_and_grad(lambda s: loss(s, t).sum())(s)
             assert np.isfinite(value) and np.isfinite(grad).all(), name
 
 
@@ -75,7 +75,7 @@ def test_soft_class_is_the_divergence_of_softmaxes(temperature):
 def test_a_temperature_keeps_the_size_of_the_gradient():
     s, t = 0.01 * draw(6, 5), 0.01 * draw(7, 5)  # small logits: both are in their linear part
     for loss in (losses.soft_multi_label, losses.soft_class):
-        grads = [jax.grad(lambda s: loss(s, t, k))(s) for k in (1.0, 4.0)]  # noqa: B023
+        grads = [jax.grad(lambda s: loss(s, t, k))(s) for k in (1.0, 4.0)]
         np.testing.assert_allclose(*grads, rtol=0.02, atol=1e-6)
 
 

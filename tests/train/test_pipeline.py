@@ -27,7 +27,7 @@ class Numbers(Source):
         return self.lengths[video]
 
     def read(self, video, start, count):
-        assert 0 <= start and count >= 1 and start + count <= self.lengths[video]
+        assert start >= 0 and count >= 1 and start + count <= self.lengths[video]
         frames = np.zeros((count, 4, 6, 3), np.uint8)
         frames[..., 0] = video
         frames[..., 1] = np.arange(start, start + count)[:, None, None]
@@ -101,7 +101,7 @@ def test_every_frame_is_played_once_per_epoch_up_to_the_random_offset():
             if visit >= 3:  # a lane's first video may begin anywhere
                 assert first < 4 and LENGTHS[video] - first >= min(4, LENGTHS[video])
                 offsets[first] += 1
-        assert counted == {video: epochs for video in range(len(LENGTHS))}
+        assert counted == dict.fromkeys(range(len(LENGTHS)), epochs)
         assert set(offsets) == ({0, 1, 2, 3} if jitter else {0})
         for epoch in range(epochs):
             row = range(epoch * len(LENGTHS), (epoch + 1) * len(LENGTHS))
@@ -115,8 +115,8 @@ def test_lanes_of_equal_videos_do_not_change_all_at_once():
 
 def test_seeds_and_epochs_differ():
     a, again, b = take(8), take(8), take(8, seed=1)
-    [same(x, y) for x, y in zip(a, again)]
-    assert any(not np.array_equal(x["frames"], y["frames"]) for x, y in zip(a, b))
+    [same(x, y) for x, y in zip(a, again, strict=False)]
+    assert any(not np.array_equal(x["frames"], y["frames"]) for x, y in zip(a, b, strict=False))
     schedule = Lanes((4,) * 12, 1, 4, seed=0)
     orders = [tuple(schedule(12 * e + i, 0).video for i in range(12)) for e in range(3)]
     assert len(set(orders)) == 3
@@ -130,7 +130,7 @@ def test_more_lanes_than_videos_still_all_play():
 @pytest.mark.parametrize("start", [1, 13, 37])
 def test_a_restart_at_any_step_sees_what_it_would_have_seen(start):
     straight = take(45, flip=True)
-    for a, b in zip(straight[start:], take(45 - start, flip=True, start=start)):
+    for a, b in zip(straight[start:], take(45 - start, flip=True, start=start), strict=False):
         same(a, b)
 
 
@@ -142,7 +142,7 @@ def test_the_state_goes_round():
     other = batches(Numbers(), 4, 4, 0)
     next(other)
     other.set_state(state)
-    [same(a, b) for a, b in zip(after, [next(other) for _ in range(5)])]
+    [same(a, b) for a, b in zip(after, [next(other) for _ in range(5)], strict=False)]
     iterator.set_state(state)
     same(next(iterator), after[0])
     # a run begun at a step is in the same count
@@ -160,7 +160,9 @@ def test_the_hosts_together_play_the_batch_of_one(hosts):
 
 
 def test_threads_change_nothing():
-    for a, b in zip(take(30, threads=1, prefetch=1), take(30, threads=6, prefetch=12)):
+    for a, b in zip(
+        take(30, threads=1, prefetch=1), take(30, threads=6, prefetch=12), strict=False
+    ):
         same(a, b)
 
 
@@ -168,7 +170,7 @@ def test_a_mirrored_showing_mirrors_pixels_boxes_and_classes_all_through():
     plain, flipped = take(60), take(60, flip=True, swap=((0, 1),))
     seen = set()
     by_visit: dict[int, bool] = {}
-    for a, b in zip(plain, flipped):
+    for a, b in zip(plain, flipped, strict=False):
         np.testing.assert_array_equal(a["fresh"], b["fresh"])
         for lane in range(4):
             mirrored = bool(b["frames"][lane, 0, 0, 0, 2] == 5)
@@ -188,7 +190,7 @@ def test_a_mirrored_showing_mirrors_pixels_boxes_and_classes_all_through():
 def test_a_mirror_twice_is_the_clip_itself():
     clip = Numbers().read(2, 3, 4)
     swap = np.asarray([1, 0, 2])
-    for a, b in zip(clip, mirror(mirror(clip, swap), swap)):
+    for a, b in zip(clip, mirror(mirror(clip, swap), swap), strict=False):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 

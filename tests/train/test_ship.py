@@ -8,14 +8,15 @@ import pytest
 
 from streamzoo import zoo
 from streamzoo.train.data.base import DataError
-from streamzoo.train.recipe import Data, Model, Recipe, header
+from streamzoo.train.datasets.synth import SynthData
+from streamzoo.train.recipe import Model, Recipe, header
 from streamzoo.train.ship import bundle
 from streamzoo.train.stems import with_stem
 from streamzoo.zoo.registry import Card
 
 TINY = Recipe(
-    data=Data(videos=2, size=(32, 32)),
-    test=Data(videos=2, size=(32, 32), split="test"),
+    data=SynthData(videos=2, size=(32, 32)),
+    test=SynthData(videos=2, size=(32, 32), split="test"),
     model=Model("tsa-mi16"),
 )
 
@@ -40,6 +41,13 @@ def test_a_run_gets_a_name_and_a_card(tmp_path):
     assert model.config.depth == 1
     for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(variables), strict=True):
         np.testing.assert_array_equal(a, np.asarray(b, np.float16))
+    for file in ("tsa-mi16.tiny.safetensors", "tsa-mi16.tiny.json"):  # nobody's model is replaced
+        before = {p.name: p.read_bytes() for p in tmp_path.glob("tsa-mi16.tiny*")}
+        with pytest.raises(DataError, match=f"{file}: is there already; --overwrite"):
+            bundle(tmp_path, "tsa-mi16/tiny", TINY, tmp_path)
+        assert before == {p.name: p.read_bytes() for p in tmp_path.glob("tsa-mi16.tiny*")}
+        (tmp_path / file).unlink()
+    assert bundle(tmp_path, "tsa-mi16/tiny", TINY, tmp_path, overwrite=True)[0].name == card.name
 
 
 def test_a_frozen_stem_is_stored_once(tmp_path):

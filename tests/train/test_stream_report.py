@@ -70,7 +70,7 @@ def test_a_number_of_streams_that_fails_is_not_held(trial, monkeypatch):
 
     monkeypatch.setattr(stream_report, "_try", attempt)
     said = []
-    plans = lambda n: Plan(n, 25.0, 1.0)  # noqa: E731
+    plans = lambda n: Plan(n, 25.0, 1.0)
     most, trials, failed = stream_report.search(None, plans, 8, said.append)
     assert (most, set(trials)) == (2, {1, 2})
     assert failed == dict.fromkeys((3, 4), "RESOURCE_EXHAUSTED: out of memory") and len(said) == 2
@@ -128,7 +128,7 @@ def leaves(value):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(),
+        {},
         dict(streams=(1,)),
         dict(streams=tuple(range(1, 65)), scale=40.0),
         dict(accuracy=ACCURACY, weights="a/b"),
@@ -159,7 +159,7 @@ def test_the_page_holds_every_figure_and_is_well_formed(trial, options):
                 assert -1 <= float(node.get(name, 0)) <= stream_plots.HEIGHT
             for name in ("width", "height"):
                 assert float(node.get(name, 0)) >= 0
-    bars = [r for r in svgs[0].iter("rect")]
+    bars = list(svgs[0].iter("rect"))
     assert len(bars) == sum(c > 0 for c in report["trial"]["histogram"]["counts"])
     assert len(list(svgs[1].iter("rect"))) == report["trial"]["streams"]
     assert len(list(svgs[2].iter("circle"))) == 3 * len(report["trials"])
@@ -204,8 +204,9 @@ def test_axes_have_a_few_round_marks(top):
 # --- the command ------------------------------------------------------------------------------
 
 RECIPE = """
-from streamzoo.train.recipe import Data, Model, Recipe
-TEST = Data(kind="synth", videos=2, size=(32, 48), split="test")
+from streamzoo.train.datasets.synth import SynthData
+from streamzoo.train.recipe import Model, Recipe
+TEST = SynthData(videos=2, size=(32, 48), split="test")
 CONFIG = Recipe(data=TEST, test=TEST, model=Model("{name}"))
 """
 
@@ -273,7 +274,7 @@ def test_nothing_held_is_told_and_streams_can_be_named(student, tmp_path):
         (["MODEL", "--streams", "-1", "--max-streams", "0"], "--streams -1, --max-streams 0:"),
         (["MODEL", "--budget-ms", "nan"], "--budget-ms nan"),
         (["MODEL", "--seconds", "0.1"], "1 frames of a stream: give at least 10"),
-        (["MODEL", "--seed", "-1"], "seed=-1: give 0 or more"),
+        (["MODEL", "--seed", "-1"], "seed=-1: seed is at least 0"),
         (["MODEL", "--out", "OUT/file"], "cannot be written to (file exists)"),
         (["MODEL", "--out", "OUT/file/x"], "cannot be written to (not a directory)"),
         (["MODEL", "--config", "nothing"], "no config at"),

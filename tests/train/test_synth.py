@@ -179,7 +179,7 @@ def test_backwards_shows_the_same_frames_with_the_other_labels():
 
 def test_each_direction_is_as_likely(plans):
     """Whole videos: lives are turned at a coin's toss, so a frame is as often of either label."""
-    counts = {name: 0.0 for name in (*PAIRS, *PAIRS.values())}
+    counts = dict.fromkeys((*PAIRS, *PAIRS.values()), 0.0)
     for plan in plans:
         for name in counts:
             counts[name] += float(plan.labels[..., INDEX[name]].sum())

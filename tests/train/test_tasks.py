@@ -11,16 +11,16 @@ import optax
 import pytest
 
 from streamzoo.train import losses
+from streamzoo.train.base import split
 from streamzoo.train.data.base import DataError
 from streamzoo.train.tasks import (
     DistilConfig,
-    split_stem,
 )
 from streamzoo.zoo import preprocess
 from streamzoo.zoo.action import (
     VideoMAE,
 )
-from streamzoo.zoo.action.from_teacher import student_from_teacher
+from streamzoo.zoo.action.student.from_teacher import student_from_teacher
 
 from .tiny import (
     BOXES,
@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_refused():
         distil(teacher=make_teacher(image_size=(16, 16)))
     with pytest.raises(DataError, match="4 classes, teacher 7"):
         distil(teacher=make_teacher(num_classes=7))
-    with pytest.raises(ValueError, match="uncertainty or fixed"):
+    with pytest.raises(ValueError, match="is one of uncertainty, fixed"):
         DistilConfig(weighting="uncertain")
     with pytest.raises(ValueError, match="nothing to learn"):
         DistilConfig(logits=0, attention=0, roi=0)
@@ -214,7 +214,7 @@ def test_the_teacher_gets_no_gradient_and_is_no_parameter(plain):
 
 def test_a_frozen_stem_is_no_parameter():
     variables = {"params": {"stem": {"w": jnp.ones(3)}, "head": {"w": jnp.ones(2)}}}
-    params, stem = split_stem(variables)
+    params, stem = split(variables, ("stem",))
     assert set(params) == {"head"} and set(stem) == {"stem"}
     assert set(variables["params"]) == {"stem", "head"}  # untouched
 
@@ -238,7 +238,7 @@ def test_the_memory_it_hands_on_is_that_of_a_stream(kind):
     fresh = second | {"fresh": jnp.asarray([False, True, False])}
     after = run(fresh, memory=memory)[1]
     on, new = run(second, memory=memory)[1], run(second)[1]
-    lane = lambda tree, i: jax.tree.map(lambda a: a[i], tree)  # noqa: E731
+    lane = lambda tree, i: jax.tree.map(lambda a: a[i], tree)
     for i in (0, 2):
         equal(lane(after, i), lane(on, i))
     equal(lane(after, 1), lane(new, 1))

@@ -13,21 +13,15 @@ import pytest
 
 from streamzoo import zoo
 from streamzoo.train import track
+from streamzoo.train.base import split
 from streamzoo.train.data.base import DataError
-from streamzoo.train.track import (
-    Track,
-    TrackConfig,
-    TrackRecipe,
-    compare,
-    dice_loss,
-    figures,
-    first_prompt,
-    inner_point,
-    pixel_loss,
-)
-from streamzoo.zoo.encode.efficientnet_lite import EfficientNetLiteConfig, Stage
+from streamzoo.train.track import Track, TrackConfig, TrackRecipe
+from streamzoo.train.track.losses import TERMS, compare, dice_loss, pixel_loss
+from streamzoo.train.track.metrics import track_metrics
+from streamzoo.train.track.prompts import first_prompt, inner_point
+from streamzoo.zoo.encode.efficientnet.model import EfficientNetLiteConfig, Stage
 from streamzoo.zoo.registry import Card
-from streamzoo.zoo.segment.propagate import PropagateConfig, Propagator
+from streamzoo.zoo.segment.propagate.model import PropagateConfig, Propagator
 from streamzoo.zoo.segment.stream import Tracks
 
 STAGES = (
@@ -98,7 +92,7 @@ def test_a_perfect_answer_costs_nothing_and_the_first_frame_is_not_asked():
     asked = jnp.asarray([[False, True, True]])
     right = compare(tracks(masks), jnp.asarray(masks), asked)
     assert float(right["iou"]) == pytest.approx(1.0)
-    for name in track.TERMS:
+    for name in TERMS:
         assert float(right[name]) < 0.05, name
     wrong = tracks(masks)
     flipped = dataclasses.replace(wrong, masks=-wrong.masks, scores=-wrong.scores)
@@ -159,7 +153,7 @@ def test_it_learns_and_the_gradient_reaches_the_memory(task):
     params = task.init(key)
     assert "trunk" not in params
     adam = optax.adam(1e-2)
-    state, losses, terms, moved = adam.init(params), [], [], {name: 0.0 for name in params}
+    state, losses, terms, moved = adam.init(params), [], [], dict.fromkeys(params, 0.0)
     for _ in range(60):
         (loss, (_, found)), grad = slope(params, task.constants, (), key, batch)
         losses.append(float(loss))
@@ -175,9 +169,8 @@ def test_it_learns_and_the_gradient_reaches_the_memory(task):
 
 def test_the_trunk_stays_as_it_is():
     variables = {"params": {"trunk": {"stem_kernel": 0}, "mend": 1}}
-    params, constants = track.split_trunk(variables)
-    assert params == {"mend": 1} and constants == {"trunk": {"stem_kernel": 0}}
-    assert track.join_trunk(params, constants) == variables
+    params, frozen = split(variables, Track.apart)
+    assert params == {"mend": 1} and frozen == {"trunk": {"stem_kernel": 0}}
 
 
 def test_wrong_settings_are_named():
@@ -196,7 +189,7 @@ def test_figures_of_a_perfect_and_a_lost_track():
     truth[:, 4:10, 5:15] = 1
     lost = truth.copy()
     lost[9:] = np.roll(lost[9:], 12, axis=2) * 0
-    found = figures([("a", (truth, truth)), ("b", (truth, lost))])
+    found = track_metrics([("a", (truth, truth)), ("b", (truth, lost))])
     assert found["J&F/a"] == pytest.approx(1.0) and found["J&F/b"] == pytest.approx(8 / 18)
     assert found["kept"] == pytest.approx((1 + 9 / 20) / 2)
     assert found["J&F"] == pytest.approx((1 + 8 / 18) / 2)

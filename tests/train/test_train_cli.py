@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from streamzoo import configs
 from streamzoo.train import settings
 from streamzoo.train.__main__ import main, parser
-from streamzoo.zoo.weights import load_file
+from streamzoo.train.checkpoints import CheckpointError, WriteError
+from streamzoo.train.data.base import DataError
+from streamzoo.train.loop import Interrupted, TrainingError
+from streamzoo.train.owner import FolderInUse
+from streamzoo.zoo.files import load_file
 
 TOY = Path(__file__).with_name("toy.py")
 PODS = Path(str(configs.__file__)).parent / "pods"
@@ -69,7 +75,7 @@ def test_a_run_says_what_it_uses_and_what_it_left(tmp_path, capsys):
         (["--config", str(TOY), "--set", "loop.steps=0"], "steps is at least 1"),
         (["--config", str(TOY), "--set", "loop.optim.name=sgd"], "adamw, muon"),
         (["--config", str(TOY), "--set", "loop.mesh.data=3", "loop.out=OUT"], "does not divide 1"),
-        (["--config", str(TOY), "--set", "loop.accumulate=3", "loop.out=OUT"], "loop.lanes=9 can"),
+        (["--config", str(TOY), "--set", "loop.accumulate=3", "loop.out=OUT"], "loop.batch=9 can"),
         (["--config", str(TOY), "--resume", "--set", "loop.out=OUT"], "there is no checkpoint in"),
         (["--config", str(TOY), "--set", "loop.out=OUT/file/x"], "file"),
     ],
@@ -90,6 +96,37 @@ def test_a_bug_is_not_taken_for_wrong_input(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "load_config", lambda path: config)
     with pytest.raises(ValueError, match="invalid literal"):
         main(command(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "error, status",
+    [
+        (TrainingError("not finite"), 1), (Interrupted("a peer is gone"), 75),
+        (WriteError("disk full"), 75), (FolderInUse("in use"), 75), (DataError("no data"), 2),
+        (CheckpointError("of another model"), 2), (OSError(2, "no such file", "x"), 2),
+        (KeyboardInterrupt(), 130), (jax.errors.JaxRuntimeError("UNAVAILABLE: peer"), 75),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory"), 1),
+    ],
+    ids=lambda one: str(one),
+)  # fmt: skip
+def test_the_exit_status_tells_whether_to_start_again(error, status, tmp_path, monkeypatch, capsys):
+    def build(self):
+        job = built(self)
+
+        def broken(index, count):
+            raise error
+            yield
+
+        return dataclasses.replace(job, batches=broken)
+
+    config = settings.load_config(TOY)
+    built = type(config).build
+    monkeypatch.setattr(type(config), "build", build)
+    monkeypatch.setattr(settings, "load_config", lambda path: config)
+    if isinstance(error, OSError):  # in the run it is the disk's; here, before it, a wrong path
+        monkeypatch.setattr(type(config), "build", lambda self: (_ for _ in ()).throw(error))
+    assert main(command(tmp_path)) == status
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_help_and_list(capsys):
@@ -131,6 +168,21 @@ def test_manifests_are_whole(path):
         assert options.distributed and options.config in settings.shipped()
         for setting in (one for group in options.settings for one in group):
             assert setting.startswith("loop.")
+        # the command can start, with nothing but the image and the empty volume
+        config = settings.load_config(options.config)
+        changes = [one for group in options.settings for one in group]
+        settings.override(config, changes).check()
+        assert not any(s.startswith(("teacher=", "data.")) for s in changes)
+        # exit statuses that come back at every start end the job set; the others restart it
+        (rule,) = job["podFailurePolicy"]["rules"]
+        assert rule["action"] == "FailJob" and rule["onExitCodes"] == {
+            "containerName": container["name"], "operator": "In", "values": [1, 2],
+        }  # fmt: skip
+        assert pod["restartPolicy"] == "Never"  # which a podFailurePolicy wants
+        (ends,) = jobset["spec"]["failurePolicy"]["rules"]
+        assert ends["action"] == "FailJobSet"
+        assert ends["onJobFailureReasons"] == ["PodFailurePolicy"]
+        assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
         out = dict(s.split("=") for group in options.settings for s in group)["loop.out"]
         assert any(out.startswith(m["mountPath"]) for m in container["volumeMounts"])
 

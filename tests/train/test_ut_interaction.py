@@ -48,7 +48,7 @@ def finder(monkeypatch):
 
 
 def test_choice_of_sets_sequences_and_background(root):
-    names = lambda **k: UTInteraction(root, **OPTIONS, **k).videos  # noqa: E731
+    names = lambda **k: UTInteraction(root, **OPTIONS, **k).videos
     assert names() == ("set1/0_1_0", "set1/1_1_2", "set1/2_2_1", "set2/0_11_1", "set2/1_12_0")
     assert names(sets=(2,)) == ("set2/0_11_1", "set2/1_12_0")
     assert names(sequences=(1, 12)) == ("set1/0_1_0", "set1/1_1_2", "set2/1_12_0")

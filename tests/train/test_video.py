@@ -11,6 +11,7 @@ from streamzoo.streaming.sources import open_source
 from streamzoo.train.data import video
 from streamzoo.train.data.base import DataError
 
+from ..streaming import odd_files
 from .video_files import numbers, write
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared/data"
@@ -53,13 +54,26 @@ def test_pixels_are_those_of_the_streaming_room(clip, size):
     np.testing.assert_array_equal(video.decode(clip, size), live)
 
 
+WORDS = ("tracks", "cover", "pixels", "quarter", "half", "left", "down", "transverse", "transposed")
+ODD = [name for name in odd_files.FILES if any(word in name for word in WORDS)]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_what_a_file_says_of_its_pictures_counts_here_too(name, tmp_path):
+    """Mirrored and turned, other pixels, the best of several tracks: as in the streaming room."""
+    path = odd_files.FILES[name](tmp_path / name)
+    with open_source(path) as source:
+        live = np.stack([frame.image for frame in source])
+    np.testing.assert_array_equal(video.decode(path), live)
+
+
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="needs ../shared/data")
 @pytest.mark.parametrize("name", ["clips/mmaction2_demo_arm_wrestling.mp4", "ut_interaction"])
 def test_pixels_of_real_video_too(name):
     path = CLIPS / name
     path = sorted((path / "set1").glob("*.avi"))[0] if path.is_dir() else path
     with open_source(path, size=(56, 72)) as source:
-        live = [frame.image for _, frame in zip(range(20), source)]
+        live = [frame.image for _, frame in zip(range(20), source, strict=False)]
     np.testing.assert_array_equal(video.decode(path, (56, 72))[: len(live)], np.stack(live))
 
 
@@ -112,7 +126,7 @@ def test_loading_skips_and_tells_the_bad_ones(tmp_path, clip):
 def test_the_cache_is_used_and_follows_the_file(tmp_path, clip, monkeypatch):
     path = tmp_path / "a.mp4"
     path.write_bytes(clip.read_bytes())
-    load = lambda **k: video.load({"a": path}, (24, 32), **k, cache=tmp_path / "c")[0]["a"]  # noqa: E731
+    load = lambda **k: video.load({"a": path}, (24, 32), **k, cache=tmp_path / "c")[0]["a"]
     first = load(rate=5.0)
     calls = []
     decode = video.decode

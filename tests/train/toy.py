@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from streamzoo.train import losses
+from streamzoo.train.base import BaseRecipe
 from streamzoo.train.loop import Job, LoopConfig
 from streamzoo.train.optim import OptimConfig
 
@@ -43,7 +45,9 @@ class Steps:
         y = np.cumsum(x.mean(-1), axis=1)
         y = np.where(step == self.data.nan_at, np.nan, y)
         y = np.where(0 <= self.data.scale_at <= step, y + 1e3, y).astype(np.float32)
-        batch = {"x": x, "y": y, "fresh": rng.random(self.lanes) < 0.2}
+        # some lanes hold more than others: a mean of their means is not the whole's
+        valid = rng.random(y.shape) < np.linspace(0.1, 1, self.lanes)[:, None]
+        batch = {"x": x, "y": y, "fresh": rng.random(self.lanes) < 0.2, "valid": valid}
         return {name: value[self.mine] for name, value in batch.items()}
 
 
@@ -114,7 +118,7 @@ class Toy:
         weights = jnp.exp(-params["log_variance"]["attention"])
         figures = {"error": jnp.abs(error).mean()}
         figures |= {f"weight/attention/{i}": w for i, w in enumerate(weights)}
-        return (error**2).mean(), ({"h": h}, figures)
+        return losses.masked_mean(error**2, batch["valid"]), ({"h": h}, figures)
 
     def evaluate(self, params):
         return {"size": float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(params)))}
@@ -127,7 +131,7 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(BaseRecipe):
     width: int = WIDTH
     noise: float = 0.1
     data: Data = Data()
@@ -141,11 +145,11 @@ class Config:
         optim=OptimConfig(rate=1e-2, ema=0.9, layer_decay=0.9),
     )
 
-    def build(self):
+    def job(self):
         loop = self.loop
         return Job(
             Toy(self.width, noise=self.noise),
-            lambda i, n: Batches(Steps(loop.lanes, loop.frames, self.data, i, n)),
+            lambda i, n: Batches(Steps(loop.batch, loop.frames, self.data, i, n)),
             Source(),
         )
 

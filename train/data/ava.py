@@ -8,7 +8,7 @@ person; a row with just ``video_id,timestamp`` is a keyframe without persons.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from . import tables, video
@@ -16,6 +16,8 @@ from .base import DataError, need
 from .segments import Segment, Segments, Slots
 
 Box = tuple[float, float, float, float]
+ACTIONS = 80  # that AVA annotates; label maps list those that are counted
+CUT = 900.0  # seconds: where the usual copies of the films are cut
 Keyframes = dict[float, dict[Box, set[int]]]  # timestamp -> box -> action ids
 
 
@@ -33,16 +35,17 @@ class AVA(Segments):
       size: (height, width) of the frames.
       frame_rate: frames/s.
       max_boxes: K. Boxes beyond it are left out, and told in ``skipped``.
-      origin: timestamp of a file's first picture: 0, or 900 for files cut at minute 15.
-      other_actions: what to do with an action_id that the label map lacks: ``error``, or ``drop``
-        (told in ``skipped``), as when 80 actions are annotated and 60 are counted.
+      origin: timestamp of a file's first picture: 0, or 900 for files cut at minute 15; None
+        decides file by file: 900 where that and not 0 puts timestamps inside the file.
+      other_actions: what to do with an action_id of 1 to 80 that the label map lacks: ``error``,
+        or ``drop`` (told in ``skipped``), as when 80 actions are annotated and 60 are counted.
 
     Raises:
       DataError: a missing file or column, a box outside [0, 1], an unknown action, no video that
         can be read. Single videos that are missing or cannot be decoded are in ``skipped``.
     """
 
-    multi_label = True
+    multi_label, dense = True, False
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class AVA(Segments):
         size: tuple[int, int] = (224, 224),
         frame_rate: float = 10.0,
         max_boxes: int = 8,
-        origin: float = 0.0,
+        origin: float | None = 0.0,
         other_actions: str = "error",
         segment: float = 20.0,
         gap: float = 2.0,
@@ -84,23 +87,25 @@ class AVA(Segments):
             except DataError as error:
                 skipped[name] = str(error)
                 continue
-            late = [t for t in keyframes if not 0 <= t - origin < info.seconds]
+            begin = _origin(keyframes, info.seconds) if origin is None else origin
+            late = [t for t in keyframes if not 0 <= t - begin < info.seconds]
             if late:
                 skipped[f"{name} (keyframes)"] = (
                     f"{len(late)} of {len(keyframes)} lie outside the video, e.g. {late[0]:g} s; "
-                    f"its first picture is taken for origin={origin:g} s"
+                    f"its first picture is taken for origin={begin:g} s"
                 )
             over = sum(max(0, len(boxes) - max_boxes) for boxes in keyframes.values())
             if over:
                 skipped[f"{name} (boxes)"] = f"{over} boxes beyond max_boxes={max_boxes}"
             for times in stretches(sorted(set(keyframes) - set(late)), segment, gap):
-                start = max(0.0, times[0] - origin - lead)
-                at = {round((t - origin - start) * frame_rate): keyframes[t] for t in times}
+                start = max(0.0, times[0] - begin - lead)
+                at = {round((t - begin - start) * frame_rate): keyframes[t] for t in times}
                 label = f"{name}@{times[0]:g}"
                 segments.append(Segment(label, files[name], start, max(at) + 1))
                 self._keyframes.append(at)
         if not segments:
-            why = next(iter(skipped.values()), "no keyframe counts")
+            whys = [why for name, why in skipped.items() if not name.endswith("(rows)")]
+            why = next(iter(whys), "no keyframe counts")
             raise DataError(f"none of {len(marks)} videos can be used, e.g. {why}")
         super().__init__(
             segments, size, frame_rate, max_boxes, [names[i] for i in self.action_ids],
@@ -143,7 +148,7 @@ def read(
         box, text = tables.box(row), row.values["action_id"]
         action = int(text) if text.isdecimal() else None
         if action not in known:
-            if drop and action is not None:
+            if drop and action is not None and 1 <= action <= ACTIONS:
                 dropped += 1
                 boxes.setdefault(box, set())  # the person is there all the same
                 continue
@@ -156,6 +161,11 @@ def read(
     if not out:
         raise DataError(f"{path}: no rows in it")
     return out, dropped
+
+
+def _origin(times: Iterable[float], seconds: float) -> float:
+    inside = [sum(0 <= t - origin < seconds for t in times) for origin in (0.0, CUT)]
+    return CUT if inside[1] and not inside[0] else 0.0
 
 
 def read_label_map(path: str | Path) -> dict[int, str]:

@@ -6,6 +6,7 @@ B clips of a batch (one stream each), T frames, K boxes per frame, C classes.
 from __future__ import annotations
 
 import abc
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Source(abc.ABC):
       frame_rate: frames/s that :meth:`read` gives.
       size: (height, width) of the frames in pixels.
       max_boxes: K.
+      dense: every frame is annotated; False where only keyframes are.
       videos: a name per video.
       skipped: name -> why, of what could not be used; told at the end, never dropped silently.
     """
@@ -45,6 +47,7 @@ class Source(abc.ABC):
     frame_rate: float = 0.0
     size: tuple[int, int] = (0, 0)
     max_boxes: int = 0
+    dense: bool = True
     videos: tuple[str, ...] = ()
     skipped: dict[str, str]
 
@@ -61,6 +64,17 @@ class Source(abc.ABC):
 
         The same call gives the same clip, whatever was read before, in any process.
         """
+
+    def identity(self, video: int, boxes: bool = False) -> str:
+        """Of what a video's pictures are made, and with ``boxes`` its boxes too: two videos of one
+        identity read alike, whatever their names. Here a hash of what is read; sources that know
+        it without reading (files, generators) say so."""
+        clip = self.read(video, 0, self.length(video))
+        found = hashlib.sha256()
+        for part in (clip.frames, *((clip.boxes, clip.box_valid, clip.persons) if boxes else ())):
+            found.update(repr((part.shape, part.dtype.str)).encode())
+            found.update(np.ascontiguousarray(part).tobytes())
+        return found.hexdigest()
 
     def extras(self, video: int, start: int, count: int) -> dict[str, np.ndarray]:
         """More arrays [count, ...] for the batch, such as a teacher's answers (``target_…``)."""

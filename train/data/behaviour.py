@@ -141,9 +141,7 @@ def backwards(life: Life, total: float) -> Life:
 
     def turn(segments: list[Segment]) -> list[Segment]:
         return [
-            Segment(
-                OPPOSITE[s.kind] if s.kind in OPPOSITE else s.kind, total - s.end, total - s.start
-            )
+            Segment(OPPOSITE.get(s.kind, s.kind), total - s.end, total - s.start)
             for s in reversed(segments)
         ]
 

@@ -13,10 +13,12 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from .kept import code
 from .video import Size, decode, key, probe, stored
 from .yolox import Detector, overlap
 
 T = TypeVar("T")
+FOUND_BY = ("train/data/box_cache.py", "train/data/yolox.py", "train/data/video.py")
 LONGEST = 640  # pixels; the detector's own input is smaller still
 
 
@@ -69,7 +71,8 @@ def of_video(
         return detect(detector, decode(path, size, rate, start=start, seconds=seconds),
                       every)._asdict()  # fmt: skip
 
-    name = "persons-" + key(path, rate, every, start, seconds, detector.identity)
+    how = (rate, every, start, seconds, detector.identity, code(*FOUND_BY))
+    name = "persons-" + key(path, *how)
     got = stored(cache, name, make)
     short = frames - len(got["scores"])
     if short > 0:  # a file cut off: hold the last ones

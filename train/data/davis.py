@@ -129,7 +129,10 @@ class Davis:
             raise DataError(
                 f"{self.path}: {self.videos[video]} cannot be read ({error}); copy it again"
             ) from None
-        images = [self._image(n, f, i % 2 == 1) for i, (n, f) in enumerate(zip(names, files))]
+        images = [
+            self._image(n, f, i % 2 == 1)
+            for i, (n, f) in enumerate(zip(names, files, strict=False))
+        ]
         shapes = {image.shape[:2] for image in images}
         if len(shapes) > 1:
             raise DataError(

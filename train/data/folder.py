@@ -10,6 +10,7 @@ import numpy as np
 
 from . import box_cache, video
 from .base import DataError
+from .kept import code, digest
 from .segments import Segments, Slots, cut
 from .yolox import Detector
 
@@ -87,6 +88,12 @@ class Folder(Segments):
         numbers = range(len(self.segments))
         for number in box_cache.told(numbers, len(numbers), "persons"):
             self._slots(number)
+
+    def boxed(self, number: int) -> str:
+        if self._finder is None:
+            return super().boxed(number)
+        how = (self._finder.identity, self.every, self.max_boxes, self.whole_frame)
+        return digest(*how, code(*box_cache.FOUND_BY))  # known without looking for them
 
     def slots(self, number: int) -> Slots:
         segment = self.segments[number]

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import grain
 import numpy as np
 
+from ...zoo.ranges import Checked, Count, Range, Share
 from .base import DataError
 from .davis import Davis, MaskClip
 
+Zoom = Annotated[float, Range(0.1, 10)]
+
 
 @dataclasses.dataclass(frozen=True)
-class Augment:
+class Augment(Checked):
     """How clips are changed.
 
     Attributes:
@@ -30,13 +33,18 @@ class Augment:
       smallest: part of the picture that the object fills in the first frame, at least.
     """
 
-    strides: tuple[int, ...] = (1, 2, 3, 4)
-    reverse: float = 0.5
-    mirror: float = 0.5
-    paste: float = 0.4
-    zoom: tuple[float, float] = (1.0, 1.5)
-    colour: float = 0.2
-    smallest: float = 0.002
+    strides: tuple[Count, ...] = (1, 2, 3, 4)
+    reverse: Share = 0.5
+    mirror: Share = 0.5
+    paste: Share = 0.4
+    zoom: tuple[Zoom, Zoom] = (1.0, 1.5)
+    colour: Annotated[float, Range(0, 1, below=True)] = 0.2
+    smallest: Annotated[float, Range(0, 1, below=True)] = 0.002
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.strides or self.zoom[0] > self.zoom[1]:
+            raise ValueError("strides: at least one; zoom: the least, then the most")
 
 
 class MaskClips:

@@ -189,7 +189,7 @@ def pad(clip: Clip, frames: int) -> Clip:
     """
     more = frames - len(clip.frames)
     held = np.broadcast_to(clip.frames[-1:], (more, *clip.frames.shape[1:]))
-    zeros = lambda z: np.concatenate([z, np.zeros((more, *z.shape[1:]), z.dtype)])  # noqa: E731
+    zeros = lambda z: np.concatenate([z, np.zeros((more, *z.shape[1:]), z.dtype)])
     return Clip(np.concatenate([clip.frames, held]), *(zeros(z) for z in clip[1:]))
 
 

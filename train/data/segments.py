@@ -13,6 +13,8 @@ import numpy as np
 
 from . import video
 from .base import Clip, DataError, Source
+from .kept import digest
+from .video import decoded
 
 
 class Segment(NamedTuple):
@@ -91,6 +93,15 @@ class Segments(Source):
             slots = Slots.empty(len(frames), self.max_boxes, len(self.classes))
         return Clip(frames[at], *(field[at] for field in slots))
 
+    def identity(self, video: int, boxes: bool = False) -> str:
+        _, path, start, frames = self.segments[video]
+        pictures = decoded(path, self.size, self._rate, start, frames)
+        return digest(pictures, self.boxed(video)) if boxes else pictures
+
+    def boxed(self, number: int) -> str:
+        """Of what the boxes of a segment are made; here a hash of them."""
+        return digest(*self._slots(number)[:3])
+
     def _decode(self, number: Hashable) -> tuple[np.ndarray, ...]:
         return (self.decode(self.segments[number]),)  # pyright: ignore
 
@@ -164,7 +175,7 @@ def cut(
             continue
         parts = max(1, round(frames / (seconds * rate)))
         edges = [round(i * frames / parts) for i in range(parts + 1)]
-        for low, high in zip(edges, edges[1:]):
+        for low, high in zip(edges, edges[1:], strict=False):
             if high > low:
                 label = name if parts == 1 else f"{name}@{low / rate:g}s"
                 out.append(Segment(label, path, low / rate, high - low))

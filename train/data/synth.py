@@ -32,17 +32,20 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from ..metrics.delay import Event, label_runs
 from . import behaviour, figures
 from .base import Clip, DataError, Source
 from .behaviour import CLASSES, EVENT_SECONDS, LEAD, RAMP, SIZES
+from .kept import code, digest
 
 SPLITS = {"train": 0, "val": 1, "test": 2}
 UNLIMITED = 2**31 - 1
 NOISE = 1 << 21  # bytes of noise that all frames share, each at an offset of its own
 PLANS = 128  # videos whose plan is kept
+DRAWN_BY = tuple(f"train/data/{name}.py" for name in ("synth", "figures", "behaviour", "handover"))
 
 
 class Plan(NamedTuple):
@@ -204,6 +207,10 @@ class Synth(Source):
         valid = np.zeros(boxes.shape[:2], bool)
         valid[:, : plan.persons] = True
         return Clip(frames, boxes, valid, valid.astype(np.float32), labels, valid.copy())
+
+    def identity(self, video: int, boxes: bool = False) -> str:
+        name = self.videos[video] if self.videos else video
+        return digest(type(self).__name__, self._settings, name, PIL.__version__, code(*DRAWN_BY))
 
     def _frame(self, plan: Plan, frame: int) -> np.ndarray:
         height, width = self.size

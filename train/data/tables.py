@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from .base import DataError, need
 
+SLACK = 1e-3  # of the frame's side: one unit of AVA's last place
+
 
 class Row(NamedTuple):
     """One line of a table."""
@@ -44,7 +46,7 @@ def rows(
                 cells = [cell.strip() for cell in line]
                 if not any(cells):
                     continue
-                if number == 1 and (set(cells) & set(every)) and not set(cells) == {""}:
+                if number == 1 and (set(cells) & set(every)) and set(cells) != {""}:
                     names = cells
                     for column in columns:
                         if column not in names:
@@ -64,7 +66,7 @@ def rows(
                         f"{where}: {filled} columns, so {names[filled]!r} is missing; a line has "
                         f"{','.join(columns)}" + "".join(f"[,{c}]" for c in optional)
                     )
-                yield Row(where, dict(zip(names, cells[:filled])))
+                yield Row(where, dict(zip(names, cells[:filled], strict=False)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV ({error})") from error
 
@@ -81,13 +83,17 @@ def number(row: Row, column: str) -> float:
 
 
 def box(row: Row) -> tuple[float, float, float, float]:
-    """Columns x1, y1, x2, y2 as fractions of the frame with x1 < x2 and y1 < y2, or a DataError."""
-    x1, y1, x2, y2 = (number(row, column) for column in ("x1", "y1", "x2", "y2"))
-    if min(x1, y1) < 0 or max(x2, y2) > 1 or max(x1, y1) > 1 or min(x2, y2) < 0:
+    """Columns x1, y1, x2, y2 as fractions of the frame with x1 < x2 and y1 < y2, or a DataError.
+
+    Up to ``SLACK`` outside the frame is rounding, and clipped."""
+    corners = [number(row, column) for column in ("x1", "y1", "x2", "y2")]
+    if min(corners) < -SLACK or max(corners) > 1 + SLACK:
+        told = ",".join(row.values[column] for column in ("x1", "y1", "x2", "y2"))
         raise DataError(
-            f"{row.where}: box {x1:g},{y1:g},{x2:g},{y2:g} lies outside [0, 1]; boxes are "
-            "fractions of width and height, not pixels"
+            f"{row.where}: box {told} lies outside [0, 1]; boxes are fractions of width and "
+            "height, not pixels"
         )
+    x1, y1, x2, y2 = (min(max(corner, 0.0), 1.0) for corner in corners)
     if x1 >= x2 or y1 >= y2:
         raise DataError(f"{row.where}: box {x1:g},{y1:g},{x2:g},{y2:g} is empty; need x1<x2, y1<y2")
     return x1, y1, x2, y2

@@ -1,15 +1,14 @@
 """Video files to arrays: decoded by PyAV at one frame rate and size, once, and kept.
 
-Pixels are those that the streaming room sees: swscale, bilinear, straight to the size, turned as
-the file's rotation mark says. (The two rooms do not import each other; a test holds them equal.)
+Pixels are those that the streaming room sees: swscale, bilinear, straight to the size, of the track
+that FFmpeg's tool would take, turned, mirrored and in the shape that the file says
+(``zoo/video.py``). The two rooms do not import each other; a test holds them equal.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,11 +19,14 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from ...zoo.video import best_video, of_frame, pixel_aspect
 from .base import DataError, need
+from .kept import code, digest, write_whole
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
 Size = tuple[int, int]
-VERSION = 2  # of what decode gives: another one makes caches anew
+BLOCK = 1 << 16  # bytes of a file that are looked at in three places
+DECODED_BY = ("train/data/video.py", "zoo/video.py")
 
 
 class Info(NamedTuple):
@@ -105,7 +107,7 @@ def decode(
         if start > 0:
             container.seek(int((origin + start) * av.time_base), backward=True)
         end = np.inf if seconds is None else start + seconds
-        resize, out = Resize(), []
+        resize, out = Resize(pixel_aspect(stream)), []
         held: av.VideoFrame | None = None
         last: float | None = None
         for picture, stamped in _pictures(container, stream):
@@ -152,22 +154,33 @@ def _hold(
 
 
 class Resize:
-    """Decoded picture -> uint8 RGB [H, W, 3] by swscale, bilinear, upright."""
+    """Decoded picture -> uint8 RGB [H, W, 3] by swscale, bilinear, as it is to be displayed:
+    upright, not mirrored and, without a size, in square pixels."""
 
-    def __init__(self):
-        self._swscale = VideoReformatter()
+    def __init__(self, aspect: float = 1.0):
+        """aspect: width / height of a stored pixel."""
+        self._swscale, self._aspect = VideoReformatter(), aspect
 
     def __call__(self, picture: av.VideoFrame, size: Size | None = None) -> np.ndarray:
-        turns = round(getattr(picture, "rotation", 0) / 90) % 4  # counter-clockwise, as rot90
-        height, width = (picture.height, picture.width) if size is None else size
-        if size is not None and turns % 2:
+        turned = of_frame(picture)
+        height, width = self._displayed(picture) if size is None else size
+        if size is not None and turned.transposed:
             height, width = width, height
         rgb = self._swscale.reformat(
             picture, width=width, height=height, format="rgb24",
             interpolation=Interpolation.BILINEAR,
         )  # fmt: skip
         # a copy: the decoder may go on predicting from this very picture
-        return np.array(np.rot90(rgb.to_ndarray(), turns))
+        return np.array(turned(rgb.to_ndarray()))
+
+    def _displayed(self, picture: av.VideoFrame) -> Size:
+        """Of the stored picture in square pixels, before it is turned."""
+        height, width, aspect = picture.height, picture.width, self._aspect
+        if aspect > 1:
+            width = round(width * aspect)
+        elif aspect < 1:
+            height = round(height / aspect)
+        return height, width
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:
@@ -208,7 +221,8 @@ def load(
     used = 0
     for name, path in paths.items():
         try:
-            got = stored(cache, key(path, size, rate), lambda: {"frames": decode(path, size, rate)})
+            kept_as = key(path, decoded(path, size, rate))
+            got = stored(cache, kept_as, lambda: {"frames": decode(path, size, rate)})
         except DataError as error:
             skipped[name] = str(error)
             continue
@@ -227,11 +241,29 @@ def load(
 
 
 def key(path: Path, *what: Any) -> str:
-    """Short name of a file as it is now (place, time, length) and of what was made of it."""
-    stat = path.stat() if path.exists() else None
-    file = (str(path.resolve()), stat and stat.st_mtime_ns, stat and stat.st_size)
-    digest = hashlib.sha256(repr((VERSION, file, what)).encode()).hexdigest()
-    return f"{path.stem[:40]}-{digest[:16]}"
+    """Short name of a file's content as it is now (:func:`content`) and of what was made of it."""
+    return f"{path.stem[:40]}-{digest(content(path), *what)[:16]}"
+
+
+def content(path: Path) -> str:
+    """A hash that tells a file's content from others without reading all of it: length, time of
+    the last change, and 64 KiB each of its beginning, middle and end. Its name and place do not
+    count: a file that is moved keeps it, another one under the same name has its own."""
+    try:
+        stat = path.stat()
+        found = hashlib.sha256(repr((stat.st_size, stat.st_mtime_ns)).encode())
+        with path.open("rb") as file:
+            for at in (0, (stat.st_size - BLOCK) // 2, stat.st_size - BLOCK):
+                file.seek(max(at, 0))
+                found.update(file.read(BLOCK))
+    except OSError as error:
+        return f"none: {error.strerror}"
+    return found.hexdigest()
+
+
+def decoded(path: Path, *how: Any) -> str:
+    """Of a file's content and of what its pictures are decoded with and to."""
+    return digest(content(path), *how, av.__version__, code(*DECODED_BY))
 
 
 def stored(folder: str | Path | None, name: str, make: Any) -> dict[str, np.ndarray]:
@@ -249,15 +281,15 @@ def stored(folder: str | Path | None, name: str, make: Any) -> dict[str, np.ndar
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             pass  # damaged: made anew below
     arrays = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, lambda file: np.savez(file, **arrays))
+    except OSError as error:
+        size = sum(np.asarray(a).nbytes for a in arrays.values()) / 2**20
+        raise DataError(
+            f"cannot keep {size:.1f} MiB in {path.parent}: {error.strerror or error}; make room or "
+            "name another folder with --set cache=FOLDER"
+        ) from None
     return arrays
 
 
@@ -271,9 +303,10 @@ def _open(path: Path) -> Any:
 
 
 def _video(container: Any, path: Path) -> Any:
-    if not container.streams.video:
+    stream = best_video(container)
+    if stream is None:
         raise DataError(f"{path}: has no video track")
-    return container.streams.video[0]
+    return stream
 
 
 def _rate(stream: Any) -> float:

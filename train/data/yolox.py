@@ -121,5 +121,5 @@ def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of boxes [..., 4], broadcast over leading axes."""
     low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
     inter = np.prod(np.maximum(high - low, 0.0), axis=-1)
-    area = lambda z: np.prod(np.maximum(z[..., 2:] - z[..., :2], 0.0), axis=-1)  # noqa: E731
+    area = lambda z: np.prod(np.maximum(z[..., 2:] - z[..., :2], 0.0), axis=-1)
     return inter / np.maximum(area(a) + area(b) - inter, 1e-9)

@@ -1,11 +1,12 @@
-"""Figures of merit on host arrays: AVA frame-mAP, average precision, top-1, delay, J&F, probes,
-latencies."""
+"""Figures of merit on host arrays: AVA frame-mAP, average precision, top-1, delay, J&F,
+tracking (HOTA, MOTA, IDF1), probes, latencies."""
 
 from .ava import VARIANTS, FrameMap, frame_map
 from .ava_files import read_csv, read_excluded, read_labels, rows
 from .average_precision import (
     AveragePrecision,
     average_precision,
+    figure,
     top1,
     voc_average_precision,
 )
@@ -18,6 +19,7 @@ from .jf import (
     statistics,
     tracking_length,
 )
+from .mot import Tracking, tracking
 from .probe import Probe, knn, linear_probe
 from .stream import Latency, auc, detection_map, f1_score, latency_summary, most_that_hold
 
@@ -30,12 +32,14 @@ __all__ = [
     "Jaccard",
     "Latency",
     "Probe",
+    "Tracking",
     "auc",
     "average_precision",
     "boundary_accuracy",
     "detection_delay",
     "detection_map",
     "f1_score",
+    "figure",
     "frame_map",
     "jf",
     "knn",
@@ -49,6 +53,7 @@ __all__ = [
     "rows",
     "statistics",
     "top1",
+    "tracking",
     "tracking_length",
     "voc_average_precision",
 ]

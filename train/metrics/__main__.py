@@ -9,6 +9,7 @@ import warnings
 from ..data.base import DataError
 from .ava import VARIANTS, FrameMap, frame_map
 from .ava_files import read_csv, read_excluded, read_labels
+from .average_precision import figure
 
 EXAMPLE = """example:
   python -m streamzoo.train.metrics ava_val_v2.2.csv detections.csv --all-variants \\
@@ -26,10 +27,10 @@ LEFT_OUT = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "python -m streamzoo.train.metrics") -> argparse.ArgumentParser:
     """The argument parser."""
     p = argparse.ArgumentParser(
-        prog="python -m streamzoo.train.metrics",
+        prog=prog,
         description="Frame-mAP at IoU 0.5 in AVA's format, by named variant of the evaluator.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -62,9 +63,9 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, **named: str) -> int:
     """Entry point; returns the exit code: 0, or 2 after one line that says what is wrong."""
-    args = parser().parse_args(argv)
+    args = parser(**named).parse_args(argv)
     try:
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", UserWarning)
@@ -121,19 +122,21 @@ def report(args: argparse.Namespace) -> str:
         count = r.counts
         why = ", ".join(f"{count[k]:,} {k}" for k in LEFT_OUT if count[k])
         lines.append(
-            f"{r.variant:{width}}  {r.mean:.4f}"
+            f"{r.variant:{width}}  {figure(r.mean, '.4f'):>6}"
             f"  {count['classes scored']:>3}/{count['classes']:<3}  {count['true boxes']:>10,}"
             f"  {count['detections scored']:,} of {count['detections']:,}"
             + (f" (not: {why})" if why else "")
         )
-    lines += refused
+    lines += refused + [f"n/a: {note}" for note in dict.fromkeys(r.note for r in results) if note]
     if args.per_class:
-        title = lambda c: (names or {}).get(c, "")  # noqa: E731
+        title = lambda c: (names or {}).get(c, "")
         rows = list(results[0].per_class)
         wide = max([len("class"), *(len(title(c)) for c in rows)])
         lines += ["", f" id  {'class':{wide}}  " + "  ".join(f"{r.variant:>7}" for r in results)]
         for c in rows:
-            figures = (f"{r.per_class[c]:>{max(7, len(r.variant))}.4f}" for r in results)
+            figures = (
+                f"{figure(r.per_class[c], '.4f'):>{max(7, len(r.variant))}}" for r in results
+            )
             lines.append(f"{c:>3}  {title(c):{wide}}  " + "  ".join(figures))
     return "\n".join(lines)
 

@@ -86,12 +86,14 @@ class FrameMap:
         one without a detection.
       variant: the evaluator's name, with the option where one was changed.
       counts: rows and keyframes that were used, and why others were not.
+      note: why nothing could be measured, or "".
     """
 
     mean: float
     per_class: dict[int, float]
     variant: str
     counts: dict[str, int]
+    note: str = ""
 
 
 def frame_map(
@@ -117,6 +119,10 @@ def frame_map(
       excluded: (video, second) of keyframes to leave out.
       ignore_empty_frames: ``mmaction2`` alone; False counts detections in keyframes without a true
         box as false positives.
+
+    Without a single detection every class has the evaluator's figure for that. Where there are
+    detections but none in a keyframe of the truth, the two files are not of the same videos or
+    count time differently: all figures are NaN, and ``note`` says what stands in either.
 
     Raises:
       DataError: an unknown variant, an option that the variant lacks, truth without a row of the
@@ -175,6 +181,9 @@ def frame_map(
         ranked = np.argsort(scores[own])[::-1]
         ap = voc_average_precision(hits[own][ranked], int((counted["label"] == c).sum()))
         per_class[c] = float("nan") if rule.skip_undetected and not own.any() else ap
+    note = _strangers(truth, detections, keyframe)
+    if note:
+        per_class = dict.fromkeys(per_class, float("nan"))
     figures = np.asarray(list(per_class.values()))
     scored = ~np.isnan(figures)
     return FrameMap(
@@ -194,6 +203,17 @@ def frame_map(
             "over the cap": over,
             "without an area": degenerate,
         },
+        note,
+    )
+
+
+def _strangers(truth: np.ndarray, detections: np.ndarray, keyframe: _Keys) -> str:
+    if not len(detections) or np.isin(keyframe.detections, keyframe.truth).any():
+        return ""
+    ours, theirs = (f"{a['video'][0]} at {a['time'][0]:g} s" for a in (detections, truth))
+    return (
+        f"no detection lies in a keyframe of the ground truth (the first of them is in {ours}, the "
+        f"first true row in {theirs}): check the videos' names and the timestamps"
     )
 
 
@@ -338,6 +358,6 @@ def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
     span = np.maximum(high - low, np.zeros(1))  # float64 from here on
     inter = span[:, 0] * span[:, 1]
-    area = lambda z: (z[:, 2] - z[:, 0]) * (z[:, 3] - z[:, 1])  # noqa: E731
+    area = lambda z: (z[:, 2] - z[:, 0]) * (z[:, 3] - z[:, 1])
     with np.errstate(invalid="ignore"):
         return inter / (area(a) + area(b) - inter)

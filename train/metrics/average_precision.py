@@ -7,6 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 
+def figure(value: float, form: str = ".4g") -> str:
+    """A figure as text; one that is not defined (NaN) is n/a."""
+    return "n/a" if np.isnan(value) else format(value, form)
+
+
 class AveragePrecision(NamedTuple):
     """Per-class AP; the mean is over the classes with a positive example."""
 
@@ -64,7 +69,7 @@ def top1(scores: np.ndarray, labels: np.ndarray, valid: np.ndarray | None = None
     labels = np.asarray(labels)
     if labels.ndim == 1:
         classes = np.shape(scores)[-1]
-        if len(labels) and not (0 <= labels.min() and labels.max() < classes):
+        if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
             raise ValueError(f"labels must lie in 0 to {classes - 1}, the columns of the scores")
         labels = labels[:, None] == np.arange(classes)
     scores, labels = _rows(scores, labels, valid)

@@ -164,10 +164,11 @@ def jf(
     """J&F over sequences.
 
     Args:
-      sequences: name -> (annotation, result), each [T, H, W] of object ids: 0 is background, the
-        objects of the annotation are 1 .. K, 255 is void and counts as background, as in the
-        official semi-supervised task. A stream of (name, (annotation, result)) pairs is read one
-        by one.
+      sequences: name -> (annotation, result), each [T, H, W] of object ids: 0 is background, 255
+        is void and counts as background. The objects that count are 1 .. K, K the highest id of
+        the annotation's first frame, as in the official semi-supervised task: one that enters
+        later is not asked for, in neither of the two. A stream of (name, (annotation, result))
+        pairs is read one by one.
       ends: count the first frame (which is given) and the last one too; officially they do not.
       tolerance: as in :func:`boundary_accuracy`.
 
@@ -184,10 +185,12 @@ def jf(
                 f"{name}: annotation {annotation.shape} and result {result.shape} are not one"
                 " [frames, height, width]"
             )
-        objects = int(np.where(annotation == 255, 0, annotation).max(initial=0))
+        known = int(np.where(annotation == 255, 0, annotation).max(initial=0))
         highest = int(np.where(result == 255, 0, result).max(initial=0))
-        if highest > objects:
-            raise ValueError(f"{name}: object {highest} in the result, {objects} in the annotation")
+        if highest > known:
+            raise ValueError(f"{name}: object {highest} in the result, {known} in the annotation")
+        # as there: who is not in the first frame was never shown to the tracker, and is not asked
+        objects = int(np.where(annotation[:1] == 255, 0, annotation[:1]).max(initial=0))
         cut = slice(None) if ends else slice(1, -1)
         annotation, result = annotation[cut], result[cut]
         if not len(annotation):
@@ -199,7 +202,7 @@ def jf(
                 statistics(boundary_accuracy(*masks, tolerance=tolerance)),
             )
     if not found:
-        raise ValueError("no sequences, or none with an object")
+        raise ValueError("no sequences, or none with an object in its first frame")
     means = [np.asarray([pair[i] for pair in found.values()]).mean(axis=0) for i in (0, 1)]
     j, f = (Statistics(*(float(value) for value in row)) for row in means)
     return Jaccard(

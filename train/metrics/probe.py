@@ -9,6 +9,7 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Array = np.ndarray
 
@@ -73,6 +74,14 @@ def linear_probe(train: Array, labels: Array, *, decay: float = 1e-3, steps: int
     return Probe(weight, np.asarray(fit["bias"], np.float64) - mean @ weight)
 
 
+def accuracies(train: Array, labels: Array, test: Array, truth: Array) -> dict[str, float]:
+    """``knn`` and ``probe``, top-1, of features [N, D] and [M, D] with their classes."""
+    return {
+        "knn": float((knn(train, labels, test) == truth).mean()),
+        "probe": float((linear_probe(train, labels)(test) == truth).mean()),
+    }
+
+
 @functools.cache
 def _solver(steps: int) -> Any:
     import jax
@@ -88,7 +97,7 @@ def _solver(steps: int) -> Any:
         optimiser = optax.lbfgs()
         value_and_grad = optax.value_and_grad_from_state(objective)
 
-        def step(given: Any, _: Any) -> Any:
+        def step(given: Any, _: None) -> Any:
             p, state = given
             value, grad = value_and_grad(p, state=state)
             change, state = optimiser.update(
@@ -107,7 +116,7 @@ def _unit(x: Array) -> Array:
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def _checked(train: Any, labels: Any, test: Any) -> tuple[Array, Array, Array]:
+def _checked(train: ArrayLike, labels: ArrayLike, test: ArrayLike) -> tuple[Array, Array, Array]:
     train, test = np.asarray(train, np.float64), np.asarray(test, np.float64)
     labels = np.asarray(labels)
     if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or not len(train):

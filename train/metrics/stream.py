@@ -1,7 +1,7 @@
-"""Figures of a live model, after the article's protocol: latencies, streams within a budget, F1,
-AUC, and detection mAP per frame. Host code.
+"""Figures of a live model, after the article that ``zoo/live/cross_stream/hrm.py`` names:
+latencies, streams within a budget, F1, AUC, and detection mAP per frame. Host code.
 
-What the article (seed 001) leaves open is settled here: latencies are told by percentiles beside
+What the article leaves open is settled here: latencies are told by percentiles beside
 its mean, "meeting latency targets" is the 99th percentile within the budget and no frame dropped.
 """
 
@@ -20,18 +20,19 @@ PER_DECADE = 20  # bins of a histogram, so each is 12 % wider than the one befor
 
 
 def f1_score(found: np.ndarray, truth: np.ndarray) -> float:
-    """2 TP / (2 TP + FP + FN) of two boolean arrays; 0 where both are empty."""
-    hit = float((found & truth).sum())
-    return 2 * hit / max(float(found.sum() + truth.sum()), 1.0)
+    """2 TP / (2 TP + FP + FN) of two boolean arrays; NaN where there is nothing to find and nothing
+    was found."""
+    hit, said = float((found & truth).sum()), float(found.sum() + truth.sum())
+    return 2 * hit / said if said else math.nan
 
 
 def auc(scores: np.ndarray, truth: np.ndarray) -> float:
     """Area under the ROC curve: how often a true one scores above a false one, ties a half.
 
-    0.5 where there is but one kind."""
+    NaN where there is but one kind."""
     good, bad = scores[truth], scores[~truth]
     if not len(good) or not len(bad):
-        return 0.5
+        return math.nan
     order = np.sort(bad)
     below, upto = (np.searchsorted(order, good, side) for side in ("left", "right"))
     return float((below + upto).mean() / 2 / len(bad))

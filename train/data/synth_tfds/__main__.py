@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ..base import DataError
 from .records import build
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(
+    argv: list[str] | None = None, prog: str = "python -m streamzoo.train.data.synth_tfds"
+) -> int:
+    """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m streamzoo.train.data.synth_tfds",
+        prog=prog,
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments["size"] = tuple(arguments["size"])
     try:
         print(build(**arguments))
-    except (DataError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     return 0

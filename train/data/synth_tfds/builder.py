@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from ....layers.streaming import Fields
 from ..behaviour import CLASSES
 from ..synth import Synth
-from .records import import_tfds
+from .optional import import_tfds
 
 tfds = import_tfds()
 
@@ -24,7 +25,7 @@ class SynthConfig(tfds.core.BuilderConfig):
     name: str = "custom"
     videos: int = 256
     test_videos: int = 64
-    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    arguments: Fields = dataclasses.field(default_factory=dict)
 
     def source(self, split: str) -> Synth:
         videos = self.videos if split == "train" else self.test_videos

@@ -5,25 +5,14 @@ from __future__ import annotations
 import functools
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..base import Clip, DataError, Source, need
 from ..synth import Synth
+from .optional import import_tfds
 
 KEPT = 16  # decoded videos that a source keeps: a clip seldom needs a whole one
-
-
-def import_tfds() -> Any:
-    """tensorflow-datasets, or an ImportError that says how to get it."""
-    try:
-        import tensorflow_datasets  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ImportError(
-            "the records need tensorflow-datasets (not TensorFlow): pip install 'streamzoo[tfds]'"
-        ) from None
-    return tensorflow_datasets
 
 
 def build(out: str | Path, videos: int = 256, test_videos: int = 64, **arguments) -> Path:

@@ -10,8 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..zoo.registry import create_model, model_card, model_config
+from ..layers.streaming import Json
+from ..zoo.registry import create_model, model_config
+from ..zoo.resolve import card_of
+from ..zoo.traits import unrolled
 from ..zoo.weights import init_params
+from .budget import operations
 from .step import Step
 
 
@@ -39,11 +43,13 @@ class Runner:
             config["dtype"] = dtype
         self.name, self.batch = name, batch
         self.config = config
-        card = model_card(name)
-        model, params = init_params(name, seed=seed, **config)
+        card = card_of(name, **config)
+        # speed is the same with any weights, and a file's own model is that of its header
+        model: Any
+        model, params = init_params(card.name, seed=seed, **card.overrides)
         self.params = params
         self.step = Step(model, params, card)
-        size = getattr(model, "config").image_size
+        size = model.config.image_size
         start = time.perf_counter()
         self.step.compile(batch, 1, size)
         self.compile_s = time.perf_counter() - start
@@ -67,20 +73,11 @@ class Runner:
         return time.perf_counter() - start
 
     def gflops(self) -> float:
-        """GFLOPs per frame by XLA's cost analysis; layers unrolled, since it counts a loop once.
-
-        Of the program before optimisation: a fused product is a custom call that counts as 0.
-        """
-        config: Any = model_config(self.name, **self.config)
-        flat = {"unroll": config.depth} if hasattr(config, "unroll") else {}
-        model = create_model(self.name, **{**self.config, **flat})
-        step = Step(model, self.params, self.step.card)
-        size = self.frames[0].shape[2:4]
-        carry = jax.eval_shape(lambda: model.init_carry(1, size))
-        frames = jax.ShapeDtypeStruct((1, 1, *size, 3), np.uint8)
-        lowered = step._commit.lower(self.params, carry, frames, None, {})
-        cost = lowered.cost_analysis() or {}
-        return float(cost.get("flops", float("nan"))) / 1e9
+        """GFLOPs per frame by XLA's cost analysis, layers unrolled."""
+        card = self.step.card
+        flat = unrolled(model_config(card.name, **card.overrides))
+        model: Any = create_model(card.name, **{**card.overrides, **flat})
+        return operations(model, self.params, card, self.frames[0].shape[2:4]) / 1e9
 
 
 def measure(
@@ -89,7 +86,7 @@ def measure(
     *,
     teacher: str | None = None,
     dtype: str | None = None,
-    config: Mapping[str, Mapping[str, Any]] | None = None,
+    config: Mapping[str, Json] | None = None,
     repeats: int = 20,
     warm: int = 2,
     seconds: float = 60.0,
@@ -108,12 +105,12 @@ def measure(
     """
     names = list(dict.fromkeys([*names, *([teacher] if teacher else [])]))
     for name in names:
-        if not model_card(name).streaming:
+        if not card_of(name).streaming:
             raise ValueError(
                 f"{name} is offline and has no step; its stream is "
                 f"{name.split('/')[0].replace('-', '-window-', 1)}"
             )
-    say = progress or (lambda line: None)
+    say = progress or (lambda _: None)
     if unknown := sorted(set(config or {}) - set(names)):
         raise ValueError(f"config for models that are not measured: {', '.join(unknown)}")
     rows = []

@@ -6,7 +6,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["ScoreHistory", "canvas_size", "draw", "tint"]
+__all__ = ["ScoreHistory", "canvas_size", "draw", "limbs", "outlines", "tint"]
 
 # Bright enough on a dark strip, dark enough under white text, distinct for most colour vision.
 PALETTE = (
@@ -113,6 +113,40 @@ def draw(
     return np.array(picture)
 
 
+def outlines(
+    image: np.ndarray, shapes: Sequence[tuple[Sequence[tuple[float, float]], str]]
+) -> np.ndarray:
+    """The picture uint8 [H, W, 3] with closed outlines, each with a text at its first corner.
+
+    shapes: corners (x, y) in [0, 1] of width and height, two for a line; and the text. Raises
+    ImportError, with the remedy, if Pillow is missing.
+    """
+    try:
+        from PIL import Image, ImageDraw, ImageFont
+    except ImportError as error:
+        raise ImportError(
+            'drawing needs Pillow, which is not installed: pip install "streamzoo[demo]"'
+        ) from error
+    height, width = image.shape[:2]
+    unit = max(height, width) / 640
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture, "RGBA")
+    font: Any = ImageFont.load_default(size=max(9, round(12 * unit)))
+    for corners, text in shapes:
+        points = [(x * (width - 1), y * (height - 1)) for x, y in corners]
+        colour = _colour(text.partition(":")[0], None)
+        if len(points) > 2:
+            pen.polygon(points, fill=(*colour, 40))
+        line = [*points, points[0]]
+        pen.line(line, fill=(*colour, 255), width=max(1, round(2 * unit)), joint="curve")
+        wide, (ascent, descent) = pen.textlength(text, font=font), font.getmetrics()
+        x = min(max(0, points[0][0]), max(0, width - wide - 6))
+        y = min(max(0, points[0][1]), max(0, height - ascent - descent))
+        pen.rectangle((x, y, x + wide + 6, y + ascent + descent), fill=(*colour, 225))
+        pen.text((x + 3, y), text, font=font, fill=(255, 255, 255, 255))
+    return np.array(picture)
+
+
 def tint(image: np.ndarray, mask: np.ndarray, label: str) -> np.ndarray:
     """The picture uint8 [H, W, 3] with the pixels of ``mask`` bool [H, W] in the colour of
     ``label``, the edge brighter. Raises ValueError for a mask of another size."""
@@ -126,6 +160,31 @@ def tint(image: np.ndarray, mask: np.ndarray, label: str) -> np.ndarray:
     share = (0.45 * inner + 0.9 * (mask & ~inner))[..., None]
     colour = np.asarray(_colour(label, None), np.float32)
     return (image * (1 - share) + colour * share + 0.5).astype(np.uint8)
+
+
+def limbs(
+    image: np.ndarray, points: np.ndarray, bones: Sequence[tuple[int, int]], least: float = 0.2
+) -> np.ndarray:
+    """The picture with one skeleton: ``points`` [P, 3] x, y in [0, 1] of width and height, score;
+    a bone joins two points by number. Points whose score is below ``least`` are left out."""
+    from PIL import Image, ImageDraw
+
+    height, width = image.shape[:2]
+    picture = Image.fromarray(image)
+    pen = ImageDraw.Draw(picture, "RGBA")
+    at = [(float(x) * (width - 1), float(y) * (height - 1)) for x, y, _ in points]
+    seen = [bool(score >= least) for *_, score in points]
+    tall = float(np.ptp(np.asarray(at), axis=0).max())
+    unit = min(max(height, width) / 640, tall / 100)  # thin on a person far away
+    for i, (a, b) in enumerate(bones):
+        if seen[a] and seen[b]:
+            pen.line((*at[a], *at[b]), fill=(*PALETTE[i % len(PALETTE)], 230),
+                     width=max(1, round(3 * unit)))  # fmt: skip
+    dot = max(1.0, 3 * unit)
+    for (x, y), shown in zip(at, seen, strict=True):
+        if shown:
+            pen.ellipse((x - dot, y - dot, x + dot, y + dot), fill=(255, 255, 255, 255))
+    return np.array(picture)
 
 
 def _colour(label: str, history: ScoreHistory | None) -> tuple[int, int, int]:

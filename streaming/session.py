@@ -3,185 +3,220 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 
-from ..zoo.action.outputs import ActionOutput
-from ..zoo.registry import Card, model_card
-from ..zoo.weights import WeightsError, find_weights, load, read_metadata
+from ..layers.streaming import Json, keeps_state
+from ..zoo.preprocess import frame_shape
+from ..zoo.registry import Card
+from ..zoo.resolve import resolve
+from ..zoo.streams import as_stream
+from .choice import chosen_step
+from .framing import Framed, Framing
+from .portable import Portable, in_turn
+from .slim import slim
+from .sources.base import Frame, picture_of
 from .step import Step
+from .views import view_class
+
+Output = TypeVar("Output")
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
+class Result(Generic[Output]):
     """The answer for one frame.
 
     Attributes:
       index: number of the frame in the stream, from 0.
       time: seconds, as given to :meth:`Session.push`.
       milliseconds: wall-clock time of the step, answer on the host.
-      output: the model's output for this frame, numpy leaves without batch and time axes.
+      output: the model's output for this frame (``ActionOutput``, ``Detections``, ...), numpy
+        leaves without batch and time axes.
       classes: names of the classes, from the card.
       multi_label: the card's flag: classes are independent (sigmoid), or one choice (softmax).
+      task: the card's: whose view reads, writes and draws this.
     """
 
     index: int
     time: float
     milliseconds: float
-    output: ActionOutput
-    classes: tuple[str, ...]
+    output: Output
+    classes: tuple[str, ...] = ()
     multi_label: bool = True
+    task: str = ""
+
+    @classmethod
+    def of(
+        cls, card: Card, index: int, time: float, milliseconds: float, output: Output
+    ) -> Result[Output]:
+        """The answer of the model with this card."""
+        classes, several = card.classes, card.multi_label
+        return cls(index, time, milliseconds, output, classes, several, card.task)
 
     def scores(self) -> np.ndarray | None:
         """Probabilities of the frame's classes, float32 [C]; None without a frame head."""
-        if self.output.logits is None:
-            return None
-        return probabilities(self.output.logits, self.multi_label)
+        return view_class(self.task)().scores(self)
 
-    def persons(self) -> list[dict[str, Any]]:
-        """Persons of this frame: ``box`` x1, y1, x2, y2 in [0, 1], ``score``, and ``scores``,
-        float32 [C], where the model has a head for them."""
-        out = self.output
-        if out.boxes is None or out.box_valid is None or out.box_scores is None:
-            return []
-        found = []
-        for k in np.flatnonzero(out.box_valid):
-            person = {"box": out.boxes[k].tolist(), "score": float(out.box_scores[k])}
-            if out.box_logits is not None:
-                person["scores"] = probabilities(out.box_logits[k], self.multi_label)
-            found.append(person)
-        return found
+    def objects(self) -> list[Json]:
+        """Objects of a detector or of tracks: ``label``, ``score`` and ``box`` x1, y1, x2, y2 in
+        [0, 1]; of tracks also ``id``, and ``seen``: False where the box is a prediction."""
+        return view_class(self.task)().objects(self)
 
+    def persons(self) -> list[Json]:
+        """Persons of this frame: ``box`` x1, y1, x2, y2 in [0, 1], ``score``, of tracks ``id``, of
+        poses ``keypoints``, and ``scores``, float32 [C], where the model has a head for them."""
+        return view_class(self.task)().persons(self)
 
-def probabilities(logits: Any, multi_label: bool) -> np.ndarray:
-    """Logits [..., C] -> float32 in [0, 1]: sigmoid of each, or softmax over the last axis."""
-    logits = np.asarray(logits, np.float32)
-    if multi_label:
-        return 0.5 * (1 + np.tanh(0.5 * logits))  # the sigmoid, without overflow
-    e = np.exp(logits - logits.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
+    def rows(self) -> list[Json]:
+        """A table of what was found, see :meth:`.views.base.View.rows`."""
+        return view_class(self.task)().rows(self)
+
+    def draw(self, frame: Frame | np.ndarray) -> np.ndarray:
+        """The frame, uint8 [h, w, 3] of any size, or a source's ``Frame``, with what was found.
+
+        Raises ImportError, with the remedy, without Pillow.
+        """
+        view = view_class(self.task)()
+        return view.draw(picture_of(frame), self, view.fields(self))
 
 
-def card_of(name_or_path: str | Path, model: Any = None) -> Card:
-    """The card of a name, or of the model that a weights file's header names.
+def frame_size(card: Card) -> Callable[[tuple[int, int]], tuple[int, int]]:
+    """For ``open_source(size=...)``: the (height, width) a model wants of a source, decided by its
+    first picture, so that a camera that changes its resolution does not change the frames'."""
+    first: list[tuple[int, int]] = []
 
-    The card's ``input_size`` is the ``image_size`` of the file's header, and of the built
-    ``model`` where one is given, which an override may have changed.
+    def size(original: tuple[int, int]) -> tuple[int, int]:
+        if not first:
+            first.append(frame_shape(card, original))
+        return first[0]
 
-    Raises:
-      UnknownModelError: and WeightsError for a file that is not readable or names no model.
-    """
-    path = Path(name_or_path).expanduser()
-    suffixes = {".safetensors", ".pth", ".pt", ".bin", ".ckpt"}  # the last four: to be refused
-    if path.is_file() or path.suffix in suffixes or str(name_or_path).startswith("hf:"):
-        path = find_weights(name_or_path)
-        header = read_metadata(path)
-        name, config = header.get("model"), json.loads(header.get("config", "{}"))
-        if name is None:
-            raise WeightsError(
-                f"{path}: its header names no model, so it is not one of our weights files; "
-                "another project's checkpoint is read by `streamzoo convert`"
-            )
-    else:
-        name, config = str(name_or_path), {}
-    card = model_card(name)
-    size = config.get("image_size", card.input_size)
-    size = getattr(getattr(model, "config", None), "image_size", size)
-    return dataclasses.replace(card, input_size=tuple(size))
+    return size
 
 
 class SessionClosed(RuntimeError):
     """A frame was pushed into a session that is closed."""
 
 
-class Session:
+class Session(Portable):
     """One live stream of one model.
 
         with Session.of("dsta-lite0/ucf11") as session:
             for frame in frames:                       # uint8 [h, w, 3], RGB
                 result = session.push(frame)
 
-    Compiles on creation, so the first frame is as fast as the others.
+    Compiles on creation, so the first frame is as fast as the others. Threads that share a session
+    take turns. A pickled or deep-copied session is a second one that goes on from this frame.
     """
 
     def __init__(self, step: Step, frame_shape: tuple[int, int] | None = None):
+        if step.card.task == "track":
+            raise ValueError(
+                f"{step.card.name} tracks what it is shown: TrackSession takes its prompts"
+            )
+        if not keeps_state(step.model):
+            raise ValueError(
+                f"{step.card.name} is offline and keeps no state from frame to frame;"
+                " zoo.as_stream(model, card) makes a stream of it where there is one"
+            )
+        super().__init__()
         self._step = step
         self.card: Card = step.card
-        self.frame_shape = frame_shape or step.card.input_size
-        step.compile(1, 1, self.frame_shape)
+        self._framing = Framing(step.card, frame_shape)
+        self.frame_shape = self._framing.size
+        self._closed = False
+        self._prepare()
         self._carry = step.init_carry(1, self.frame_shape)
         self.frames = 0
-        self._began = time.monotonic()
-        self._closed = False
+
+    def _prepare(self) -> None:
+        if not self._closed:
+            self._step.compile(1, 1, self.frame_shape)
 
     @classmethod
-    def of(cls, name: str, frame_shape: tuple[int, int] | None = None, **overrides: Any):
-        """A session of a model by name or weights file (see ``streamzoo.load``)."""
-        model, params = load(name, **overrides)
-        return cls(Step(model, params, card_of(name, model)), frame_shape)
+    def of(
+        cls,
+        name: str,
+        frame_shape: tuple[int, int] | None = None,
+        *,
+        runtime: str | None = None,
+        precision: str | None = None,
+        **overrides: Any,
+    ):
+        """A session of a model by name, weights file, published folder or hub address (see
+        ``streamzoo.load``). A published model that is offline gets its form for a stream
+        (``zoo.as_stream``). ``runtime`` and ``precision`` as of :class:`~.step.Step`, or precision
+        "auto": :func:`~.choice.choose` among those of the runtime, of None any.
+
+        Raises:
+          ValueError: as ``load``; and a model that has no such form, or tracks prompted objects.
+        """
+        model, params, card = resolve(name, **overrides)
+        model = as_stream(model, card)
+        step = chosen_step(model, params, card, runtime=runtime, precision=precision)
+        return cls(step, frame_shape)
 
     @property
     def carry_bytes(self) -> int:
         """Size of what the stream remembers; the same at every frame."""
         return sum(a.nbytes for a in jax.tree.leaves(self._carry))
 
-    def _frame(self, frame: Any) -> np.ndarray:
+    def _frame(self, frame: np.ndarray) -> tuple[np.ndarray, Framed]:
         if self._closed:
             raise SessionClosed("this session is closed; open a new one")
-        frame = np.asarray(frame)
-        height, width = self.frame_shape
-        if frame.shape != (height, width, 3):
-            raise ValueError(
-                f"frame {frame.shape} should be {(height, width, 3)}: resize it at the source "
-                "(open_source(..., size=(h, w)) does)"
-            )
-        if frame.dtype != np.uint8:
-            raise ValueError(f"frame is {frame.dtype} and should be uint8 RGB, values 0-255")
-        return frame[None, None]
+        framed = self._framing(frame)
+        batch = np.empty((1, 1, *self.frame_shape, 3), np.uint8)
+        self._framing.put(batch[0, 0], framed.image)
+        return batch, framed
 
-    def push(self, frame: Any, time_s: float | None = None) -> Result:
-        """Takes uint8 RGB [h, w, 3] and answers.
+    @in_turn
+    def push(self, frame: np.ndarray, time_s: float | None = None) -> Result[Any]:
+        """Takes uint8 RGB [h, w, 3] and answers. Where the card has a rule of its own for pictures
+        (cropped, letterboxed, a published checkpoint's filter) a frame has any size, and boxes are
+        fractions of what was pushed (:class:`.framing.Framing`).
 
         Raises:
           ValueError: wrong shape or type. SessionClosed: after :meth:`close`.
         """
-        frame = self._frame(frame)
+        frame, framed = self._frame(frame)
         start = time.perf_counter()
         self._carry, out = self._step(self._carry, frame)
-        return self._result(out, start, time_s, advance=1)
+        return self._result(out, start, time_s, framed, advance=1)
 
-    def peek(self, frame: Any) -> Result:
+    @in_turn
+    def peek(self, frame: np.ndarray) -> Result[Any]:
         """What the answer to this frame would be; the stream does not advance."""
-        frame = self._frame(frame)
+        frame, framed = self._frame(frame)
         start = time.perf_counter()
-        return self._result(self._step.peek(self._carry, frame), start, None, advance=0)
+        return self._result(self._step.peek(self._carry, frame), start, None, framed, advance=0)
 
-    def _result(self, out, start, time_s, advance) -> Result:
-        out = jax.tree.map(lambda a: a[0, 0], jax.device_get(out.replace(taps=None, person=None)))
+    def _result(self, out, start, time_s, framed: Framed, advance) -> Result[Any]:
+        out = framed.told(jax.tree.map(lambda a: a[0, 0], jax.device_get(slim(out))))
         now = time.perf_counter()
         if time_s is None:
             time_s = time.monotonic() - self._began
-        result = Result(
-            self.frames,
-            time_s,
-            1e3 * (now - start),
-            out,
-            self.card.classes,
-            self.card.multi_label,
-        )
+        result = Result.of(self.card, self.frames, time_s, 1e3 * (now - start), out)
         self.frames += advance
         return result
 
+    @in_turn
+    def state(self) -> dict[str, np.ndarray]:
+        """A copy of what the stream remembers, {path: array}, batch 1, on the host."""
+        if self._closed:
+            raise SessionClosed("this session is closed; open a new one")
+        leaves = jax.tree_util.tree_flatten_with_path(self._carry)[0]
+        return {jax.tree_util.keystr(path): np.array(leaf) for path, leaf in leaves}
+
+    @in_turn
     def reset(self) -> None:
         """Starts the stream anew, without compiling."""
         self._carry = self._step.init_carry(1, self.frame_shape)
         self.frames = 0
 
+    @in_turn
     def close(self) -> None:
         """Frees the carry. Idempotent."""
         self._closed = True

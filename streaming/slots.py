@@ -8,6 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..layers.streaming import Carry, looks_across
+from .framing import Framing
+from .portable import Portable, in_turn
 from .step import Step
 
 
@@ -25,20 +28,29 @@ class SlotError(ValueError):
     """A stream that is unknown, is there already, or finds no free slot."""
 
 
-class Slots:
+class Slots(Portable):
     """One carry for ``size`` streams at different times; streams come and go without compiling.
 
-    ``step({name: frame})`` runs every stream that has a frame; the others hold still.
+    ``step({name: frame})`` runs every stream that has a frame; the others hold still. Threads take
+    turns; a pickle or a deep copy goes on from this frame.
     """
+
+    CARRIES = ("carry", "_fresh")
+    REMADE = ("_take", "_put")
 
     def __init__(self, step: Step, size: int, frame_shape: tuple[int, int] | None = None):
         if size < 1:
             raise SlotError(f"{size} slots: at least one is needed")
+        super().__init__()
         self._step, self.size = step, size
-        self.frame_shape = frame_shape or step.card.input_size
+        self._framing = Framing(step.card, frame_shape)
+        self.frame_shape = self._framing.size
         self._names: dict[Hashable, int] = {}
         self.carry = step.init_carry(size, self.frame_shape)
         self._fresh = step.init_carry(1, self.frame_shape)
+        self._prepare()
+
+    def _prepare(self) -> None:
         self._take, self._put = jax.jit(_take), jax.jit(_put, donate_argnums=0)
 
     @property
@@ -51,7 +63,8 @@ class Slots:
             raise SlotError(f"no stream {name!r}; admitted are {self.streams}")
         return self._names[name]
 
-    def admit(self, name: Hashable, carry: Any = None) -> int:
+    @in_turn
+    def admit(self, name: Hashable, carry: Carry = None) -> int:
         """Gives a stream a slot, new or going on from ``carry`` (leaves [1, ...]).
 
         Raises:
@@ -67,29 +80,33 @@ class Slots:
         self._names[name] = index
         return index
 
-    def evict(self, name: Hashable) -> Any:
+    @in_turn
+    def evict(self, name: Hashable) -> Carry:
         """Takes a stream out and returns its carry, leaves [1, ...]."""
         one = self.extract(name)
         del self._names[name]
         return one
 
-    def extract(self, name: Hashable) -> Any:
+    @in_turn
+    def extract(self, name: Hashable) -> Carry:
         """A copy of one stream's carry, leaves [1, ...]."""
         return self._take(self.carry, np.int32(self._index(name)))
 
-    def insert(self, name: Hashable, carry: Any) -> None:
+    @in_turn
+    def insert(self, name: Hashable, carry: Carry) -> None:
         """Replaces one stream's carry by ``carry``, leaves [1, ...]."""
         self._write(self._index(name), carry)
 
+    @in_turn
     def reset(self, name: Hashable) -> None:
         """Starts one stream anew."""
         self._write(self._index(name), self._fresh)
 
-    def _write(self, index: int, one: Any) -> None:
+    def _write(self, index: int, one: Carry) -> None:
         self.check(one)
         self.carry = self._put(self.carry, np.int32(index), one)
 
-    def check(self, one: Any) -> None:
+    def check(self, one: Carry) -> None:
         """Raises SlotError: ``one`` is not the carry of one stream of this model."""
         want = [(a.shape, a.dtype) for a in jax.tree.leaves(self._fresh)]
         got = [(a.shape, a.dtype) for a in jax.tree.leaves(one)]
@@ -103,14 +120,18 @@ class Slots:
         """What a model that looks across streams is told besides: which of ``rows`` (its batch,
         row by row the slots) hold a stream. A slot that was left keeps its carry, and nobody
         may see it."""
-        if not getattr(self._step.model, "cross_stream", False):
+        if not looks_across(self._step.model):
             return {}
         active = np.zeros(rows, bool)
         active[list(self._names.values())] = True
         return {"active": active}
 
+    @in_turn
     def step(self, frames: Mapping[Hashable, np.ndarray]) -> dict[Hashable, Any]:
         """One tick: {name: uint8 frame [h, w, 3]} -> {name: output, leaves [1, ...] numpy}.
+
+        Frames are of any size and boxes fractions of them where the card has a rule for pictures
+        (:class:`.framing.Framing`).
 
         Raises:
           SlotError: an unknown stream, or a frame of another size.
@@ -118,16 +139,18 @@ class Slots:
         height, width = self.frame_shape
         batch = np.zeros((self.size, 1, height, width, 3), np.uint8)
         valid = np.zeros((self.size, 1), bool)
+        framed = {}
         for name, frame in frames.items():
-            if np.shape(frame) != (height, width, 3):
-                raise SlotError(
-                    f"stream {name!r}: frame {np.shape(frame)} should be {(height, width, 3)}"
-                )
             index = self._index(name)
-            batch[index, 0], valid[index, 0] = frame, True
+            try:
+                framed[name] = self._framing(frame)
+            except ValueError as error:
+                raise SlotError(f"stream {name!r}: {error}") from None
+            self._framing.put(batch[index, 0], framed[name].image)
+            valid[index, 0] = True
         self.carry, out = self._step(self.carry, batch, valid, **self._linked(self.size))
         out = jax.device_get(out)
         return {
-            name: jax.tree.map(lambda a: a[self._names[name], 0], out)  # noqa: B023
+            name: framed[name].told(jax.tree.map(lambda a: a[self._names[name], 0], out))  # noqa: B023
             for name in frames
         }

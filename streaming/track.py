@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Hashable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
-from scipy import ndimage
 
+from ..layers.streaming import Json
+from ..zoo.picture import picture
+from ..zoo.resolve import resolve
 from ..zoo.segment.objects import Objects
 from ..zoo.segment.outputs import resize_logits
-from ..zoo.weights import load
-from .overlay import draw, tint
-from .session import SessionClosed, card_of
+from .portable import Portable, in_turn
+from .session import SessionClosed
+from .sources.base import Frame, picture_of
 from .step import Step
+from .views.track import TrackView
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +33,11 @@ class Prompt:
       points: (x, y) each. labels: 1 on the object, 0 beside it; () for all on it.
       box: (x0, y0, x1, y1), or None.
       mask: bool [h, w], in place of points and box.
-      at: seconds into the stream from which it counts.
+      at: seconds into the stream from which it counts; 0 is the first frame.
 
     Raises:
-      ValueError: nothing was given, a mask with points or a box, or labels that do not fit.
+      ValueError: nothing was given, a time before the start, a mask with points or a box, or labels
+        that do not fit.
     """
 
     name: Hashable
@@ -51,10 +56,28 @@ class Prompt:
             raise ValueError(
                 f"object {self.name}: {len(self.labels)} labels for {len(self.points)} points"
             )
+        if not 0 <= self.at < math.inf:
+            raise ValueError(
+                f"object {self.name}: second {self.at:g} is not in the stream; 0 is its first frame"
+            )
         if strange := set(self.labels) - {0, 1}:
             raise ValueError(
                 f"object {self.name}: label {strange.pop()} is not 1 (on it) or 0 (beside it)"
             )
+
+    def check(self, size: tuple[int, int]) -> None:
+        """Raises ValueError: a point is outside an image of ``size`` (height, width), or the box is
+        empty."""
+        h, w = size
+        corners = () if self.box is None else (self.box[:2], self.box[2:])
+        for x, y in (*corners, *self.points):
+            if not (0 <= x <= w and 0 <= y <= h):
+                raise ValueError(
+                    f"object {self.name}: ({x:g}, {y:g}) is outside the image, which is "
+                    f"{w} wide and {h} high"
+                )
+        if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
+            raise ValueError(f"object {self.name}: box {self.box} is empty: x0, y0, x1, y1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +98,21 @@ class Tracked:
     scores: dict[Hashable, float]
     absent: tuple[Hashable, ...] = ()
 
+    def rows(self) -> list[Json]:
+        """A table of the objects, see :meth:`.views.base.View.rows`."""
+        return TrackView().rows(self)
 
-class TrackSession:
+    def draw(self, frame: Frame | np.ndarray) -> np.ndarray:
+        """The frame, uint8 [h, w, 3] of the masks' size or a source's ``Frame``, with the masks and
+        their names.
+
+        Raises ImportError, with the remedy, without Pillow.
+        """
+        view = TrackView()
+        return view.draw(picture_of(frame), self, view.fields(self))
+
+
+class TrackSession(Portable):
     """One live stream of a tracker.
 
         with TrackSession.of("weights.safetensors", source_size=(480, 640)) as session:
@@ -84,8 +120,11 @@ class TrackSession:
             for frame in frames:                       # uint8, the model's input size
                 masks = session.push(frame).masks      # {"dog": bool [480, 640]}
 
-    Compiles on creation; objects come and go without compiling again.
+    Compiles on creation; objects come and go without compiling again. Threads that share a session
+    take turns. A pickled or deep-copied session is a second one that goes on from this frame.
     """
+
+    REMADE = ("_resize",)
 
     def __init__(
         self,
@@ -98,52 +137,59 @@ class TrackSession:
 
         Raises ValueError for a model that tracks nothing, and as :meth:`add`.
         """
-        config: Any = getattr(step.model, "config", None)
-        if not hasattr(config, "prompted_slots"):
+        if step.card.task != "track":
             raise ValueError(
                 f"{step.card.name} is no tracker; `streamzoo list '*video*'` and edgetam are"
             )
+        super().__init__()
+        config: Any = step.model.config
         self._step = step
         self.card = step.card
         self.frame_shape: tuple[int, int] = tuple(config.image_size)
         self.source_size = source_size or self.frame_shape
         self.objects = Objects(config)
         self.frames = 0
-        self._began = time.monotonic()
         self._carry = step.init_carry(1, self.frame_shape)
         self._later: list[Prompt] = []
-        for prompt in sorted(prompts, key=lambda p: p.at):
+        prompts = sorted(prompts, key=lambda p: p.at)
+        if (count := len({p.name for p in prompts})) > len(self.objects.ids):
+            raise ValueError(
+                f"{count} objects are prompted and this tracker follows {len(self.objects.ids)}; "
+                "leave some away, or load it with objects=..."
+            )
+        for prompt in prompts:
             self._check(prompt)
             (self._later.append if prompt.at > 0 else self.add)(prompt)
-        blank = np.zeros((1, 1, *self.frame_shape, 3), np.uint8)
-        step.warm(self._carry, blank, prompts=Objects(config).take(masks=True))
+        self._prepare()
+
+    def _prepare(self) -> None:
         size = self.source_size
         self._resize = jax.jit(functools.partial(resize_logits, size=size))
+        if self._carry is not None:
+            blank = np.zeros((1, 1, *self.frame_shape, 3), np.uint8)
+            prompts = Objects(self._step.model.config).take(masks=True)
+            self._step.warm(self._carry, blank, prompts=prompts)
 
     @classmethod
     def of(cls, name: str, source_size: tuple[int, int] | None = None, **overrides: Any):
-        """A session of a model by name or weights file (see ``streamzoo.load``)."""
-        model, params = load(name, **overrides)
-        return cls(Step(model, params, card_of(name, model)), source_size)
+        """A session of a model by name, weights file, published folder or hub address (see
+        ``streamzoo.load``)."""
+        return cls(Step(*resolve(name, **overrides)), source_size)
 
     @property
     def carry_bytes(self) -> int:
         """Size of what the stream remembers; the same at every frame."""
         return sum(a.nbytes for a in jax.tree.leaves(self._carry))
 
+    @property
+    def unreached(self) -> tuple[Prompt, ...]:
+        """Prompts whose time has not come yet, by time."""
+        return tuple(self._later)
+
     def _check(self, prompt: Prompt) -> None:
         h, w = self.source_size
+        prompt.check(self.source_size)
         corners = () if prompt.box is None else (prompt.box[:2], prompt.box[2:])
-        for x, y in (*corners, *prompt.points):
-            if not (0 <= x <= w and 0 <= y <= h):
-                raise ValueError(
-                    f"object {prompt.name}: ({x:g}, {y:g}) is outside the image, which is "
-                    f"{w} wide and {h} high"
-                )
-        if prompt.box is not None and not (
-            prompt.box[0] < prompt.box[2] and prompt.box[1] < prompt.box[3]
-        ):
-            raise ValueError(f"object {prompt.name}: box {prompt.box} is empty: x0, y0, x1, y1")
         count, most = len(corners) + len(prompt.points), self.objects.config.points
         if count > most:
             raise ValueError(
@@ -155,6 +201,7 @@ class TrackSession:
                 f"object {prompt.name}: mask {np.shape(prompt.mask)}, the image is {(h, w)}"
             )
 
+    @in_turn
     def add(self, prompt: Prompt) -> None:
         """Prompts the next frame; ``prompt.at`` does not matter.
 
@@ -162,22 +209,26 @@ class TrackSession:
           ValueError: outside the image, too many points, a mask of another size, or no slot left.
         """
         self._check(prompt)
-        h, w = (a / b for a, b in zip(self.frame_shape, self.source_size))
+        h, w = (a / b for a, b in zip(self.frame_shape, self.source_size, strict=False))
         if prompt.mask is not None:
             mask = jax.image.resize(np.asarray(prompt.mask, np.float32), self.frame_shape, "linear")
             self.objects.mask(prompt.name, np.asarray(mask) > 0.5)
         if prompt.box is not None:
             x0, y0, x1, y1 = prompt.box
             self.objects.box(prompt.name, x0 * w, y0 * h, x1 * w, y1 * h)
-        for (x, y), label in zip(prompt.points, prompt.labels or (1,) * len(prompt.points)):
+        for (x, y), label in zip(
+            prompt.points, prompt.labels or (1,) * len(prompt.points), strict=False
+        ):
             self.objects.click(prompt.name, x * w, y * h, label)
 
+    @in_turn
     def remove(self, name: Hashable) -> None:
         """Forgets an object from the next frame on. Raises ValueError: there is none of this
         name."""
         self.objects.remove(name)
 
-    def push(self, frame: Any, time_s: float | None = None) -> Tracked:
+    @in_turn
+    def push(self, frame: np.ndarray, time_s: float | None = None) -> Tracked:
         """Takes uint8 RGB [h, w, 3] of the model's input size and finds the objects.
 
         Raises:
@@ -186,6 +237,8 @@ class TrackSession:
         if self._carry is None:
             raise SessionClosed("this session is closed; open a new one")
         frame = np.asarray(frame)
+        if self.card.filter and self.card.fit == "stretch" and frame.shape[:2] == self.source_size:
+            frame = picture(frame, self.card)
         if frame.shape != (*self.frame_shape, 3) or frame.dtype != np.uint8:
             raise ValueError(
                 f"frame is {frame.dtype} {frame.shape} and should be uint8 "
@@ -214,6 +267,7 @@ class TrackSession:
             absent,
         )
 
+    @in_turn
     def close(self) -> None:
         """Frees the carry. Idempotent."""
         self._carry = None
@@ -225,35 +279,12 @@ class TrackSession:
         self.close()
 
 
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """A bool mask [h, w] as COCO's uncompressed run lengths: column by column, zeros first."""
-    flat = mask.T.reshape(-1)
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
-    return [0, *runs] if flat.size and flat[0] else runs
-
-
-def box_of(mask: np.ndarray) -> list[float] | None:
-    """x0, y0, x1, y1 in [0, 1] around the largest connected part of a mask [h, w], None if empty.
-
-    A few stray pixels far away would make the box of all of it as wide as the picture.
-    """
-    if not mask.any():
-        return None
-    labelled: Any = ndimage.label(mask)  # scipy's stubs say int, which is with output=
-    parts = labelled[0]
-    main = parts == np.bincount(parts[mask]).argmax()
-    rows, cols = np.flatnonzero(main.any(1)), np.flatnonzero(main.any(0))
-    h, w = mask.shape
-    return [cols[0] / w, rows[0] / h, (cols[-1] + 1) / w, (rows[-1] + 1) / h]
-
-
 def read_prompts(points: Iterable[str], boxes: Iterable[str]) -> list[Prompt]:
     """Prompts as typed: ``[NAME=]X,Y[,0][@SECONDS]`` and ``[NAME=]X0,Y0,X1,Y1[@SECONDS]``.
 
     Those of one name and time are one prompt. Raises ValueError for a text that is neither.
     """
-    found: dict[tuple[str, float], dict[str, Any]] = {}
+    found: dict[tuple[str, float], Json] = {}
     for kind, texts, counts in (("point", points, (2, 3)), ("box", boxes, (4,))):
         for text in texts:
             name, _, rest = text.rpartition("=")
@@ -263,13 +294,14 @@ def read_prompts(points: Iterable[str], boxes: Iterable[str]) -> list[Prompt]:
                 key = name or "1", float(at or 0)
             except ValueError:
                 values, key = (), ("", 0.0)
-            if len(values) not in counts or key[1] < 0:
-                form = (
-                    "[NAME=]X,Y[,0][@SECONDS]"
-                    if kind == "point"
-                    else ("[NAME=]X0,Y0,X1,Y1[@SECONDS]")
-                )
+            form = "[NAME=]X,Y[,0][@SECONDS]" if kind == "point" else "[NAME=]X0,Y0,X1,Y1[@SECONDS]"
+            if len(values) not in counts:
                 raise ValueError(f"--{kind} {text}: write it as {form}")
+            if not 0 <= key[1] < math.inf:
+                raise ValueError(
+                    f"--{kind} {text}: write it as {form}; second {key[1]:g} is not in the video, "
+                    "0 is its first frame"
+                )
             one = found.setdefault(key, {"points": (), "labels": (), "box": None})
             if kind == "box":
                 one["box"] = values
@@ -277,40 +309,3 @@ def read_prompts(points: Iterable[str], boxes: Iterable[str]) -> list[Prompt]:
                 one["points"] += (values[:2],)
                 one["labels"] += (int(values[2]) if len(values) == 3 else 1,)
     return [Prompt(name, at=at, **what) for (name, at), what in found.items()]
-
-
-class TrackView:
-    """How :func:`~streamzoo.streaming.watch.watch` writes and draws tracked objects."""
-
-    def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
-        return size
-
-    def record(self, frame: Any, result: Tracked, latency_ms: float) -> dict[str, Any]:
-        """One JSON line: per object its box in [0, 1], score and mask (``counts`` of COCO), and
-        ``absent`` if it was prompted where the model sees nothing."""
-        objects = []
-        for name, mask in result.masks.items():
-            entry = {"name": name, "score": round(result.scores[name], 4), "box": None}
-            if (box := box_of(mask)) is not None:
-                entry["box"] = [round(v, 4) for v in box]
-                entry["mask"] = {"size": list(mask.shape), "counts": run_lengths(mask)}
-            if name in result.absent:
-                entry["absent"] = True
-            objects.append(entry)
-        return {
-            "frame": frame.index,
-            "time": round(frame.time, 4),
-            "model_ms": round(result.milliseconds, 2),
-            "latency_ms": round(latency_ms, 2),
-            "objects": objects,
-        }
-
-    def paint(
-        self, image: np.ndarray, time: float, result: Tracked, line: dict[str, Any], caption: str
-    ) -> np.ndarray:
-        del time, caption
-        shown = [entry for entry in line["objects"] if entry["box"] is not None]
-        for entry in shown:
-            image = tint(image, result.masks[entry["name"]], str(entry["name"]))
-        names, scores = [str(e["name"]) for e in shown], [e["score"] for e in shown]
-        return draw(image, [e["box"] for e in shown], names, scores)

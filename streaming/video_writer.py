@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,17 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import Colorspace, VideoReformatter
 
+from ..layers.streaming import Json
+from .results import Claim, OutputError
+
 __all__ = ["JsonLines", "OutputError", "VideoWriter"]
 
 TICKS = 60_000  # per second: divides the usual rates (1001/30000 too) and fits MPEG-4's 16 bits
 FRAGMENT = 0.5  # seconds of video that a killed process may lose at most
-
-
-class OutputError(ValueError):
-    """An output file that cannot be written; the message names it and the remedy."""
-
-
-def check_writable(path: Path) -> None:
-    """Raises `OutputError` if no file can be written at this path."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise OutputError(f"{path}: the folder {folder} does not exist; make it first")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give a file name")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise OutputError(f"{path}: no permission to write there; choose another folder")
+# A picture stands for at most 2^31 ticks in MP4, 9.9 hours; what would be longer is shifted by the
+# muxer without a word. So in a gap the last picture is written again and again.
+HOLD = 8 * 3600 * TICKS
+LONGEST = 10 * 365 * 86400 * TICKS
 
 
 class VideoWriter:
@@ -38,23 +29,34 @@ class VideoWriter:
 
     Fragments are self-contained and written every half second, so no index has to be added at
     the end. Odd sizes are padded by repeating the last row or column, because 4:2:0 needs even
-    ones. Colours are BT.709 and marked so.
+    ones. Colours are BT.709 and marked so. Times are kept across gaps of up to ten years: in one of
+    more than 8 hours the last picture is repeated every 8 hours.
     """
 
     def __init__(
-        self, path: str | Path, fps: float, size: tuple[int, int], *, codec: str | None = None
+        self,
+        path: str | Path | Claim,
+        fps: float,
+        size: tuple[int, int],
+        *,
+        codec: str | None = None,
+        overwrite: bool = False,
     ):
-        """fps: frames per second, for frames written without a time. size: (height, width).
+        """path: or the claim on it, which ends with this. fps: frames per second, for frames
+        written without a time. size: (height, width).
 
-        codec: an FFmpeg encoder name; None takes libx264, else mpeg4. Raises `OutputError`.
+        codec: an FFmpeg encoder name; None takes libx264, else mpeg4. overwrite: replace what is at
+        the path. Raises `OutputError`.
         """
-        self.path, self.size = Path(path), size
+        self._claim = path if isinstance(path, Claim) else None
+        self.path, self.size = Path(path.path if isinstance(path, Claim) else path), size
         if not (math.isfinite(fps) and fps > 0):
             raise OutputError(f"{path}: fps={fps}: give a positive number of frames per second")
         if len(size) != 2 or min(size) < 1:
             raise OutputError(f"{path}: size={size}: give (height, width), both at least 1")
-        check_writable(self.path)
+        self._claim = self._claim or Claim(self.path, overwrite)
         self.fps, self.frames = float(fps), 0
+        self._last: Any = None  # the picture that a gap repeats
         self._start = 0.0
         self._last_pts = -1
         self._container: Any = None
@@ -115,6 +117,11 @@ class VideoWriter:
         if self.frames == 0:
             self._start = time
         pts = round((time - self._start) * TICKS)
+        if pts - self._last_pts > LONGEST:
+            raise OutputError(
+                f"{self.path}: time {time:g} s is more than ten years after the last frame's: the "
+                "clock of the source has jumped; begin a new video"
+            )
         if pts <= self._last_pts:
             raise OutputError(
                 f"{self.path}: time {time:.6f} s does not come after the last frame's "
@@ -123,13 +130,18 @@ class VideoWriter:
         if height % 2 or width % 2:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        while self.frames and pts - self._last_pts > HOLD:
+            self._add(self._last, self._last_pts + HOLD)
+        self._add(frame, pts)
+        self.frames, self._last = self.frames + 1, frame
+
+    def _add(self, frame: av.VideoFrame, pts: int) -> None:
         frame = self._to_yuv.reformat(frame, format="yuv420p", dst_colorspace=Colorspace.ITU709)
         frame.pts, frame.time_base = pts, Fraction(1, TICKS)
         self._last_pts = pts
         self._mux(frame)
-        self.frames += 1
 
-    def _mux(self, frame: Any) -> None:
+    def _mux(self, frame: av.VideoFrame | None) -> None:
         try:
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
@@ -150,16 +162,19 @@ class VideoWriter:
                 self._mux(None)
         finally:
             self._abandon()
-            if not self.frames:
-                self.path.unlink(missing_ok=True)
 
     def _abandon(self) -> None:
         container, self._container = self._container, None
-        if container is not None:
-            try:
+        try:
+            if container is not None:
                 container.close()
-            except (FFmpegError, OSError) as error:
-                raise OutputError(f"{self.path}: cannot be finished ({error})") from error
+        except (FFmpegError, OSError) as error:
+            raise OutputError(f"{self.path}: cannot be finished ({error})") from error
+        finally:
+            if self._claim is not None:
+                if self.path.is_file() and not self.frames:
+                    self.path.write_bytes(b"")  # a header without a picture is not left behind
+                self._claim.release()
 
     def __enter__(self):
         return self
@@ -174,12 +189,16 @@ class JsonLines:
     numpy numbers and arrays are allowed; NaN and infinities, which JSON lacks, become null.
     """
 
-    def __init__(self, path: str | Path):
-        self.path, self.lines = Path(path), 0
-        check_writable(self.path)
-        self._file: Any = open(self.path, "w", encoding="utf-8")
+    def __init__(self, path: str | Path | Claim, overwrite: bool = False):
+        """path: or the claim on it, which ends with this. overwrite: replace what is there.
 
-    def write(self, record: dict[str, Any]) -> None:
+        Raises `OutputError`.
+        """
+        self._claim = path if isinstance(path, Claim) else Claim(path, overwrite)
+        self.path, self.lines = self._claim.path, 0
+        self._file: Any = open(self.path, "w", encoding="utf-8")  # noqa: SIM115  closed by close()
+
+    def write(self, record: Json) -> None:
         """Append one record. Raises `OutputError` for what JSON cannot hold, or a full disk."""
         if self._file is None:
             raise OutputError(f"{self.path}: is closed; open a new JsonLines")
@@ -200,7 +219,10 @@ class JsonLines:
         """Calling it again is harmless."""
         file, self._file = self._file, None
         if file is not None:
-            file.close()
+            try:
+                file.close()
+            finally:
+                self._claim.release()
 
     def __enter__(self):
         return self

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
-from .overlay import ScoreHistory, canvas_size, draw
-from .session import Result
+from .results import Claim
+from .sinks import Sink
 from .sources.base import Frame, FrameSource
 from .video_writer import JsonLines, VideoWriter
+from .views import View, view_of
 
 
 @dataclasses.dataclass
@@ -66,51 +68,13 @@ def interrupted() -> Iterator[list[int]]:
             raise KeyboardInterrupt
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        try:
+        with contextlib.suppress(ValueError):  # in another thread the caller stops us otherwise
             old[number] = signal.signal(number, note)
-        except ValueError:  # not the main thread: the caller stops us another way
-            pass
     try:
         yield seen
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-ALARMS = ("event", "anomaly")  # scores that live models give a frame beside its classes
-
-
-def record(frame: Frame, result: Result, latency_ms: float, top: int = 5) -> dict[str, Any]:
-    """One JSON line: what was seen in a frame. Boxes are x1, y1, x2, y2 in [0, 1].
-
-    ``event`` and ``anomaly``, in [0, 1], stand there where the model gives them.
-    """
-    line: dict[str, Any] = {
-        "frame": frame.index,
-        "time": round(frame.time, 4),
-        "model_ms": round(result.milliseconds, 2),
-        "latency_ms": round(latency_ms, 2),
-    }
-    scores = result.scores()
-    if scores is not None:
-        line["classes"] = {k: round(v, 4) for k, v in best(scores, result.classes, top).items()}
-    for name in ALARMS:
-        if (score := getattr(result.output, name, None)) is not None:
-            line[name] = round(float(score), 4)
-    line["persons"] = []
-    for person in result.persons():
-        entry = {"box": [round(v, 4) for v in person["box"]], "score": round(person["score"], 4)}
-        if "scores" in person:
-            ranked = best(person["scores"], result.classes, top)
-            entry["classes"] = {k: round(v, 4) for k, v in ranked.items()}
-        line["persons"].append(entry)
-    return line
-
-
-def best(scores: np.ndarray, classes: tuple[str, ...], top: int) -> dict[str, float]:
-    """The ``top`` classes by score, best first; unnamed classes are called by number."""
-    order = np.argsort(-scores, kind="stable")[:top]
-    return {classes[i] if i < len(classes) else f"class {i}": float(scores[i]) for i in order}
 
 
 def fitted(frame: Frame, size: tuple[int, int]) -> np.ndarray:
@@ -121,66 +85,6 @@ def fitted(frame: Frame, size: tuple[int, int]) -> np.ndarray:
 
         image = np.asarray(Image.fromarray(image).resize((size[1], size[0])))
     return image
-
-
-class View(Protocol):
-    """What is written and drawn of a session's results."""
-
-    def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the drawn pictures for a source of ``size``."""
-        ...
-
-    def record(self, frame: Frame, result: Any, latency_ms: float) -> dict[str, Any]:
-        """The JSON line of a frame."""
-        ...
-
-    def paint(
-        self, image: np.ndarray, time: float, result: Any, line: dict[str, Any], caption: str
-    ) -> np.ndarray:
-        """The picture, uint8 [h, w, 3], with what was found; ``time`` in seconds."""
-        ...
-
-
-class ActionView:
-    """Persons, their actions and a strip of scores over time."""
-
-    def __init__(self):
-        self.history = ScoreHistory()
-
-    def canvas(self, size: tuple[int, int]) -> tuple[int, int]:
-        return canvas_size(size)
-
-    def record(self, frame: Frame, result: Result, latency_ms: float) -> dict[str, Any]:
-        return record(frame, result, latency_ms)
-
-    def paint(
-        self, image: np.ndarray, time: float, result: Result, line: dict[str, Any], caption: str
-    ) -> np.ndarray:
-        del result  # the line says it all
-        return paint(image, time, line, self.history, caption)
-
-
-def paint(
-    image: np.ndarray, time: float, line: dict[str, Any], history: ScoreHistory, caption: str
-) -> np.ndarray:
-    """The picture with boxes, labels and the strip of scores."""
-    boxes, labels, scores = [], [], []
-    for person in line["persons"]:
-        ranked = list(person.get("classes", {"person": person["score"]}).items())
-        # the best class, and of a multi-label model up to two others that are likely
-        for name, score in ranked[:1] + [r for r in ranked[1:3] if r[1] >= 0.5]:
-            boxes.append(person["box"])
-            labels.append(name)
-            scores.append(score)
-    seen = line.get("classes")
-    if seen is None:  # no frame head: the strip shows the best score of each class over persons
-        seen = {}
-        for person in line["persons"]:
-            for name, score in person.get("classes", {}).items():
-                seen[name] = max(score, seen.get(name, 0.0))
-    history.push(time, seen | {name: line[name] for name in ALARMS if name in line})
-    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
-    return draw(image, boxes, labels, scores, history, caption=caption)
 
 
 class Board:
@@ -264,12 +168,13 @@ def watch(
     session: Any,
     source: FrameSource,
     *,
-    view: View | None = None,
-    video: str | Path | None = None,
-    lines: str | Path | None = None,
+    view: View[Any] | None = None,
+    video: str | Path | Claim | None = None,
+    lines: str | Path | Claim | None = None,
     max_frames: int | None = None,
     seconds: float | None = None,
     board: Board | None = None,
+    sinks: Sequence[Sink] = (),
 ) -> dict[str, float]:
     """Runs a session over a source until it ends, a limit is reached, or SIGINT or SIGTERM.
 
@@ -277,22 +182,25 @@ def watch(
       session: a :class:`~streamzoo.streaming.session.Session`, or one whose ``push`` gives what
         ``view`` understands.
       source: opened with the session's ``frame_shape`` and ``keep_original=True``.
-      view: what is written and drawn; default :class:`ActionView`.
+      view: what is written and drawn; by default that of the card's task.
       video: annotated MP4 to write; playable at every moment, whatever happens.
-      lines: JSON-lines file to write, one line per frame (see :func:`record`).
+      lines: JSON-lines file to write, one line per frame (``view.record``). Both are new files,
+        or claims on what may be replaced, ``Claim(path, overwrite=True)``.
       max_frames: stop after so many frames.
       seconds: stop after so many seconds: of the recording, or of the clock if the source is live.
+      sinks: get each line with its picture, annotated if there is a ``video``; closed at the end.
 
     Returns:
       frames, fps, model_ms, latency_p50, latency_p99, carry_bytes, first_ms (first answer),
-      dropped and reconnects (of a live source), stopped (number of the signal, or 0).
+      dropped and reconnects (of a live source), stopped (number of the signal, or 0), end (time
+      of the last frame, in seconds).
 
     Raises:
       OutputError: a file cannot be written. SourceError: the source broke and stayed broken;
         what was written until then is complete.
     """
-    meter, view = Meter(), view or ActionView()
-    start, first, moment = time.monotonic(), 0.0, 0.0
+    meter, view = Meter(), view or view_of(session.card, source.original_size)
+    start, first, moment, end = time.monotonic(), 0.0, 0.0, 0.0
     dropped = source.dropped  # while the model compiled: not the watching's fault
     with ExitStack() as stack:
         stop = stack.enter_context(interrupted())
@@ -303,19 +211,22 @@ def watch(
             canvas = view.canvas(size)
             writer = stack.enter_context(VideoWriter(video, source.fps or 25.0, canvas))
         log = stack.enter_context(JsonLines(lines)) if lines is not None else None
+        for sink in sinks:
+            stack.callback(sink.close)
+        line, image = {}, np.zeros((1, 1, 3), np.uint8)
         while not stop and (max_frames is None or meter.frames < max_frames):
             if seconds is not None and source.live and time.monotonic() - start >= seconds:
                 break
             frame = source.read(timeout=0.5)
             if frame is None:
-                if not source.live or source.state == "closed":
+                if source.over:
                     break
                 if board is not None:  # stalled or reconnecting
                     board.update(rows_of(meter, session, source, dropped))
                 continue
             if seconds is not None and not source.live and frame.time >= seconds:
                 break
-            result = session.push(frame.image, frame.time)
+            result, end = session.push(frame.image, frame.time), frame.time
             latency = 1e3 * (time.monotonic() - frame.received)
             meter.add(result.milliseconds, latency)
             if meter.frames == 1:
@@ -323,15 +234,22 @@ def watch(
             line = view.record(frame, result, latency)
             if log is not None:
                 log.write(line)
+            if writer is not None or sinks:
+                image = fitted(frame, size)
             if writer is not None:
                 caption = f"{meter.figures()['model_ms']:.0f} ms per frame"
                 # A damaged file can set frames closer than the video's clock ticks.
                 moment = max(frame.time, moment + 1e-4)
-                image = fitted(frame, size)
-                writer.write(view.paint(image, frame.time, result, line, caption), moment)
+                image = view.paint(image, frame.time, result, line, caption)
+                writer.write(image, moment)
+            for sink in sinks:
+                sink.write(line, image)
             if board is not None:
                 board.update(rows_of(meter, session, source, dropped))
         stopped = stop[0] if stop else 0
+        if line and (events := view.finish()):
+            for sink in sinks:
+                sink.write({"frame": line["frame"], "time": line["time"], "events": events}, image)
     return dict(
         meter.figures(),
         frames=meter.frames,
@@ -340,4 +258,5 @@ def watch(
         dropped=source.dropped - dropped,
         reconnects=source.reconnects,
         stopped=stopped,
+        end=end,
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 
+from ...layers.streaming import Json
 from ..serve.client import Client, ClientError
 
 
@@ -41,7 +42,7 @@ class ClusterClient(Client):
         self._door, self._group = self._url.replace("ws", "http", 1).removesuffix("/ws"), group
         self._failed: str | None = None
         self._token = secrets.token_urlsafe(24)  # ours from the start: one client, one session
-        self.places: list[dict[str, Any]] = []
+        self.places: list[Json] = []
         self.restarts = 0
 
     async def _address(self) -> str:
@@ -55,10 +56,11 @@ class ClusterClient(Client):
         self.places.append(place)
         return place["endpoint"].replace("http", "ws", 1) + "/ws"
 
-    def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, body: Json) -> Json:
         headers = {"Content-Type": "application/json"}
         if self._auth is not None:
-            headers["Authorization"] = f"Bearer {self._auth}"
+            # as UTF-8; urllib would refuse what is beyond Latin-1
+            headers["Authorization"] = f"Bearer {self._auth}".encode().decode("latin-1")
         request = urllib.request.Request(
             f"{self._door}/v1/sessions", json.dumps(body).encode(), headers
         )
@@ -75,7 +77,7 @@ class ClusterClient(Client):
                 raise OSError(said["message"]) from None
             raise ClientError(said["code"], said["message"]) from None
 
-    def _first(self) -> dict[str, Any]:
+    def _first(self) -> Json:
         return {**self._open, "token": self._token, "after": self._seq}
 
     async def _greet(self, line: ClientConnection) -> None:

@@ -9,41 +9,34 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...layers.streaming import Params
+from ...zoo.registry import Card
 from ..serve.access import Tokens
 from ..serve.limits import Limits
 from ..serve.server import Settings
 from .launch import Cluster, start, stop, wait
 
 
-def load(name: str, random_weights: bool, cache: bool) -> tuple[Any, Any, Any]:
+def load(name: str, random_weights: bool, cache: bool) -> tuple[Any, Params, Card]:
     """(model, params, card), in a replica; nothing of the command line's process is there."""
-    from ...zoo import init_params
-    from ...zoo import load as load_weights
-    from ..session import card_of
+    from ...zoo import init_params, model_card, resolve
     from ..step import enable_compile_cache
 
     if cache:
         enable_compile_cache()
-    model, params = init_params(name) if random_weights else load_weights(name)
-    return model, params, card_of(name, model)
+    return (*init_params(name), model_card(name)) if random_weights else resolve(name)
 
 
 def cluster_of(args: argparse.Namespace) -> Cluster:
     """The options as :class:`Cluster`. Raises ValueError: they do not go together."""
-    for name in ("slots", "snapshot_every", "ttl", "replica_cpus", "port"):
-        value = getattr(args, name)
-        if not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} {value:g}: give a number above 0")
     few, _, many = args.replicas.partition(":")
     if not few.isdecimal() or not (many or few).isdecimal():
         raise ValueError(f"--replicas {args.replicas}: give MIN:MAX, such as 1:4")
-    if args.token_file is not None:
-        tokens = Tokens.read(args.token_file)
-    else:
-        tokens = Tokens(filter(None, [os.environ.get("STREAMZOO_TOKEN")]))
+    tokens = Tokens.of(args.token_file, os.environ.get("STREAMZOO_TOKEN"))
     settings = Settings(
         host=args.host, port=args.port, tokens=tokens, insecure=args.insecure,
         limits=Limits(ttl=args.ttl, streams_per_client=args.slots), every=args.snapshot_every,
+        allow_hosts=tuple(args.allow_host), allow_origins=tuple(args.allow_origin),
         store=None if args.store is None else Path(args.store).expanduser().resolve(),
     )  # fmt: skip
     return Cluster(

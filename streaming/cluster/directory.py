@@ -18,8 +18,8 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
+from ...layers.streaming import Json
 from .messages import Beat, Full, Held, Load, Place, Settling
 
 
@@ -38,6 +38,7 @@ class _Session:
     group: str | None
     until: float  # forgotten then, unless its owner says that it holds it
     held: bool = False  # its owner has said so
+    client: str = ""  # for whom its slot is kept until then
 
 
 class Directory:
@@ -59,7 +60,7 @@ class Directory:
         keep: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ):
-        if generation < 1 or not 0 < lease or not 0 < hold or not 0 < keep:
+        if generation < 1 or not lease > 0 or not hold > 0 or not keep > 0:
             raise ValueError(
                 f"generation={generation}, lease={lease}, hold={hold}, keep={keep}: above 0"
             )
@@ -131,33 +132,44 @@ class Directory:
         *,
         known: bool = False,
         avoid: Collection[str] = (),
+        client: str = "",
+        share: int | None = None,
     ) -> Place:
         """Where a session is, or where it may begin or go on: its slot is kept for a while.
 
         Args:
           known: the session has been served before.
           avoid: replicas that have refused it; no reason to move what is held.
+          client, share: who asks, and how many slots may be kept for it that it has not come to.
 
         Raises:
-          Full: no slot is free. Settling: try again within ``lease`` seconds.
+          Full: no slot is free, or too many are kept for the client. Settling: try again within
+            ``lease`` seconds.
         """
         now = self._sweep()
         session = self._sessions.get(sid)
         if session is not None and self._alive(session.owner):
             owner = self._replicas[session.owner]
             if not owner.draining and (session.held or session.owner not in avoid):
-                session.until = max(session.until, now + self._hold)
+                # A slot is kept for the time that was said when it was given: asking again and
+                # never coming must not keep it from those who would.
+                if session.held:
+                    session.until = max(session.until, now + self._hold)
                 return Place(sid, session.owner, owner.endpoint, session.epoch)
         elif session is None and known and now < self._settled:
             raise Settling(f"the directory started less than {self.lease:g} s ago; try again")
         group = group or (session.group if session else None)
+        kept = sum(s.client == client and not s.held for k, s in self._sessions.items() if k != sid)
+        if client and share is not None and kept >= share:
+            raise Full(f"{kept} slots are kept for you already; open a stream on one of them")
         try:
             name = self._choose(sid, group, avoid)
         except Full:
             self._refused[sid] = now
             raise
         self._refused.pop(sid, None)
-        self._sessions[sid] = _Session(name, self._next(), group, now + self._hold)
+        until = now + self._hold
+        self._sessions[sid] = _Session(name, self._next(), group, until, client=client)
         endpoint, epoch = self._replicas[name].endpoint, self._sessions[sid].epoch
         return Place(sid, name, endpoint, epoch, moved=session is not None)
 
@@ -190,7 +202,7 @@ class Directory:
         """The replica there."""
         return next((n for n, r in self._replicas.items() if r.endpoint == endpoint), None)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """For JSON."""
         self._sweep()
         return {

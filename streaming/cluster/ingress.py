@@ -19,8 +19,10 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from ray import serve
 
+from ...layers.streaming import Json
 from ..serve.access import Tokens, bearer
 from ..serve.app import STATUS, read_body
+from ..serve.door import Door, Guard, process_door, set_process_door
 from ..serve.limits import ServeError
 from ..serve.store import Store
 from .directory import Directory
@@ -28,6 +30,7 @@ from .messages import Beat, Held, Load
 from .placing import direct
 
 app = FastAPI(title="streamzoo cluster", openapi_url=None, docs_url=None, redoc_url=None)
+app.add_middleware(Guard, door=process_door)
 
 
 @app.exception_handler(ServeError)
@@ -41,8 +44,13 @@ async def _(request: Request, error: ServeError) -> JSONResponse:
 class Ingress:
     """One process: placing a session takes microseconds, and no frame comes through here."""
 
-    def __init__(self, store: str, tokens: Tokens, lease: float, engines: Any):
+    def __init__(
+        self, store: str, tokens: Tokens, lease: float, engines: Any, door: Door, share: int
+    ):
+        """share: slots that are kept at once for one client, by its token or address."""
         del engines  # they call us; that they are an argument makes Serve run them
+        set_process_door(door)
+        self._share = share
         # The store's epochs outlive every process; here they number the directories.
         generation = Store(store).claim("generation").epoch
         self._directory = Directory(generation, lease=lease)
@@ -65,9 +73,9 @@ class Ingress:
 
     # For clients, over HTTP.
 
-    def _check(self, request: Request) -> None:
+    def _check(self, request: Request) -> str:
         host = request.client.host if request.client else "?"
-        self._tokens.owner(bearer(request.headers), host)
+        return self._tokens.owner(bearer(request.headers), host)
 
     @app.get("/healthz")
     async def health(self) -> JSONResponse:
@@ -75,7 +83,7 @@ class Ingress:
         return JSONResponse({"status": "ok" if up else "empty"}, 200 if up else 503)
 
     @app.get("/v1/cluster")
-    async def state(self, request: Request) -> dict[str, Any]:
+    async def state(self, request: Request) -> Json:
         self._check(request)
         report = self._directory.report()
         self._pids = {n: p for n, p in self._pids.items() if n in report["replicas"]}
@@ -84,6 +92,6 @@ class Ingress:
         return {"pid": os.getpid(), **report}
 
     @app.post("/v1/sessions", status_code=201)
-    async def place(self, request: Request) -> dict[str, Any]:
-        self._check(request)
-        return await direct(self._directory, await read_body(request))
+    async def place(self, request: Request) -> Json:
+        owner, body = self._check(request), await read_body(request)
+        return await direct(self._directory, body, owner, self._share)

@@ -23,6 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ...layers.streaming import Json, Params
+from ...zoo.ranges import Checked, Count, Positive, Weight, Whole
+from ...zoo.registry import Card
 from ..serve.server import Settings, bind
 from .messages import Load
 from .scaling import Scaling, wanted
@@ -31,7 +34,7 @@ APP, FRONT, ENGINES = "streamzoo", "Ingress", "EngineReplica"
 
 
 @dataclasses.dataclass(frozen=True)
-class Cluster:
+class Cluster(Checked):
     """What is to run.
 
     Attributes:
@@ -47,18 +50,19 @@ class Cluster:
     """
 
     settings: Settings
-    replicas: tuple[int, int] = (1, 4)
-    slots: int = 8
-    cpus: float = 1.0
-    gpus: float = 0.0
+    replicas: tuple[Whole, Whole] = (1, 4)
+    slots: Count = 8
+    cpus: Positive = 1.0
+    gpus: Weight = 0.0
     scaling: Scaling = Scaling()
-    up: float = 2.0
-    down: float = 60.0
-    beat: float = 0.5
-    lease: float = 2.0
+    up: Weight = 2.0
+    down: Weight = 60.0
+    beat: Positive = 0.5
+    lease: Positive = 2.0
     haproxy: bool | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         if self.settings.store is None:
             raise ValueError("a cluster needs --store, a folder that all its machines reach")
         if not 1 <= self.replicas[0] <= self.replicas[1]:
@@ -77,9 +81,9 @@ class Policy:
     def __init__(self, **scaling: float):
         self._scaling = Scaling(**scaling)
 
-    def __call__(self, ctx: Any) -> tuple[int, dict[str, Any]]:
+    def __call__(self, ctx: Any) -> tuple[int, Json]:
         recorded = ctx.aggregated_metrics or {}
-        value = lambda key: {str(r): v for r, v in recorded.get(key, {}).items()}  # noqa: E731
+        value = lambda key: {str(r): v for r, v in recorded.get(key, {}).items()}
         fields = {f.name: value(f.name) for f in dataclasses.fields(Load)}
         used, waiting = value("used"), value("waiting")
         loads = [
@@ -92,7 +96,7 @@ class Policy:
         return wanted(loads, math.ceil(max(waiting.values(), default=0)), self._scaling), {}
 
 
-def application(cluster: Cluster, load: Callable[[], tuple[Any, Any, Any]]) -> Any:
+def application(cluster: Cluster, load: Callable[[], tuple[Any, Params, Card]]) -> Any:
     """The Serve application; ``load() -> (model, params, card)`` runs in every replica."""
     from ray import serve
     from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
@@ -129,7 +133,11 @@ def application(cluster: Cluster, load: Callable[[], tuple[Any, Any, Any]]) -> A
         ray_actor_options={"num_cpus": 0}, health_check_period_s=1.0,
         logging_config={"enable_access_log": False},  # a line per heartbeat
     )  # fmt: skip
-    return front.bind(str(settings.store / "directory"), settings.tokens, cluster.lease, replicas)
+    share = max(settings.limits.streams_per_client, many * cluster.slots // 2)
+    return front.bind(
+        str(settings.store / "directory"), settings.tokens, cluster.lease, replicas,
+        settings.door, share,
+    )  # fmt: skip
 
 
 def environment(cluster: Cluster) -> None:
@@ -161,7 +169,7 @@ def _free_port() -> int:
 
 
 def start(
-    cluster: Cluster, load: Callable[[], tuple[Any, Any, Any]], address: str | None = None
+    cluster: Cluster, load: Callable[[], tuple[Any, Params, Card]], address: str | None = None
 ) -> None:
     """Starts Ray here, or joins the one at ``address``, and runs the application on it.
 

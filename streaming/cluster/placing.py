@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Any
 from urllib.parse import urlsplit
 
+from ...layers.streaming import Json
 from ..serve.limits import ServeError
 from ..serve.spec import token_key
 from .directory import Directory
@@ -27,19 +27,25 @@ async def answers(endpoint: str) -> bool:
     return True
 
 
-def text(body: dict[str, Any], key: str) -> str | None:
+def text(body: Json, key: str) -> str | None:
     """A short string of a request. Raises ServeError "bad_request"."""
     value = body.get(key)
     if value is not None and (not isinstance(value, str) or not 0 < len(value) <= 200):
-        raise ServeError("bad_request", f"{key}={value!r}: a text of up to 200 letters")
+        raise ServeError("bad_request", f"{key}: give a text of 1 to 200 letters")
     return value
 
 
-async def direct(directory: Directory, body: dict[str, Any]) -> dict[str, Any]:
+async def direct(
+    directory: Directory, body: Json, owner: str = "", share: int | None = None
+) -> Json:
     """Sends a client to a replica; see :mod:`.ingress` for the fields.
 
+    Args:
+      owner: the client; share: slots that may be kept for it until it comes, None: any number.
+
     Raises:
-      ServeError: "refused": nothing is free, or it is not known yet; "bad_request".
+      ServeError: "refused": nothing is free, it is not known yet, or the client has its share;
+        "bad_request".
     """
     token, group, failed = text(body, "token"), text(body, "group"), text(body, "failed")
     if token is not None and len(token) < 24:
@@ -52,7 +58,9 @@ async def direct(directory: Directory, body: dict[str, Any]) -> dict[str, Any]:
     known = body.get("resume", token is not None) is True
     token = token or secrets.token_urlsafe(24)
     try:
-        place = directory.place(token_key(token), group, known=known, avoid=avoid)
+        place = directory.place(
+            token_key(token), group, known=known, avoid=avoid, client=owner, share=share
+        )
     except (Full, Settling) as error:
         raise ServeError("refused", str(error)) from None
     return {

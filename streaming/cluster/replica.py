@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from ...layers.streaming import Params
+from ...zoo.registry import Card
 from ..engine import Answer, Engine
 from ..serve.access import is_loopback
 from ..serve.live_session import LiveSession
@@ -64,7 +66,7 @@ class Member:
         self._lateness = Lateness()
         self.waiting = 0
         server.sessions.listeners.append(self._lateness.add)
-        server.sessions.opened.append(lambda session: self._news.set())
+        server.sessions.opened.append(lambda _session: self._news.set())
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="heartbeat")
 
@@ -118,7 +120,7 @@ class EngineReplica:
 
     async def __init__(
         self,
-        load: Callable[[], tuple[Any, Any, Any]],
+        load: Callable[[], tuple[Any, Params, Card]],
         settings: Settings,
         slots: int,
         front: tuple[str, str],

@@ -6,11 +6,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from ...zoo.ranges import Checked, Positive
 from .messages import Load
 
 
 @dataclasses.dataclass(frozen=True)
-class Scaling:
+class Scaling(Checked):
     """When to grow and when to shrink.
 
     Attributes:
@@ -21,13 +22,14 @@ class Scaling:
       late: latency / budget (99th percentile) above which it is too slow.
     """
 
-    high: float = 0.8
-    low: float = 0.6
-    queued: float = 4.0
-    late: float = 1.0
+    high: Positive = 0.8
+    low: Positive = 0.6
+    queued: Positive = 4.0
+    late: Positive = 1.0
 
     def __post_init__(self):
-        if not 0 < self.low <= self.high <= 1 or not self.queued > 0 or not self.late > 0:
+        super().__post_init__()
+        if not self.low <= self.high <= 1:
             raise ValueError(f"{self}: 0 < low <= high <= 1, queued and late above 0")
 
 

@@ -3,6 +3,7 @@
 from .admission import Refused
 from .costs import Costs
 from .engine import Engine
+from .feed import Feed
 from .ledger import Ledger, Snapshot
 from .scheduler import Scheduler
 from .stream import Answer, Stream, StreamClosed
@@ -13,6 +14,7 @@ __all__ = [
     "Costs",
     "Engine",
     "EngineError",
+    "Feed",
     "Ledger",
     "Refused",
     "Scheduler",

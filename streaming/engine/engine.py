@@ -14,6 +14,8 @@ from typing import Any
 
 import jax
 
+from ...layers.streaming import Carry, Json
+from ..framing import Framed, Framing
 from ..step import Step
 from .admission import Demand, Refused
 from .costs import Costs
@@ -58,8 +60,8 @@ class Engine(Worker):
         super().__init__(clock)
         self.step, self.slots = step, slots
         self.buckets = bucket_sizes(step.model, slots, buckets)
-        height, width = frame_shape or step.card.input_size
-        self.frame_shape = (height, width)
+        self.framing = Framing(step.card, frame_shape)
+        self.frame_shape = self.framing.size
         if costs is not None and costs.buckets != self.buckets:
             raise ValueError(f"costs are of buckets {costs.buckets}, needed: {self.buckets}")
         self._max_load, self._depth = max_load, depth
@@ -136,7 +138,7 @@ class Engine(Worker):
         policy: str = "latest",
         capacity: int | None = None,
         unread: int = 64,
-        carry: Any = None,
+        carry: Carry = None,
         start: int = 0,
         check: bool = True,
     ) -> Stream:
@@ -175,7 +177,7 @@ class Engine(Worker):
         with self._news:
             return self.scheduler.refusal(Demand(fps, budget), without=without)
 
-    def offer(self, stream: Stream, frame: Any, time: float | None, event: bool) -> int | None:
+    def offer(self, stream: Stream, frame: Framed, time: float | None, event: bool) -> int | None:
         """See :meth:`Stream.offer`."""
         with self._news:
             if stream.state.closed or stream.state.finishing:
@@ -233,9 +235,9 @@ class Engine(Worker):
                 self._reap()
         stream.credit()
 
-    async def snapshot(self, stream: Stream) -> tuple[int, Any]:
+    async def snapshot(self, stream: Stream) -> tuple[int, Carry]:
         """See :meth:`Stream.snapshot`. Raises StreamClosed."""
-        future: asyncio.Future[tuple[int, Any]] = self._loop.create_future()
+        future: asyncio.Future[tuple[int, Carry]] = self._loop.create_future()
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
 
@@ -261,7 +263,7 @@ class Engine(Worker):
             self._news.notify()
         return await future
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """Load, and where every frame of every stream is; for JSON."""
         with self._news:
             streams = list(self.scheduler.streams.values())

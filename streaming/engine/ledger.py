@@ -11,7 +11,8 @@ import dataclasses
 import threading
 from collections import Counter
 from collections.abc import Hashable, Mapping
-from typing import Any
+
+from ...layers.streaming import Json
 
 
 class LedgerError(RuntimeError):
@@ -55,7 +56,7 @@ class Snapshot:
         names = [f.name for f in dataclasses.fields(self) if f.name != "dropped"]
         return Snapshot(dropped=dropped, **{n: getattr(self, n) + getattr(other, n) for n in names})
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """For JSON."""
         return dict(dataclasses.asdict(self), in_flight=self.in_flight)
 

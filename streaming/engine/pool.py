@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...layers.streaming import looks_across
+from ..slim import slim
 from ..slots import SlotError, Slots
 from ..step import Step
 from .costs import Costs
@@ -34,12 +36,6 @@ _rows = jax.jit(_gather)
 _back = jax.jit(_scatter, donate_argnums=0)
 
 
-def slim(out: Any) -> Any:
-    """A model's output without what only training reads, so that it is not copied to the host."""
-    extra = {k: None for k in ("taps", "person") if getattr(out, k, None) is not None}
-    return out.replace(**extra) if extra else out
-
-
 def bucket_sizes(model: Any, slots: int, wanted: Iterable[int] | None = None) -> tuple[int, ...]:
     """Batch sizes to compile: ``wanted``, or 1, 2, 4, ... and ``slots`` itself.
 
@@ -48,7 +44,7 @@ def bucket_sizes(model: Any, slots: int, wanted: Iterable[int] | None = None) ->
     Raises:
       ValueError: a size that is not from 1 to ``slots``, or not ``slots`` for such a model.
     """
-    together = getattr(model, "cross_stream", False)
+    together = looks_across(model)
     if wanted is None:
         powers = {1 << k for k in range(slots.bit_length())} & set(range(slots))
         wanted = {slots} if together else powers | {slots}
@@ -118,7 +114,7 @@ class Pool(Slots):
 
         Args:
           names: at most ``bucket`` streams, all different and admitted.
-          frames: uint8 [h, w, 3] of each.
+          frames: uint8 [h, w, 3] of each, as ``Framing`` gives it.
 
         Returns:
           (output on the device, leaves [bucket, 1, ...]; the row of each name). The copy of the
@@ -136,7 +132,8 @@ class Pool(Slots):
         batch = np.zeros((bucket, 1, *self.frame_shape, 3), np.uint8)
         valid = np.zeros((bucket, 1), bool)
         for row, frame in zip(rows, frames, strict=True):
-            batch[row, 0], valid[row, 0] = frame, True
+            self._framing.put(batch[row, 0], frame)
+            valid[row, 0] = True
         return self._run(index, batch, valid, self._linked(bucket)), rows
 
     def _run(self, index, batch, valid, extras) -> Any:

@@ -94,7 +94,7 @@ class Scheduler:
     """
 
     def __init__(self, costs: Costs, slots: int, *, max_load: float = 0.9, depth: int = 1):
-        if slots < 1 or depth < 1 or not 0 < max_load:
+        if slots < 1 or depth < 1 or not max_load > 0:
             raise ValueError(f"slots={slots}, depth={depth}, max_load={max_load}: all are above 0")
         self.costs, self.slots = costs, slots
         self.max_load, self.depth = max_load, depth
@@ -288,7 +288,7 @@ class Scheduler:
     def _fullest(self, seconds: float, frames: int) -> int:
         """Batch size that serves the most frames per second, if one of them ends in time."""
         sizes = [b for b in self.costs.buckets if self.costs.high(b) <= seconds]
-        rate = lambda b: min(b, frames) / self.costs.mean(b)  # noqa: E731
+        rate = lambda b: min(b, frames) / self.costs.mean(b)
         return max(sizes or self.costs.buckets, key=rate)
 
     def _bucket(self, due: list[float], start: float) -> int:

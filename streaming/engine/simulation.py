@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...layers.streaming import Json
 from .admission import Refused
 from .costs import Costs
 from .ledger import Snapshot
@@ -95,7 +96,7 @@ class Outcome:
             return False
         return self.p99 <= budget
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """For JSON."""
         return dict(dataclasses.asdict(self), books=self.books.to_dict())
 

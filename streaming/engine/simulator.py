@@ -13,10 +13,10 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ...layers.streaming import Json
 from . import admission
 from .admission import Demand
 from .costs import Costs
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(text(load, costs, outcome))
-    record: dict[str, Any] = {"load": dataclasses.asdict(load), "outcome": outcome.to_dict()}
+    record: Json = {"load": dataclasses.asdict(load), "outcome": outcome.to_dict()}
     if most:
         record["most"] = most_streams(load, costs)
         print(f"most         {record['most']} streams with p99 in the budget and no drop")

@@ -6,16 +6,31 @@ import asyncio
 import dataclasses
 from collections import deque
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from ...layers.streaming import Carry
+from ..framing import Framed, Framing
 from ..session import Result
 from .ledger import Snapshot
 from .scheduler import StreamState
 
-if TYPE_CHECKING:
-    from .engine import Engine
+
+class Owner(Protocol):
+    """What a stream asks of the engine that made it."""
+
+    framing: Framing
+
+    def offer(
+        self, stream: Stream, frame: Framed, time: float | None, event: bool
+    ) -> int | None: ...
+    def pause(self, stream: Stream) -> None: ...
+    def resume(self, stream: Stream) -> None: ...
+    async def snapshot(self, stream: Stream) -> tuple[int, Carry]: ...
+    def finish(self, stream: Stream) -> None: ...
+    def remove(self, stream: Stream) -> None: ...
+    def taken(self, stream: Stream) -> None: ...
 
 
 class StreamClosed(RuntimeError):
@@ -55,7 +70,7 @@ class Stream:
     ``offer`` may be called from any thread, the rest belongs to the engine's event loop.
     """
 
-    def __init__(self, engine: Engine, state: StreamState, unread: int, carry: Any, start: int):
+    def __init__(self, engine: Owner, state: StreamState, unread: int, carry: Carry, start: int):
         self._engine, self.state = engine, state
         self.name = state.name
         self.carry = carry  # what it goes on from, until its first step
@@ -91,10 +106,19 @@ class Stream:
         """Where every frame of the stream is."""
         return self.state.account.snapshot()
 
-    def offer(self, frame: Any, time: float | None = None, *, event: bool = False) -> int | None:
+    def offer(
+        self,
+        frame: np.ndarray,
+        time: float | None = None,
+        *,
+        event: bool = False,
+        original: tuple[int, int] | None = None,
+    ) -> int | None:
         """Gives a frame, uint8 RGB [h, w, 3], without waiting; any thread may call it.
 
-        The array belongs to the engine from now on: do not write into it.
+        The array belongs to the engine from now on: do not write into it. Where the card has a rule
+        for pictures a frame has any size, and boxes are fractions of it: :class:`Framing`, which
+        also says what ``original`` is.
 
         Returns:
           The frame's index, or None: no credit, the frame is still the caller's.
@@ -102,26 +126,36 @@ class Stream:
         Raises:
           ValueError: wrong shape or type. StreamClosed: the stream takes no frames any more.
         """
-        frame = np.asarray(frame)
-        shape = (*self._engine.frame_shape, 3)
-        if frame.shape != shape or frame.dtype != np.uint8:
-            raise ValueError(
-                f"stream {self.name!r}: frame {frame.dtype} {frame.shape} should be uint8 "
-                f"{shape} RGB; resize it at the source"
-            )
+        return self._offer(self._framed(frame, original), time, event)
+
+    def _framed(self, frame: np.ndarray, original: tuple[int, int] | None) -> Framed:
+        try:
+            return self._engine.framing(frame, original)
+        except ValueError as error:
+            raise ValueError(f"stream {self.name!r}: {error}") from None
+
+    def _offer(self, frame: Framed, time: float | None, event: bool) -> int | None:
         return self._engine.offer(self, frame, time, event)
 
-    async def push(self, frame: Any, time: float | None = None, *, event: bool = False) -> int:
+    async def push(
+        self,
+        frame: np.ndarray,
+        time: float | None = None,
+        *,
+        event: bool = False,
+        original: tuple[int, int] | None = None,
+    ) -> int:
         """Gives a frame as soon as there is a credit for it, and returns its index.
 
         Raises:
           ValueError: wrong shape or type. StreamClosed: closed before the frame was taken.
         """
+        framed = self._framed(frame, original)
         self.writers += 1
         try:
             while True:
                 self._credit.clear()
-                index = self.offer(frame, time, event=event)
+                index = self._offer(framed, time, event)
                 if index is not None:
                     return index
                 await self._credit.wait()
@@ -136,7 +170,7 @@ class Stream:
         """Raises Refused: others took its share of the time."""
         self._engine.resume(self)
 
-    async def snapshot(self) -> tuple[int, Any]:
+    async def snapshot(self) -> tuple[int, Carry]:
         """(frames that it has seen, carry [1, ...] as numpy): ``add(carry=, start=)`` goes on."""
         return await self._engine.snapshot(self)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
-import math
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from ...zoo.ranges import Checked, Count, Positive, Whole
 from ..step import Step
 from .costs import Costs
 from .engine import Engine
@@ -29,7 +29,7 @@ PICTURES = 4  # different frames that the cameras show in turn
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Checked):
     """What a trial does; the same plan shows the same frames at the same phases.
 
     Attributes:
@@ -43,20 +43,15 @@ class Plan:
       ValueError: a number that is not above 0 (a seed below 0), or too few frames to measure.
     """
 
-    streams: int
-    fps: float = 15.0
-    seconds: float = 20.0
-    seed: int = 0
-    budget: float = BUDGET
-    depth: int = 2
+    streams: Count
+    fps: Positive = 15.0
+    seconds: Positive = 20.0
+    seed: Whole = 0
+    budget: Positive = BUDGET
+    depth: Count = 2
 
     def __post_init__(self):
-        for name in ("streams", "fps", "seconds", "budget", "depth"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value}: give a finite number above 0")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: give 0 or more")
+        super().__post_init__()
         if self.frames < 10:
             raise ValueError(
                 f"{self.seconds:g} seconds at {self.fps:g} frames/s are {self.frames} frames of a "
@@ -155,7 +150,7 @@ async def run_trial(
                 times = (answer.time, offered[number].pop(answer.index), time.monotonic())
                 rows.append((number, *(t - begin for t in times)))
 
-        add = lambda k: engine.add(k, plan.fps, budget=plan.budget, check=False)  # noqa: E731
+        add = lambda k: engine.add(k, plan.fps, budget=plan.budget, check=False)
         streams = [add(k) for k in range(plan.streams)]
         await asyncio.gather(
             *(camera(k, s) for k, s in enumerate(streams)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import jax
 
+from ...layers.streaming import Carry
 from ..session import Result
 from ..step import Step
 from .pool import Pool
@@ -61,10 +63,9 @@ class Worker:
             self._remove(stream)
 
     def _call(self, function: Callable[..., Any], *args: Any) -> None:
-        try:
+        # the loop may have ended without close(): then nobody listens
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:  # the loop has ended without close(): nobody listens
-            pass
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -110,7 +111,7 @@ class Worker:
                 stream: Stream = state.tag
                 stream.launched, stream.lost = item.index + 1, False
                 self._place(state)
-            frames = [item.payload[0] for _, item in batch.rows]
+            frames = [item.payload[0].image for _, item in batch.rows]
             out, rows = self._pool.launch([s for s, _ in batch.rows], frames, batch.bucket)
         except Exception as failure:
             error = failure
@@ -125,7 +126,7 @@ class Worker:
             self._pool.admit(state, state.tag.carry)
             state.tag.carry = None
 
-    def _carry(self, stream: Stream) -> Any:
+    def _carry(self, stream: Stream) -> Carry:
         if stream.state in self._pool:
             return self._pool.extract(stream.state)
         return self.step.init_carry(1, self.frame_shape) if stream.carry is None else stream.carry
@@ -163,7 +164,7 @@ class Worker:
             answers[state] = Answer(
                 state.name, item.index, item.payload[1], now - item.arrived, item.event,
                 result, str(error) or repr(error) if error else None, began[k],
-                item.payload[0] if state.tag.show else None,
+                item.payload[0].image if state.tag.show else None,
             )  # fmt: skip
         with self._news:
             if error is None:
@@ -176,11 +177,8 @@ class Worker:
             self._news.notify()
 
     def _result(self, out, row: int, item, seconds: float) -> Result:
-        output = jax.tree.map(lambda a: a[row, 0], out)
-        card = self.step.card
-        return Result(
-            item.index, item.payload[1], 1e3 * seconds, output, card.classes, card.multi_label
-        )
+        output = item.payload[0].told(jax.tree.map(lambda a: a[row, 0], out))
+        return Result.of(self.step.card, item.index, item.payload[1], 1e3 * seconds, output)
 
     @staticmethod
     def _deliver(answers: list[tuple[Stream, Answer]]) -> None:

@@ -9,17 +9,18 @@ import logging
 import time
 from collections.abc import Callable
 from importlib import resources
-from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse, Response
 from starlette.websockets import WebSocketState
 
-from .access import SameOrigin, Tokens, bearer
+from ...layers.streaming import Json
+from .access import Tokens, bearer
 from .conversation import Closing, Conversation, Message
 from .dashboard import Dashboard
 from .dashboard_peer import add_peer
 from .dashboard_watch import Watching
+from .door import Door, Guard
 from .inputs import add_source, check_address
 from .limits import ServeError
 from .metrics import Metrics
@@ -46,11 +47,11 @@ STATUS = {
 }  # fmt: skip
 
 
-def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
+def make_app(sessions: Sessions, tokens: Tokens | None = None, door: Door = Door()) -> FastAPI:
     """The app of a running engine's sessions. It has no life of its own: see :mod:`.server`."""
     tokens = tokens or Tokens()
     app = FastAPI(title="streamzoo", openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_middleware(SameOrigin)
+    app.add_middleware(Guard, door=door)
     app.state.sessions, app.state.metrics = sessions, Metrics(sessions)
     app.state.dashboard = Dashboard(sessions)
 
@@ -84,14 +85,14 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/streams")
-    async def streams(request: Request) -> dict[str, Any]:
+    async def streams(request: Request) -> Json:
         check(request)
         report = sessions.engine.report()
         rows = [s.report() for s in sessions.by_name.values()]
         return {k: report[k] for k in ("slots", "load", "total")} | {"streams": rows}
 
     @app.post("/streams", status_code=201)
-    async def add(request: Request) -> dict[str, Any]:
+    async def add(request: Request) -> Json:
         check(request)
         body = await read_body(request)
         address = check_address(body.get("url"))
@@ -100,7 +101,7 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
         return session.report()
 
     @app.post("/offer", status_code=201)
-    async def offer(request: Request) -> dict[str, Any]:
+    async def offer(request: Request) -> Json:
         """A WebRTC peer's video as a stream: {"sdp", "fps", "name"} -> {"sdp", "session"}."""
         owner, body = check(request), await read_body(request)
         answer, session = await add_peer(
@@ -109,12 +110,12 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
         return {"sdp": answer, "session": session.name}
 
     @app.get("/streams/{name}")
-    async def show(name: str, request: Request) -> dict[str, Any]:
+    async def show(name: str, request: Request) -> Json:
         check(request)
         return sessions.get(name).report()
 
     @app.get("/streams/{name}/results")
-    async def results(name: str, request: Request) -> dict[str, Any]:
+    async def results(name: str, request: Request) -> Json:
         """The recent results after number ``?after=``; reading them takes nothing away."""
         check(request)
         after = request.query_params.get("after", "0")
@@ -124,20 +125,20 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
         return {"missed": missed, "results": records}
 
     @app.delete("/streams/{name}")
-    async def remove(name: str, request: Request) -> dict[str, Any]:
+    async def remove(name: str, request: Request) -> Json:
         check(request)
         session = sessions.get(name)
         sessions.remove(session)
         return session.report()
 
     @app.post("/streams/{name}/pause")
-    async def pause(name: str, request: Request) -> dict[str, Any]:
+    async def pause(name: str, request: Request) -> Json:
         check(request)
         sessions.get(name).pause()
         return sessions.get(name).report()
 
     @app.post("/streams/{name}/resume")
-    async def resume(name: str, request: Request) -> dict[str, Any]:
+    async def resume(name: str, request: Request) -> Json:
         check(request)
         sessions.get(name).resume()
         return sessions.get(name).report()
@@ -154,7 +155,7 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None) -> FastAPI:
 
     @app.websocket("/watch")
     async def watch(socket: WebSocket) -> None:
-        await converse(socket, lambda owner: Watching(app.state.dashboard))
+        await converse(socket, lambda _owner: Watching(app.state.dashboard))
 
     return app
 
@@ -169,14 +170,14 @@ def _page(part: str) -> Callable[[], Response]:
     return send
 
 
-def _spec(body: dict[str, Any]) -> Spec:
+def _spec(body: Json) -> Spec:
     budget = body.get("budget_ms", 120)
     if not isinstance(budget, (int, float)):
         raise ServeError("bad_request", f"budget_ms={budget!r}: give a number above 0")
     return Spec(body.get("fps", 15), budget / 1e3, body.get("policy", "latest"))
 
 
-async def read_body(request: Request) -> dict[str, Any]:
+async def read_body(request: Request) -> Json:
     """The JSON object of a request. Raises ServeError "bad_request"."""
     if "application/json" not in request.headers.get("content-type", ""):
         raise ServeError("bad_request", "the body is JSON (Content-Type: application/json)")

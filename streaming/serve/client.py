@@ -25,6 +25,8 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
+from ...layers.streaming import Json
+from ..views import view_class
 from .wire import JPEG, RAW, FrameMessage, pack
 
 FATAL = {"unauthorised", "unknown_token", "taken", "too_many", "bad_request"}
@@ -50,6 +52,7 @@ class Result:
       persons: each with box (x1, y1, x2, y2 in [0, 1]), score, and classes where there are any.
       output: whatever else the model answers.
       error: why there is no answer; reset: the stream began anew with this frame.
+      task: of the server's model: whose view makes rows of it and draws it.
     """
 
     seq: int
@@ -58,11 +61,26 @@ class Result:
     latency_ms: float
     model_ms: float = 0.0
     classes: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    persons: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    output: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    persons: list[Json] = dataclasses.field(default_factory=list)
+    output: Json = dataclasses.field(default_factory=dict)
     event: bool = False
     reset: bool = False
     error: str | None = None
+    task: str = ""
+
+    def rows(self) -> list[Json]:
+        """A table of what was found, as of :meth:`streamzoo.streaming.Result.rows`."""
+        view, record = view_class(self.task)(), dataclasses.asdict(self)
+        return list(view.rows_of(self.index, self.time, view.told(record)))
+
+    def draw(self, picture: Any) -> np.ndarray:
+        """The picture that was sent, uint8 [h, w, 3], with what the server found in it: boxes and
+        labels. Maps and masks are not sent, so they are not drawn.
+
+        Raises ImportError, with the remedy, without Pillow.
+        """
+        view, record = view_class(self.task)(), dataclasses.asdict(self)
+        return view.draw(np.asarray(picture), None, view.told(record))
 
 
 FIELDS = {field.name for field in dataclasses.fields(Result)}
@@ -123,11 +141,11 @@ class Client:
         self._results: asyncio.Queue[Result | None] = asyncio.Queue()
         self._line: ClientConnection | None = None
         self._failure: ClientError | None = None
-        self.opened: dict[str, Any] = {}
-        self.end: dict[str, Any] | None = None
+        self.opened: Json = {}
+        self.end: Json | None = None
         self.reconnects = -1
         self.missed = self.lost = 0
-        self.errors: deque[dict[str, Any]] = deque(maxlen=100)
+        self.errors: deque[Json] = deque(maxlen=100)
 
     # What a caller does.
 
@@ -233,7 +251,7 @@ class Client:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _say(self, message: dict[str, Any]) -> None:
+    async def _say(self, message: Json) -> None:
         if self._line is not None:
             await self._line.send(json.dumps(message))
 
@@ -280,7 +298,7 @@ class Client:
         """Where to connect, this time."""
         return self._url
 
-    def _first(self) -> dict[str, Any]:
+    def _first(self) -> Json:
         """The first message."""
         if self.opened:
             return {"type": "resume", "token": self.opened["token"], "after": self._seq}
@@ -337,14 +355,14 @@ class Client:
                     await line.send(json.dumps({"type": "finish"}))
                 await self._work.wait()
 
-    def _hear(self, message: dict[str, Any]) -> None:
+    def _hear(self, message: Json) -> None:
         kind = message["type"]
         if kind == "result":
             self._seq = message["seq"]
             if message["index"] > self._index:  # a restored server computes some again
                 self._index = message["index"]
                 fields = {k: v for k, v in message.items() if k in FIELDS}
-                self._results.put_nowait(Result(**fields))
+                self._results.put_nowait(Result(**fields, task=self.opened.get("task", "")))
         elif kind == "missed":
             self.missed += message["count"]
         elif kind == "error":

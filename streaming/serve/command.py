@@ -12,9 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..choice import chosen_step
+from ..commands.examples import example_pictures
+from ..commands.reading import reader_of
 from ..engine import Engine
-from ..step import Step
+from ..sources.redaction import scrub
 from .access import Tokens
+from .inputs import named
 from .limits import Limits
 from .server import Server, Settings, bind, run
 from .spec import Spec
@@ -22,25 +26,15 @@ from .spec import Spec
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The options as :class:`Settings`. Raises ValueError: they do not go together."""
-    if args.token_file is not None:
-        tokens = Tokens.read(args.token_file)
-    else:
-        tokens = Tokens(filter(None, [os.environ.get("STREAMZOO_TOKEN")]))
-    for name in ("slots", "snapshot_every", "ttl", "fps", "budget_ms"):
-        value = getattr(args, name)
-        if value is not None and not value > 0:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} {value:g}: give a number above 0")
-    for name in ("port", "grpc_port"):
-        port = getattr(args, name)
-        if port is not None and not 0 <= port < 65536:
-            raise ValueError(f"--{name.replace('_', '-')} {port}: give 0 to 65535")
-    path = lambda text: None if text is None else Path(text).expanduser()  # noqa: E731
+    tokens = Tokens.of(args.token_file, os.environ.get("STREAMZOO_TOKEN"))
+    path = lambda text: None if text is None else Path(text).expanduser()
     return Settings(
         host=args.host, port=args.port, grpc_port=args.grpc_port, tokens=tokens,
         insecure=args.insecure, certificate=path(args.certificate), key=path(args.key),
+        allow_hosts=tuple(args.allow_host), allow_origins=tuple(args.allow_origin),
+        trusted_proxies=tuple(args.trusted_proxy),
         limits=Limits(ttl=args.ttl, streams_per_client=args.slots), store=path(args.store),
-        every=args.snapshot_every,
+        every=args.snapshot_every, reader=reader_of(args),
     )  # fmt: skip
 
 
@@ -52,14 +46,20 @@ def serve(
     Raises:
       ValueError: what the user can mend, said before anything is compiled where possible.
     """
+    named(args.stream)
     for port in (settings.port, settings.grpc_port):
         if port is not None:
             bind(settings.host, port).close()  # before minutes of compiling
-    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Scrubbed("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("streamzoo.serve").setLevel(logging.INFO)
     _many_files()
     model, params, card = load()
-    step = Step(model, params, card)
+    step = chosen_step(
+        model, params, card, runtime=args.runtime, precision=args.precision,
+        pictures=example_pictures(card.input_size), say=_say,
+    )  # fmt: skip
     engine = Engine(step, slots=args.slots)
 
     def ready(server: Server) -> None:
@@ -79,6 +79,13 @@ def serve(
     whole = asyncio.run(run(engine, settings, args.stream, spec, ready))
     _say("stopped" if whole else "stopped before everything in flight was answered and saved")
     return 0 if whole else 1
+
+
+class Scrubbed(logging.Formatter):
+    """Lines and stack traces, whoever wrote them, without the secrets of addresses."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrub(super().format(record))
 
 
 def _say(text: str) -> None:

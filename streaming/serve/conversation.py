@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from ...layers.streaming import Json
 from .limits import ServeError
 from .live_session import Attachment, LiveSession
 from .pictures import Pictures
 from .sessions import Sessions
 from .spec import Spec
 from .wire import FrameMessage, count
+from .workers import DECODING
 
-Message = dict[str, Any]
+Message = Json
 log = logging.getLogger("streamzoo.serve")
 
 
@@ -35,7 +36,7 @@ class Conversation:
         self,
         sessions: Sessions,
         owner: str,
-        observe: Callable[[str, float], None] = lambda stage, seconds: None,
+        observe: Callable[[str, float], None] = lambda _stage, _seconds: None,
     ):
         self.sessions, self.owner, self._observe = sessions, owner, observe
         self._pictures = Pictures(sessions.engine.frame_shape, sessions.limits)
@@ -87,6 +88,7 @@ class Conversation:
             "size": list(self.sessions.engine.frame_shape),
             "classes": list(step.card.classes),
             "model": step.card.name,
+            "task": step.card.task,
         }
 
     async def _open(self, spec: Spec, name: str | None, token: Any) -> LiveSession:
@@ -111,14 +113,14 @@ class Conversation:
                 return None
             start = time.perf_counter()
             try:
-                image = await asyncio.to_thread(self._pictures, frame)
+                image = await DECODING.run(self._pictures, frame)
             except ServeError:
                 if self.session.due(frame.index):
                     self.session.reject()
                 raise
             self._observe("decode", time.perf_counter() - start)
-            self.session.original_size = self._pictures.original_size
-            self.session.offer(frame.index, image, frame.time, frame.event)
+            self.session.original_size = original = self._pictures.original_size
+            self.session.offer(frame.index, image, frame.time, frame.event, original)
             return None
         except ServeError as error:
             return self.error(error, frame.index)

@@ -19,13 +19,15 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from ...layers.streaming import Fields, Json
 from ..engine import Answer
-from ..watch import ALARMS
+from ..views import View, view_of
 from .dashboard_events import Timeline
 from .inputs import THINNED
 from .live_session import LiveSession
 from .recent import Record
 from .sessions import Sessions
+from .workers import DRAWING
 
 WINDOW = 60.0  # seconds of latencies, and
 KEEP = 900  # at most so many answers of one stream
@@ -62,22 +64,23 @@ class Tile:
     session: LiveSession
     image: np.ndarray | None
     record: Record
+    view: View[Any]
+    result: Any = None
     data: bytes = b""
 
     def encode(self) -> None:
         """Any thread."""
-        image = self.image
+        image, result = self.image, self.result
         if image is not None:
-            self.data, self.image = jpeg(image), None
+            drawn = image if result is None else self.view.picture(image, result)
+            self.data, self.image, self.result = jpeg(drawn), None, None
 
-    def header(self) -> dict[str, Any]:
+    def header(self) -> Fields:
         """For JSON: the picture's length and its answer."""
         record = {k: self.record[k] for k in KEYS if k in self.record}
-        output = self.record.get("output") or {}
-        scores = {k: output[k] for k in ALARMS if isinstance(output.get(k), float)}
         return {
             "stream": self.session.name, "bytes": len(self.data), "aspect": aspect(self.session),
-            **record, "scores": scores,
+            **record, **self.view.tile(self.record),
         }  # fmt: skip
 
 
@@ -113,13 +116,14 @@ class Dashboard:
     """Listens to the sessions; pages ask it. Everything runs on the event loop but encoding."""
 
     def __init__(self, sessions: Sessions):
-        self.sessions, self.timeline = sessions, Timeline()
+        self.view = view_of(sessions.engine.step.card)  # of all streams: it remembers none
+        self.sessions, self.timeline = sessions, Timeline(alarms=self.view.alarms)
         self.watchers: set[Any] = set()
         self.tiles: dict[LiveSession, Tile] = {}
         self._past: dict[LiveSession, Past] = {}
         self._serial = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._state: tuple[float, dict[str, Any]] = (float("-inf"), {})
+        self._state: tuple[float, Json] = (float("-inf"), {})
         self._webrtc = importlib.util.find_spec("aiortc") is not None
         sessions.listeners.append(self._answered)
         sessions.removed.append(self._removed)
@@ -135,7 +139,9 @@ class Dashboard:
         if answer.frame is not None:
             session.stream.show = False  # until somebody asks again
             self._serial += 1
-            self.tiles[session] = Tile(self._serial, session, answer.frame, record)
+            self.tiles[session] = Tile(
+                self._serial, session, answer.frame, record, self.view, answer.result
+            )
             for watcher in self.watchers:
                 watcher.told(session.name)
 
@@ -194,10 +200,10 @@ class Dashboard:
         found = [t for t in self.tiles.values() if t.serial > serial and t.session.name in names]
         new = [tile for tile in found if tile.image is not None]
         if new:
-            await asyncio.to_thread(lambda: [tile.encode() for tile in new])
+            await DRAWING.run(lambda: [tile.encode() for tile in new])
         return sorted(found, key=lambda tile: tile.serial)
 
-    async def state(self) -> dict[str, Any]:
+    async def state(self) -> Json:
         """The summary, made anew at most once in 0.9 s, however many pages there are."""
         now = time.monotonic()
         if now < self._state[0] + 0.9:
@@ -205,7 +211,7 @@ class Dashboard:
         live = sorted(self.sessions.by_name.values(), key=lambda session: session.name)
         pasts = [self._past.get(s) or self._begin(s) for s in live]
         recent = [past.recent(now) for past in pasts]
-        summary, each = await asyncio.to_thread(summarise, recent)
+        summary, each = await DRAWING.run(summarise, recent)
         rows = [row(s, p, e) for s, p, e in zip(live, pasts, each, strict=True)]
         engine = self.sessions.engine
         report = engine.report()
@@ -227,7 +233,7 @@ class Dashboard:
             return "failed"
         return "draining" if self.sessions.draining else "ok"
 
-    def hello(self) -> dict[str, Any]:
+    def hello(self) -> Json:
         """What does not change: for a page that has come in."""
         engine = self.sessions.engine
         return {
@@ -264,7 +270,7 @@ def thinned(session: LiveSession) -> int:
     return 0 if session.feed is None else session.feed.source.drops.get(THINNED, 0)
 
 
-def row(session: LiveSession, past: Past, latency: dict[str, float]) -> dict[str, Any]:
+def row(session: LiveSession, past: Past, latency: dict[str, float]) -> Json:
     """A line of the streams table."""
     books, feed = session.books, session.feed
     came, answered = past.rates()
@@ -279,7 +285,7 @@ def row(session: LiveSession, past: Past, latency: dict[str, float]) -> dict[str
     }  # fmt: skip
 
 
-def summarise(recent: list[list[float]]) -> tuple[dict[str, Any], list[dict[str, float]]]:
+def summarise(recent: list[list[float]]) -> tuple[Json, list[dict[str, float]]]:
     """Latencies in seconds per stream -> (all of them: percentiles and histogram; each), in ms."""
     each = [1e3 * np.asarray(seconds) for seconds in recent]
     every = np.concatenate([*each, np.empty(0)])

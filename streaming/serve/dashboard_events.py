@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
 
-from ..watch import ALARMS
+from ...layers.streaming import Json
 from .recent import Record
 
-Item = dict[str, Any]
+Item = Json
 SCORE = 0.5  # of an event, an anomaly or a class, from which on it is told
 GAP = 2.0  # seconds: what comes again within them goes on
 TEXT = 200  # characters
@@ -20,12 +19,18 @@ class Timeline:
     """The newest ``keep`` items; what changes gets a new revision, so that readers ask for little.
 
     An item: {id, rev, stream, kind, text, start, end, count, peak}, times in Unix seconds.
-    Kinds: "event" and "anomaly" (the model's scores), "mark" (the gate's), "label" (the class
-    that a stream shows), "drop", "error", "refused" and "stream" (it comes, goes or changes).
+    Kinds: the ``alarms`` (scores in ``output``, such as a live model's "event" and "anomaly"),
+    "mark" (the gate's), "label" (the class that a stream shows), "drop", "error", "refused" and
+    "stream" (it comes, goes or changes).
     """
 
-    def __init__(self, keep: int = 400, clock: Callable[[], float] = time.time):
-        self._keep, self._clock = keep, clock
+    def __init__(
+        self,
+        keep: int = 400,
+        clock: Callable[[], float] = time.time,
+        alarms: tuple[str, ...] = (),
+    ):
+        self._keep, self._clock, self._alarms = keep, clock, alarms
         self._items: OrderedDict[int, Item] = OrderedDict()  # by id, the last changed one last
         self._open: dict[Hashable, Item] = {}  # the newest span of each key
         self._next = 1
@@ -72,7 +77,7 @@ class Timeline:
         if record.get("error"):
             self.span(stream, "error", str(record["error"]))
         output = record.get("output")
-        for kind in ALARMS:
+        for kind in self._alarms:
             score = output.get(kind) if output else None
             if isinstance(score, float) and score >= SCORE:
                 self.span(stream, kind, kind, peak=round(score, 3))

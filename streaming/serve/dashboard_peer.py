@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+from ..engine.feed import Feed
 from ..sources import FrameSource, SourceError, answer_offer
-from ..sources.feed import Feed
 from .inputs import Thinned
 from .limits import ServeError
 from .live_session import LiveSession
 from .sessions import Sessions
 from .spec import Spec
+from .workers import PEERS
 
 ENDS: set[asyncio.Task[None]] = set()  # a task that nobody holds may vanish
 
@@ -34,9 +35,7 @@ async def add_peer(
         raise ServeError("bad_offer", 'the offer is {"sdp": "v=0..."}, with its candidates')
     session = await sessions.admit(spec, owner=owner, name=name, lasting=True)
     try:
-        answer, source = await asyncio.to_thread(
-            _answer, sdp, session.name, sessions.engine.frame_shape
-        )
+        answer, source = await PEERS.run(_answer, sdp, session.name, sessions.engine.frame_shape)
     except SourceError as error:
         sessions.remove(session)
         raise ServeError("bad_offer", str(error)) from None
@@ -44,7 +43,7 @@ async def add_peer(
         sessions.remove(session)
         raise
     if session.ended:  # removed in the meantime
-        await asyncio.to_thread(source.close)
+        await PEERS.run(source.close)
         raise ServeError("closed", f"stream {session.name} has ended: {session.ended}")
     source.name = f"WebRTC ({session.name})"
     session.feed = Feed(cast(FrameSource, Thinned(source, spec.fps)), session.stream)

@@ -18,8 +18,8 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
+from ...layers.streaming import Json
 from .conversation import Closing, Message
 from .dashboard import Dashboard
 from .limits import ServeError
@@ -103,7 +103,7 @@ class Watching:
     async def _message(self, due: bool) -> bytes:
         board = self._board
         tiles = await board.newer(self._after, self._wanted)
-        header: dict[str, Any] = {
+        header: Json = {
             "after": max([self._after, *(t.serial for t in tiles)]),
             "rev": board.timeline.rev, "tiles": [t.header() for t in tiles],
             "events": board.timeline.after(self._rev),

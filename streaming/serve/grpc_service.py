@@ -11,26 +11,38 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health as health_package
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from ...layers.streaming import Fields
 from . import streamzoo_serve_pb2 as pb
 from .access import Tokens
 from .conversation import Closing, Conversation, Message
+from .door import Door
 from .limits import ServeError
 from .sessions import Sessions
 from .wire import JPEG, RAW, FrameMessage
 
-health: Any = getattr(health_package, "aio")  # which its stubs leave out
+health: Any = vars(health_package)["aio"]  # which its stubs leave out
 log = logging.getLogger("streamzoo.serve")
 SERVICE = "streamzoo.serve.v1.Streams"
 CODES = {
     "unauthorised": grpc.StatusCode.UNAUTHENTICATED, "unknown_token": grpc.StatusCode.NOT_FOUND,
+    "forbidden": grpc.StatusCode.PERMISSION_DENIED,
     "taken": grpc.StatusCode.ALREADY_EXISTS, "too_many": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "refused": grpc.StatusCode.RESOURCE_EXHAUSTED, "draining": grpc.StatusCode.UNAVAILABLE,
 }  # fmt: skip
 CONTROLS = {pb.PAUSE: "pause", pb.GO: "go", pb.FINISH: "finish", pb.CLOSE: "close"}
+
+
+def read(data: bytes) -> pb.ClientMessage:
+    """A message without content for bytes that are none: an error to tell, not a stack trace."""
+    try:
+        return pb.ClientMessage.FromString(data)
+    except DecodeError:
+        return pb.ClientMessage()
 
 
 def heard(message: pb.ClientMessage) -> Message | FrameMessage:
@@ -81,7 +93,7 @@ def said(message: Message) -> pb.ServerMessage:
     return out
 
 
-def _result(fields: dict[str, Any]) -> pb.Result:
+def _result(fields: Fields) -> pb.Result:
     classes, persons = fields.pop("classes", {}), fields.pop("persons", [])
     output = fields.pop("output", {})
     result = pb.Result(**fields, classes=_scores(classes))
@@ -101,8 +113,14 @@ def _scores(classes: dict[str, float | None]) -> list[pb.Score]:
 class Service:
     """The handlers of one server."""
 
-    def __init__(self, sessions: Sessions, tokens: Tokens, observe: Callable[[str, float], None]):
-        self._sessions, self._tokens, self._observe = sessions, tokens, observe
+    def __init__(
+        self,
+        sessions: Sessions,
+        tokens: Tokens,
+        observe: Callable[[str, float], None],
+        door: Door = Door(),
+    ):
+        self._sessions, self._tokens, self._observe, self._door = sessions, tokens, observe, door
 
     async def stream(
         self, requests: AsyncIterator[pb.ClientMessage], context: Any
@@ -125,9 +143,17 @@ class Service:
 
     async def _begin(self, requests: Any, context: Any) -> tuple[Conversation, Message]:
         address = context.peer().rpartition(":")[0]
-        words = dict(context.invocation_metadata() or ()).get("authorization", "")
-        kind, _, token = str(words).partition(" ")
-        owner = self._tokens.owner(token if kind.lower() == "bearer" else None, address)
+        metadata = dict(context.invocation_metadata() or ())
+        # Browsers say of which site a page is, whatever name it reached us by; programs do not.
+        origin = metadata.get("origin")
+        why = self._door.refusal([(b"origin", str(origin).encode())]) if origin else None
+        if why is not None:
+            raise ServeError("forbidden", why)
+        # Metadata are ASCII, but for keys that end in -bin.
+        words = metadata.get("authorization-bin", metadata.get("authorization", ""))
+        words = words if isinstance(words, bytes) else str(words).encode()
+        kind, _, token = words.partition(b" ")
+        owner = self._tokens.owner(token if kind.lower() == b"bearer" else None, address)
         try:
             async with asyncio.timeout(self._sessions.limits.handshake):
                 first = heard(await anext(requests))
@@ -194,6 +220,7 @@ class GrpcServer:
         observe: Callable[[str, float], None],
         certificate: Path | None = None,
         key: Path | None = None,
+        door: Door = Door(),
     ):
         limits = sessions.limits
         self._server = grpc.aio.server(
@@ -203,12 +230,14 @@ class GrpcServer:
                 ("grpc.keepalive_time_ms", 10_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
                 ("grpc.so_reuseport", 0),
+                ("grpc.server_handshake_timeout_ms", int(1e3 * limits.handshake)),
+                ("grpc.max_connection_idle_ms", 300_000),
             ],
         )
-        service = Service(sessions, tokens, observe)
+        service = Service(sessions, tokens, observe, door)
         handler = grpc.stream_stream_rpc_method_handler(
             service.stream,  # type: ignore[arg-type]
-            request_deserializer=pb.ClientMessage.FromString,
+            request_deserializer=read,
             response_serializer=pb.ServerMessage.SerializeToString,
         )
         handlers = grpc.method_handlers_generic_handler(SERVICE, {"Stream": handler})

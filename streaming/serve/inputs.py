@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from ..engine.feed import Feed
 from ..sources import Frame, FrameSource, SourceError, open_source
-from ..sources.feed import Feed
 from .limits import ServeError
 from .live_session import LiveSession
-from .sessions import SOURCE, Sessions
+from .sessions import NAME, SOURCE, Sessions
 from .spec import Spec
+from .workers import OPENING
 
 log = logging.getLogger("streamzoo.serve")
 THINNED = "thinned"  # reason of a drop: more frames came than were asked for
@@ -71,20 +75,47 @@ async def add_source(
     Raises:
       ServeError: "bad_source": it cannot be opened; else see :meth:`Sessions.open`.
     """
-    size = sessions.engine.frame_shape
     try:
-        source = await asyncio.to_thread(open_source, address, size=size, live=True, stream=name)
+        source = await _open(address, sessions, name)
     except SourceError as error:
         raise ServeError("bad_source", str(error)) from None
     try:
         spec = spec or dataclasses.replace(Spec(), fps=source.fps or 30.0)
         session = await _session(sessions, SOURCE + address, spec, name)
     except BaseException:
-        await asyncio.to_thread(source.close)
+        await OPENING.run(source.close)
         raise
     thinned = cast(FrameSource, Thinned(source, session.spec.fps))
     session.feed = Feed(thinned, session.stream)
     return session
+
+
+async def _open(address: str, sessions: Sessions, name: str | None) -> FrameSource:
+    """As `open_source`, in a thread; nothing stays open if nobody waits for it any more."""
+    found: list[FrameSource] = []
+    gone = threading.Event()
+
+    def opened() -> FrameSource:
+        found.append(
+            open_source(
+                address,
+                size=sessions.engine.frame_shape,
+                live=True,
+                stream=name,
+                **sessions.reader,
+            )
+        )
+        if gone.is_set():
+            found[0].close()
+        return found[0]
+
+    try:
+        return await OPENING.run(opened)
+    except asyncio.CancelledError:
+        gone.set()
+        if found:  # it came in the same moment
+            threading.Thread(target=found[0].close, daemon=True).start()
+        raise
 
 
 async def _session(sessions: Sessions, token: str, spec: Spec, name: str | None) -> LiveSession:
@@ -109,7 +140,7 @@ def check_address(address: object) -> str:
     if not isinstance(address, str) or urlsplit(address).scheme.lower() not in SCHEMES:
         raise ServeError(
             "bad_source",
-            f"url {address!r}: an address that starts with one of "
+            "url: an address that starts with one of "
             f"{', '.join(f'{s}://' for s in SCHEMES)}; files and cameras of the server itself "
             "are given where it is started (--stream)",
         )
@@ -131,16 +162,38 @@ async def keep_trying(sessions: Sessions, address: str, spec: Spec | None, name:
         pause = min(2 * pause, 60.0)
 
 
+def named(sources: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, address) of each: of NAME=ADDRESS, else cam0, cam1, ... by its place.
+
+    A file that is there under the whole text is that file, though an = is in its name.
+
+    Raises:
+      ValueError: two have the same name.
+    """
+    pairs = []
+    for place, text in enumerate(sources):
+        name, equals, address = text.partition("=")
+        if equals and address and NAME.fullmatch(name) and not Path(text).exists():
+            pairs.append((name, address))
+        else:
+            pairs.append((f"cam{place}", text))
+    counts = Counter(name for name, _ in pairs)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(f"--stream: {twice[0]} names two streams; give each a name of its own")
+    return pairs
+
+
 async def add_all(
     sessions: Sessions, addresses: Sequence[str], spec: Spec | None = None
 ) -> list[asyncio.Task[None]]:
-    """Adds sources as cam0, cam1, ... Network cameras that are away are tried again by the tasks
-    returned: a server that starts must not wait for all of its cameras.
+    """Adds sources by their names; see :func:`named`. Network cameras that are away are tried again
+    by the tasks returned: a server that starts must not wait for all of its cameras.
 
     Raises:
       ServeError: a file or a camera of this machine cannot be opened, or the engine refuses.
+      ValueError: two of one name.
     """
-    names = [f"cam{k}" for k in range(len(addresses))]
+    names, addresses = zip(*named(addresses), strict=True) if addresses else ((), ())
     added = await asyncio.gather(
         *(add_source(sessions, a, spec, name=n) for a, n in zip(addresses, names, strict=True)),
         return_exceptions=True,

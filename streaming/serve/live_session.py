@@ -5,17 +5,30 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from ..engine import Answer, Refused, Snapshot, Stream, StreamClosed
-from ..sources.feed import Feed
-from .limits import ServeError
+import numpy as np
+
+from ...layers.streaming import Carry, Json
+from ..engine import Answer, Engine, Refused, Snapshot, Stream, StreamClosed
+from ..engine.feed import Feed
+from .limits import Limits, ServeError
 from .recent import Recent, Record
 from .records import record_of
 from .spec import Spec, Start, token_key
 
-if TYPE_CHECKING:
-    from .sessions import Sessions
+
+class Hub(Protocol):
+    """What a session asks of the one that keeps all of them."""
+
+    engine: Engine
+    limits: Limits
+    recall: Callable[[str, bool], Awaitable[LiveSession]] | None
+    draining: bool
+
+    def away(self, session: LiveSession) -> None: ...
+    def answered(self, session: LiveSession, answer: Answer) -> None: ...
 
 
 class Attachment:
@@ -52,7 +65,7 @@ class Attachment:
     def detach(self) -> None:
         """The client is gone; the session waits for it."""
         if self.session.attached is self:
-            self.session.attached = None
+            self.session.attached, self.session.left = None, True
             self.session.hub.away(self.session)
 
 
@@ -64,12 +77,13 @@ class LiveSession:
     first that may not be sent yet.
     """
 
-    def __init__(self, hub: Sessions, name: str, token: str, owner: str, spec: Spec, start: Start):
+    def __init__(self, hub: Hub, name: str, token: str, owner: str, spec: Spec, start: Start):
         self.hub, self.name, self.token, self.owner, self.spec = hub, name, token, owner, spec
         self.stream = self._add(start.carry, start.next)
         self.recent = Recent(hub.limits.keep, start.records, start.last)
         self.next = self.saved = start.next
         self.attached: Attachment | None = None
+        self.left = False  # its client was here, and has gone
         self.ended: str | None = None  # why
         self.bad = self.skipped = self.repeated = self.missed = 0
         self.timer: asyncio.TimerHandle | None = None
@@ -77,13 +91,13 @@ class LiveSession:
         self.feed: Feed | None = None
         self.original_size: tuple[int, int] | None = None  # of the newest picture, as it was sent
         self.since = 0.0  # when its client left, on the event loop's clock
-        self.parked: Any = None  # its carry [1, ...], while others have its slot
+        self.parked: Carry = None  # its carry [1, ...], while others have its slot
         self._past = Snapshot()  # books of its streams before this one
         self._shifts = deque([(start.next, 0)])  # (engine index, ours - the engine's) from there on
         self._room = asyncio.Event()
         self._reader = self._begin()
 
-    def _add(self, carry: Any, start: int) -> Stream:
+    def _add(self, carry: Carry, start: int) -> Stream:
         spec = self.spec
         return self.hub.engine.add(
             self.name, spec.fps, budget=spec.budget, policy=spec.policy, capacity=spec.capacity,
@@ -110,8 +124,16 @@ class LiveSession:
         """Names the session on disk: the token, which is a secret, stays off it."""
         return token_key(self.token)
 
-    def offer(self, index: int, frame: Any, time: float | None = None, event: bool = False) -> bool:
-        """Takes uint8 RGB [h, w, 3] with its number; False: it had come before.
+    def offer(
+        self,
+        index: int,
+        frame: np.ndarray,
+        time: float | None = None,
+        event: bool = False,
+        original: tuple[int, int] | None = None,
+    ) -> bool:
+        """Takes uint8 RGB [h, w, 3] with its number, see :meth:`Stream.offer`; False: it had come
+        before.
 
         Raises:
           ServeError: "gap", "no_credit", "draining": the frame is still the sender's; "closed".
@@ -122,7 +144,7 @@ class LiveSession:
         if self.hub.draining:
             raise ServeError("draining", "this server is shutting down; resume later or elsewhere")
         try:
-            taken = self.stream.offer(frame, time, event=event)
+            taken = self.stream.offer(frame, time, event=event, original=original)
         except StreamClosed:
             raise ServeError("closed", f"session {self.name} takes no frames any more") from None
         if taken is None:
@@ -179,6 +201,7 @@ class LiveSession:
         if self.attached is not None:
             self.attached.replaced = True
             self.attached.news.set()
+        self.left = False
         after = min(max(after, 0), self.recent.last)
         self.ack(after)
         self.attached = Attachment(self, after)
@@ -278,7 +301,7 @@ class LiveSession:
         if self.attached is None:
             self.hub.away(self)
 
-    async def state(self) -> tuple[dict[str, Any], Any]:
+    async def state(self) -> tuple[Json, Carry]:
         """(plain data, carry [1, ...]) from which :class:`Start` goes on. Raises StreamClosed."""
         shifts = list(self._shifts)  # later ones begin at frames that the carry has not seen
         if self.parked is None:
@@ -317,7 +340,7 @@ class LiveSession:
         """Where every frame of the session is."""
         return self._past + self.stream.books
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """For JSON: where the session is, and its books."""
         status = "paused" if self.stream.paused else "live"
         if self.parked is not None:

@@ -39,7 +39,10 @@ export function address(path) {
 /** A REST call. Throws an Error with the server's own words. */
 export async function call(method, path, body) {
   const headers = {};
-  if (token.get()) headers.Authorization = `Bearer ${token.get()}`;
+  if (token.get()) {  // a header holds bytes: the token's UTF-8
+    const bytes = new TextEncoder().encode(token.get());
+    headers.Authorization = `Bearer ${String.fromCharCode(...bytes)}`;
+  }
   if (body) headers["Content-Type"] = "application/json";
   let answer;
   try {

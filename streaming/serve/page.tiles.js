@@ -71,7 +71,8 @@ export async function paint(answer, jpeg) {
   pen.imageSmoothingQuality = "high";
   pen.drawImage(picture, 0, 0, width, height);
   picture.close();
-  for (const person of answer.persons ?? []) box(pen, person, width, height);
+  const found = answer.objects?.length ? answer.objects : answer.persons ?? [];
+  for (const one of found) box(pen, one, width, height);
   tile.querySelector(".ms").textContent = `${answer.latency_ms.toFixed(0)} ms`;
   scores(tile, answer);
 }
@@ -83,7 +84,9 @@ function box(pen, person, width, height) {
   pen.strokeStyle = "#36e07c";
   pen.strokeRect(x1, y1, x2 - x1, y2 - y1);
   const best = Object.entries(person.classes ?? {})[0];
-  const text = best?.[1] != null ? `${best[0]} ${best[1].toFixed(2)}` : person.score.toFixed(2);
+  const name = [person.label, person.id].filter((part) => part != null).join(" ");
+  const text = best?.[1] != null
+    ? `${best[0]} ${best[1].toFixed(2)}` : `${name} ${person.score.toFixed(2)}`.trim();
   pen.font = `${12 * unit}px system-ui, sans-serif`;
   const wide = pen.measureText(text).width + 8 * unit, high = 16 * unit;
   const x = Math.max(0, Math.min(x1, width - wide)), y = y1 >= high ? y1 - high : y1;

@@ -5,7 +5,8 @@ from __future__ import annotations
 import av
 import numpy as np
 
-from ..sources.jpeg import JpegDecoder, jpeg_size
+from ...zoo.video import UPRIGHT, of_exif
+from ..sources.jpeg import JpegDecoder, check_work, jpeg_size
 from ..sources.picture import Resizer
 from .limits import Limits, ServeError
 from .wire import JPEG, FrameMessage
@@ -15,7 +16,8 @@ class Pictures:
     """Decodes and resizes the frames of one client, within its limits.
 
     Decoding and resize are the sources' own, so that a model sees what it sees elsewhere.
-    ``original_size``: (height, width) of the newest frame before the resize.
+    ``original_size``: (height, width) of the newest frame before the resize, as it is displayed:
+    a JPEG turned and mirrored as its EXIF says.
     """
 
     def __init__(self, size: tuple[int, int], limits: Limits):
@@ -26,8 +28,12 @@ class Pictures:
     def __call__(self, frame: FrameMessage) -> np.ndarray:
         """uint8 RGB [h, w, 3]. Raises ServeError "bad_frame"; any thread, one at a time."""
         if frame.kind == JPEG:
-            return self._resize(self._jpeg(frame), self.size)
+            turned = of_exif(bytes(frame.picture)) or UPRIGHT
+            picture = self._jpeg(frame)
+            self.original_size = self._resize.size(picture, turned)
+            return self._resize(picture, self.size, turned)
         image = self._raw(frame)
+        self.original_size = image.shape[:2]
         if image.shape[:2] == self.size:
             return image
         return self._resize(av.VideoFrame.from_ndarray(image, "rgb24"), self.size)
@@ -39,15 +45,17 @@ class Pictures:
                 f"frame {index} is {height} x {width} pixels; up to {self._limits.pixels} are "
                 "taken, send it smaller",
             )
-        self.original_size = (height, width)
 
     def _jpeg(self, frame: FrameMessage) -> av.VideoFrame:
         data = bytes(frame.picture)
         try:
             height, width = jpeg_size(data)
+            self._check(frame.index, height, width)
+            check_work(data, (height, width))
+        except ServeError:
+            raise
         except ValueError as error:
             raise ServeError("bad_frame", f"frame {frame.index}: {error}") from None
-        self._check(frame.index, height, width)
         picture = self._decode(data)
         if picture is None:
             raise ServeError("bad_frame", f"frame {frame.index} is damaged and gives no picture")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
 
-Record = dict[str, Any]
+from ...layers.streaming import Json
+
+Record = Json
 
 
 class Recent:

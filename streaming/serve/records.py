@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
-import jax
-import numpy as np
-
+from ...layers.streaming import Json
 from ..engine import Answer
-from ..session import Result
-from ..watch import best
-
-MOST = 4096  # numbers of one output that are sent; masks and feature maps are not
+from ..views import view_class
 
 
-def record_of(answer: Answer, index: int, top: int = 5) -> dict[str, Any]:
+def record_of(answer: Answer, index: int) -> Json:
     """{index, time, latency_ms, ...}; JSON types only.
 
-    With a frame head: ``classes``, the ``top`` names and probabilities. With boxes: ``persons``
-    (box x1, y1, x2, y2 in [0, 1], score, classes). ``output``: arrays of at most 4096 numbers
-    that the model answers beside these; null is not a finite number. ``error`` and ``reset`` as
-    in :class:`Answer`, only where they say something.
+    What was found stands there as the view of the model's task has it ``sent``: with a frame head
+    ``classes``, the best names and probabilities; ``persons`` (box x1, y1, x2, y2 in [0, 1], score,
+    classes; of tracks id); ``output``: ``objects`` of a detector or of tracks, or arrays of at most
+    4096 numbers that the model answers beside these. null is not a finite number. ``error`` and
+    ``reset`` as in :class:`Answer`, only where they say something.
     """
-    record: dict[str, Any] = {
+    record: Json = {
         "index": index,
         "time": answer.time,
         "latency_ms": round(1e3 * answer.latency, 3),
@@ -36,35 +31,10 @@ def record_of(answer: Answer, index: int, top: int = 5) -> dict[str, Any]:
     if answer.result is None:
         record["error"] = answer.error
     else:
-        record |= _plain(_seen(answer.result, top))
+        result = answer.result
+        record["model_ms"] = round(result.milliseconds, 3)
+        record |= _plain(view_class(result.task)().sent(result))
     return record
-
-
-def _seen(result: Result, top: int) -> dict[str, Any]:
-    seen: dict[str, Any] = {"model_ms": round(result.milliseconds, 3)}
-    known = ()
-    if hasattr(result.output, "box_valid"):
-        known = ("logits", "boxes", "box_valid", "box_scores", "box_logits")
-        scores = result.scores()
-        if scores is not None:
-            seen["classes"] = best(scores, result.classes, top)
-        seen["persons"] = result.persons()
-        for person in seen["persons"]:
-            if "scores" in person:
-                person["classes"] = best(person.pop("scores"), result.classes, top)
-    output = dict(_arrays(result.output, known))
-    return seen | {"output": output} if output else seen
-
-
-def _arrays(output: Any, known: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(output)[0]:
-        name = "/".join(str(getattr(k, "name", getattr(k, "key", k))) for k in path) or "value"
-        array = np.asarray(leaf)
-        if name in known or array.size > MOST or array.dtype.kind not in "fiubV":
-            continue
-        if array.dtype.kind == "V" or (array.dtype.kind == "f" and array.dtype.itemsize < 4):
-            array = array.astype(np.float32)  # bfloat16 and the like
-        yield name, array.tolist()
 
 
 def _plain(value: Any) -> Any:

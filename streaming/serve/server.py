@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ...layers.streaming import Json
+from ...zoo.ranges import Checked, Port, Positive
 from ..engine import Engine
 from .access import Tokens, is_loopback
 from .app import make_app
+from .deadlines import plain, timed
+from .door import Door
 from .inputs import add_all
 from .limits import Limits
 from .live_session import LiveSession
@@ -28,35 +31,46 @@ from .spec import Spec
 from .store import Store
 
 log = logging.getLogger("streamzoo.serve")
+FAREWELL = 2.0  # seconds that the drain waits for sources to end
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Settings(Checked):
     """How a server listens and what it keeps.
 
     Attributes:
       host, port: port 0 takes a free one.
       grpc_port: of the gRPC service; None: there is none.
       tokens: needed unless ``host`` is of this machine only; ``insecure`` waives that.
+      allow_hosts, allow_origins: names in Host, and sites whose pages may ask, besides this
+        server's own; see :class:`.door.Door`.
+      trusted_proxies: addresses whose X-Forwarded-For and -Proto are believed; from all others,
+        they are not looked at.
       certificate, key: PEM files, for TLS.
       store: folder of the snapshots; None keeps none.
       every: seconds between snapshots of a session.
       patience: seconds that a drain may take.
+      reader: keywords of `open_source`: how the sources are read.
     """
 
     host: str = "127.0.0.1"
-    port: int = 8765
-    grpc_port: int | None = None
+    port: Port = 8765
+    grpc_port: Port | None = None
     tokens: Tokens = dataclasses.field(default_factory=Tokens)
     insecure: bool = False
+    allow_hosts: tuple[str, ...] = ()
+    allow_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
     certificate: Path | None = None
     key: Path | None = None
     limits: Limits = dataclasses.field(default_factory=Limits)
     store: Path | None = None
-    every: float = 1.0
-    patience: float = 10.0
+    every: Positive = 1.0
+    patience: Positive = 10.0
+    reader: Json = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        super().__post_init__()
         if not is_loopback(self.host) and not self.tokens and not self.insecure:
             raise ValueError(
                 f"{self.host} is reached from other machines: give --token-file (and --certificate "
@@ -67,6 +81,12 @@ class Settings:
         for path in (self.certificate, self.key):
             if path is not None and not path.is_file():
                 raise ValueError(f"{path}: no such file")
+        _ = self.door  # fails early
+
+    @property
+    def door(self) -> Door:
+        """Raises ValueError: a host or an origin is none."""
+        return Door.of(self.host, self.allow_hosts, self.allow_origins)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -84,23 +104,6 @@ def bind(host: str, port: int) -> socket.socket:
             "--port"
         ) from None
     return sock
-
-
-def timed(seconds: float) -> type[H11Protocol]:
-    """uvicorn's HTTP, without connections that never say anything."""
-
-    class Timed(H11Protocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            self.loop.call_later(seconds, self._expire)
-
-        def _expire(self) -> None:
-            # After the first request there is a cycle, or a WebSocket has taken the transport.
-            if self.cycle is None and self.transport.get_protocol() is self:
-                log.info("%s: closed, no request in %g s", self.client, seconds)
-                self.transport.close()
-
-    return Timed
 
 
 class Quiet(uvicorn.Server):
@@ -123,6 +126,7 @@ class Server:
         self.settings = settings or Settings()
         self.engine = engine
         self.sessions = Sessions(engine, self.settings.limits)
+        self.sessions.reader = dict(self.settings.reader)
         self._socket = bind(self.settings.host, self.settings.port)
         self._stop = asyncio.Event()
         self.snapshots: Snapshots | None = None
@@ -139,13 +143,13 @@ class Server:
         settings = self.settings
         if settings.store is not None:
             self.snapshots = Snapshots(self.sessions, Store(settings.store), settings.every)
-        app = make_app(self.sessions, settings.tokens)
+        app = make_app(self.sessions, settings.tokens, settings.door)
         if settings.grpc_port is not None:
             from .grpc_service import GrpcServer  # the one that needs grpc
 
             self.grpc = GrpcServer(
                 self.sessions, f"{settings.host}:{settings.grpc_port}", settings.tokens,
-                app.state.metrics.observe, settings.certificate, settings.key,
+                app.state.metrics.observe, settings.certificate, settings.key, settings.door,
             )  # fmt: skip
             await self.grpc.start()
         config = uvicorn.Config(
@@ -155,8 +159,11 @@ class Server:
             ws_ping_interval=10, ws_ping_timeout=20,
             limit_concurrency=settings.limits.connections, timeout_graceful_shutdown=3,
             log_config=None, access_log=False, lifespan="off",
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=list(settings.trusted_proxies),
             ssl_certfile=settings.certificate, ssl_keyfile=settings.key and str(settings.key),
         )  # fmt: skip
+        logging.getLogger("uvicorn.error").addFilter(plain)
         self._web = Quiet(config)
         self._running = asyncio.create_task(self._web.serve(sockets=[self._socket]))
         while not self._web.started and not self._running.done():
@@ -196,8 +203,13 @@ class Server:
         live = [s for s in sessions.by_name.values() if not s.ended]
         fed, pushed = [s for s in live if s.feed], [s for s in live if not s.feed]
         whole = await self._save(fed, end)  # before they end with their sources
-        await asyncio.gather(*(s.feed.close() for s in fed if s.feed is not None))
-        busy = lambda: [s for s in live if not (s.stream.state.idle or s.stream.paused)]  # noqa: E731
+        # A source that is stuck in a read ends by its own time limit; nobody waits for it here.
+        closing = [asyncio.create_task(s.feed.close()) for s in fed if s.feed is not None]
+        if closing:
+            await asyncio.wait(closing, timeout=min(FAREWELL, max(0.1, end - time.monotonic())))
+        for task in closing:
+            task.cancel()
+        busy = lambda: [s for s in live if not (s.stream.state.idle or s.stream.paused)]
         whole &= await self._until(lambda: not busy(), end)
         whole &= await self._save([s for s in pushed if not s.ended], end)
         if self.snapshots is not None:
@@ -247,7 +259,7 @@ async def run(
     settings: Settings,
     addresses: Sequence[str] = (),
     spec: Spec | None = None,
-    ready: Callable[[Server], None] = lambda server: None,
+    ready: Callable[[Server], None] = lambda _: None,
 ) -> bool:
     """Serves until SIGINT or SIGTERM; a second one does not wait for the drain.
 
@@ -260,11 +272,18 @@ async def run(
     async with engine, server:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, server.stop)
-        trying = await add_all(server.sessions, addresses, spec)
-        ready(server)
-        await server.wait()
-        for task in trying:
-            task.cancel()
+        adding = asyncio.create_task(add_all(server.sessions, addresses, spec))
+        signalled = asyncio.create_task(server.stopped())
+        await asyncio.wait([adding, signalled], return_when=asyncio.FIRST_COMPLETED)
+        signalled.cancel()
+        if adding.done():
+            trying = adding.result()
+            ready(server)
+            await server.wait()
+            for task in trying:
+                task.cancel()
+        else:  # a signal, while cameras are still being opened
+            adding.cancel()
         if engine.failure is not None:
             return False
         server.again()

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ...layers.streaming import Fields
 from ..engine import Answer, Engine, Refused
 from .limits import Limits, ServeError
 from .live_session import LiveSession
@@ -41,6 +43,7 @@ class Sessions:
         self.removed: list[Callable[[LiveSession], None]] = []  # of every session let go
         self.refusals: list[Callable[[str, str], None]] = []  # of (name, why) the engine refused
         self.recall: Callable[[str, bool], Awaitable[LiveSession]] | None = None  # by token
+        self.reader: Fields = {}  # of `open_source`: how all sources are read
         self.draining = False
         self._count = 0
         self._room = asyncio.Lock()
@@ -52,23 +55,37 @@ class Sessions:
             await self._make_room(spec)
             return self.open(spec, **kwargs)
 
-    async def _make_room(self, spec: Spec) -> None:
+    async def _make_room(self, spec: Spec, back: LiveSession | None = None) -> None:
         """Parks as few as will do, those that are away for longest first; none if that would
-        not help."""
-        parked = sum(s.parked is not None for s in self.by_name.values())
-        idle = [s for s in self.by_name.values() if s.parkable][: self.limits.parked - parked]
-        idle.sort(key=lambda session: session.since)
+        not help. ``back``: a parked session that the room is for."""
+        parked = self._parked(back)
+        room = max(0, self.limits.parked - len(parked) + sum(s.left for s in parked))
+        idle = [s for s in self.by_name.values() if s.parkable]
+        idle = sorted(idle, key=lambda session: session.since)[:room]
         for count in range(len(idle) + 1):
             without = [s.name for s in idle[:count]]
             if self.engine.refusal(spec.fps, budget=spec.budget, without=without) is None:
                 for session in idle[:count]:
                     await session.park()
+                    self._thin_out(back)
                 return
+
+    def _parked(self, but: LiveSession | None) -> list[LiveSession]:
+        return [s for s in self.by_name.values() if s.parked is not None and s is not but]
+
+    def _thin_out(self, but: LiveSession | None) -> None:
+        """Forgets one session where too many are parked: of the client that has left most behind
+        the one that is away for longest, so that nobody is pushed out by others."""
+        parked = self._parked(but)
+        left = [s for s in parked if s.left]
+        if len(parked) > self.limits.parked and left:
+            counts = Counter(s.owner for s in parked)
+            self.remove(min(left, key=lambda s: (-counts[s.owner], s.since)))
 
     async def _back(self, session: LiveSession) -> LiveSession:
         async with self._room:
             if session.parked is not None:
-                await self._make_room(session.spec)
+                await self._make_room(session.spec, session)
                 try:
                     session.unpark()
                 except Refused as error:
@@ -104,7 +121,8 @@ class Sessions:
             )
         if name in self.by_name:
             raise ServeError("taken", f"there is a session {name!r}; take another name")
-        held = sum(s.owner == owner for s in self.by_name.values()) if owner else 0
+        # Who is away holds nobody up: a page that is loaded again has left a session behind.
+        held = sum(s.owner == owner and not s.left for s in self.by_name.values()) if owner else 0
         if held >= self.limits.streams_per_client:
             raise ServeError(
                 "too_many", f"{held} streams are yours and that is the limit; close one of them"
@@ -129,7 +147,8 @@ class Sessions:
         """The session of a token. Raises ServeError "unknown_token"."""
         for session in self.by_name.values():
             if not session.lasting and secrets.compare_digest(
-                session.token.encode(), str(token).encode()
+                session.token.encode("utf-8", "surrogatepass"),
+                str(token).encode("utf-8", "surrogatepass"),
             ):
                 return session
         raise ServeError(

@@ -12,12 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from ...layers.streaming import Carry, Fields, Json
 from ..engine import StreamClosed
 from .limits import ServeError
 from .live_session import LiveSession
 from .sessions import Sessions
 from .spec import Spec, Start, token_key
 from .store import Lease, StaleWriter, Store
+from .workers import SAVING
 
 log = logging.getLogger("streamzoo.serve")
 
@@ -43,7 +45,7 @@ class Snapshots:
         self._task = asyncio.create_task(self._run(), name="snapshots")
 
     async def _run(self) -> None:
-        await asyncio.to_thread(self._store.sweep, 10 * self._sessions.limits.ttl)
+        await SAVING.run(self._store.sweep, 10 * self._sessions.limits.ttl)
         while True:
             for session in list(self._sessions.by_name.values()):
                 if self._due(session):
@@ -70,7 +72,7 @@ class Snapshots:
             async with self._lock:
                 if session.ended:  # since: what is forgotten must not come back
                     return False
-                await asyncio.to_thread(self._write, session, plain, flat(carry))
+                await SAVING.run(self._write, session, plain, flat(carry))
         except StreamClosed:
             return False
         except StaleWriter as error:
@@ -92,7 +94,7 @@ class Snapshots:
         if not session.ended:
             self._saved[session] = (time.monotonic(), place)
 
-    def _write(self, session: LiveSession, plain: dict[str, Any], arrays: Any) -> None:
+    def _write(self, session: LiveSession, plain: Fields, arrays: Any) -> None:
         if session not in self._leases:
             if session.ended:  # forgotten since: another's by now, and not to be claimed back
                 return
@@ -117,7 +119,7 @@ class Snapshots:
                 return self._sessions.resume(token)  # another connection was faster
             except ServeError as error:
                 unknown = error
-            found = await asyncio.to_thread(self._read, token_key(token))
+            found = await SAVING.run(self._read, token_key(token))
             if found is None:
                 raise unknown
             lease, plain, start = found
@@ -133,7 +135,7 @@ class Snapshots:
         log.info("session %s goes on from frame %d", session.name, session.next)
         return session
 
-    def _read(self, key: str) -> tuple[Lease, dict[str, Any], Start] | None:
+    def _read(self, key: str) -> tuple[Lease, Json, Start] | None:
         if key not in self._store:
             return None
         lease = self._store.claim(key)
@@ -177,13 +179,17 @@ class Snapshots:
         async with self._lock:  # a write of it may be on its way
             lease = self._leases.pop(session, None)
             if lease is not None:
-                await asyncio.to_thread(lease.drop)
+                await SAVING.run(lease.drop)
 
     async def close(self) -> None:
         """Ends the work; the store stays as it is."""
         self.let_go()
         self._task.cancel()
-        await asyncio.gather(self._task, *self._drops, return_exceptions=True)
+        tasks = [self._task, *self._drops]
+        await asyncio.wait(tasks, timeout=2.0)  # a store that hangs must not hold the process
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def fingerprint(step: Any) -> str:
@@ -196,13 +202,13 @@ def fingerprint(step: Any) -> str:
     return digest.hexdigest()
 
 
-def flat(carry: Any) -> dict[str, np.ndarray]:
+def flat(carry: Carry) -> dict[str, np.ndarray]:
     """{path in the tree: array}."""
     leaves = jax.tree_util.tree_flatten_with_path(carry)[0]
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def unflat(arrays: dict[str, np.ndarray], engine: Any) -> Any:
+def unflat(arrays: dict[str, np.ndarray], engine: Any) -> Carry:
     """The carry of one stream. Raises ServeError "unknown_token": arrays are missing."""
     make = engine.step.model.init_carry
     template = jax.eval_shape(lambda: make(1, engine.frame_shape))

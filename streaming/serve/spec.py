@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from typing import Any
 
+from ...layers.streaming import Carry
 from .limits import ServeError
 from .recent import Record
 
@@ -43,7 +43,7 @@ class Spec:
 class Start:
     """Where a session goes on from, if not from the beginning."""
 
-    carry: Any = None
+    carry: Carry = None
     next: int = 0
     last: int = 0
     records: list[Record] = dataclasses.field(default_factory=list)
@@ -51,4 +51,4 @@ class Start:
 
 def token_key(token: str) -> str:
     """A name for what belongs to a token, from which the token cannot be found."""
-    return hashlib.sha256(token.encode()).hexdigest()[:32]
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -25,11 +25,12 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ...zoo.weights import WeightsError, read_tensors
+from ...layers.streaming import Json
+from ...zoo.errors import WeightsError
+from ...zoo.files import read_tensors
 
 log = logging.getLogger("streamzoo.serve")
 EPOCH = re.compile(r"epoch-(\d{8})")
@@ -132,7 +133,7 @@ class Lease:
         if newest != self.epoch:
             raise StaleWriter(f"epoch {newest} has claimed the session; this is {self.epoch}")
 
-    def load(self) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    def load(self) -> tuple[Json, dict[str, np.ndarray]] | None:
         """(plain data, arrays) of the newest state that is whole; None: there is none."""
         for epoch, _, path in reversed(self._states()):
             if epoch != self.epoch:
@@ -144,7 +145,7 @@ class Lease:
                 log.warning("a snapshot is damaged and passed over: %s", error)
         return None
 
-    def save(self, plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    def save(self, plain: Json, arrays: Mapping[str, np.ndarray]) -> None:
         """Writes a state. Raises StaleWriter, and OSError where the store fails."""
         from safetensors.numpy import save
 

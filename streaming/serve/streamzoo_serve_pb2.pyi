@@ -94,7 +94,7 @@ class ServerMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., credits: _Optional[_Union[Credits, _Mapping]] = ..., missed: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("session", "token", "resumed", "next", "credits", "last", "paused", "ttl", "keep", "height", "width", "classes", "model")
+    __slots__ = ("session", "token", "resumed", "next", "credits", "last", "paused", "ttl", "keep", "height", "width", "classes", "model", "task")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,7 @@ class Opened(_message.Message):
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     session: str
     token: str
     resumed: bool
@@ -121,7 +122,8 @@ class Opened(_message.Message):
     width: int
     classes: _containers.RepeatedScalarFieldContainer[str]
     model: str
-    def __init__(self, session: _Optional[str] = ..., token: _Optional[str] = ..., resumed: _Optional[bool] = ..., next: _Optional[int] = ..., credits: _Optional[_Union[Credits, _Mapping]] = ..., last: _Optional[int] = ..., paused: _Optional[bool] = ..., ttl: _Optional[float] = ..., keep: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ...) -> None: ...
+    task: str
+    def __init__(self, session: _Optional[str] = ..., token: _Optional[str] = ..., resumed: _Optional[bool] = ..., next: _Optional[int] = ..., credits: _Optional[_Union[Credits, _Mapping]] = ..., last: _Optional[int] = ..., paused: _Optional[bool] = ..., ttl: _Optional[float] = ..., keep: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., task: _Optional[str] = ...) -> None: ...
 
 class Credits(_message.Message):
     __slots__ = ("limit", "durable")

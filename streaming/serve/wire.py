@@ -45,8 +45,8 @@ import dataclasses
 import json
 import math
 import struct
-from typing import Any
 
+from ...layers.streaming import Json
 from .limits import ServeError
 
 HEADER = struct.Struct("!BBHHxxQd")
@@ -90,7 +90,7 @@ def unpack(data: bytes) -> FrameMessage:
     )  # fmt: skip
 
 
-def parse(text: str) -> dict[str, Any]:
+def parse(text: str) -> Json:
     """A control message. Raises ServeError "bad_request": not a JSON object with a type."""
     try:
         message = json.loads(text)
@@ -101,7 +101,7 @@ def parse(text: str) -> dict[str, Any]:
     return message
 
 
-def count(message: dict[str, Any], key: str, default: int | None = None) -> int:
+def count(message: Json, key: str, default: int | None = None) -> int:
     """A number from 0 up out of a message. Raises ServeError "bad_request"."""
     value = message.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:

@@ -1,16 +1,19 @@
 """Frame sources: files, cameras, RTSP and HLS addresses, WebRTC peers, and pushed frames."""
 
-from .base import Frame, FrameSource, SourceError
-from .feed import Feed
-from .file import FileSource
-from .jitter import JitterBuffer
-from .live import LiveSource
-from .opening import open_source
-from .push import PushSource
-from .webrtc import WebRtcSource, answer_offer
+from typing import TYPE_CHECKING
+
+from ...layers.lazy import on_demand
+
+if TYPE_CHECKING:
+    from .base import Frame, FrameSource, SourceError
+    from .file import FileSource
+    from .jitter import JitterBuffer
+    from .live import LiveSource
+    from .opening import open_source
+    from .push import PushSource
+    from .webrtc import WebRtcSource, answer_offer
 
 __all__ = [
-    "Feed",
     "FileSource",
     "Frame",
     "FrameSource",
@@ -22,3 +25,4 @@ __all__ = [
     "answer_offer",
     "open_source",
 ]
+__getattr__ = on_demand(__name__, __file__)

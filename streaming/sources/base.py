@@ -3,20 +3,40 @@
 Sizes are (height, width) throughout, times are seconds.
 """
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from ...zoo.preprocess import fitted
+from ...zoo.registry import InputSize
+from .redaction import scrub
+
 Size = tuple[int, int]
+Wanted = Size | Callable[[Size], Size] | None  # the last two of the source's own size
 
 
 KEYFRAMES = "keyframes"  # reason of a drop: not decoded, because only key frames were
 
 
+def sized(wanted: Wanted, original: Size) -> Size:
+    """The size of the images of a picture of ``original`` size: of a card that letterboxes as much
+    of its ``input_size`` as the picture fills."""
+    if wanted is None:
+        return original
+    if isinstance(wanted, InputSize) and wanted.card.fit == "letterbox":
+        return fitted(original, wanted)
+    return wanted(original) if callable(wanted) else wanted
+
+
 class SourceError(ValueError):
-    """A source that cannot be opened or read; the message names it and the remedy."""
+    """A source that cannot be opened or read; the message names it and the remedy.
+
+    Addresses in the message are redacted, whoever put them there.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(scrub(message))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +67,16 @@ class Frame:
     captured: float = 0.0
     stream: str = ""
     fps: float | None = None
+
+    @property
+    def picture(self) -> np.ndarray:
+        """What is drawn on: the original where it was kept, else what the model sees."""
+        return self.image if self.original is None else self.original
+
+
+def picture_of(frame: Frame | np.ndarray) -> np.ndarray:
+    """The picture of a :class:`Frame`, or the array itself: uint8 [h, w, 3]."""
+    return frame.picture if isinstance(frame, Frame) else np.asarray(frame)
 
 
 class FrameSource:
@@ -92,6 +122,12 @@ class FrameSource:
         """ "live", or "closed" once nothing more will come."""
         return "live"
 
+    @property
+    def over(self) -> bool:
+        """Whether a `read` that gave None has reached the end: not if it only waited."""
+        state = self.state
+        return state == "closed" or (not self.live and state != "stalled")
+
     def read(self, timeout: float | None = None) -> Frame | None:
         """The next frame; None at the end, after `close()`, or after `timeout` seconds (live)."""
         raise NotImplementedError
@@ -114,11 +150,6 @@ class FrameSource:
 
     def __exit__(self, *exc) -> None:
         self.close()
-
-
-def redact(address: str) -> str:
-    """The address without the password in it: `rtsp://user:***@host/path`."""
-    return re.sub(r"(://[^/@:]*):[^/]*@", r"\1:***@", address)
 
 
 def reason(error: BaseException) -> str:

@@ -1,17 +1,33 @@
 """Recorded video, decoded inline, every frame of it."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
-from av.error import FFmpegError
+from av.container import InputContainer
+from av.error import FFmpegError, InvalidDataError
 
-from .base import KEYFRAMES, Frame, FrameSource, Size, SourceError, reason
-from .clocks import Clock
-from .picture import PacketDecoder, Resizer, displayed_size, packets
+from ...zoo.video import Orientation, best_video, is_cover, pixel_aspect
+from .base import KEYFRAMES, Frame, FrameSource, SourceError, Wanted, reason, sized
+from .clocks import RecordedClock, Stamps, stamps_of
+from .connecting import is_end, size_of
+from .picture import PacketDecoder, Resizer, packets
+
+TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT
+# Formats whose header says how long all of the tracks are together, and not how long each is.
+TOGETHER = {"matroska", "webm", "flv"}
+
+
+class Decoded(NamedTuple):
+    """A picture, its time, how many were skipped before it, and how it lies if its packet said."""
+
+    picture: av.VideoFrame
+    time: float
+    skipped: int
+    turned: Orientation | None
 
 
 class FileSource(FrameSource):
@@ -28,14 +44,17 @@ class FileSource(FrameSource):
         *,
         name: str | None = None,
         stream: str | None = None,
-        size: Size | None = None,
+        size: Wanted = None,
         keep_original: bool = False,
         options: dict[str, str] | None = None,
-        container: Any = None,
+        container: InputContainer | None = None,
+        remote: bool = False,
     ):
+        """container: an already opened one; remote: it comes over a network."""
         self.name = name or address
         self.stream = self.name if stream is None else stream
         self._container: Any = None
+        self._remote = remote
         try:
             self._container = av.open(address, options=options) if container is None else container
         except (FFmpegError, OSError) as error:
@@ -49,10 +68,14 @@ class FileSource(FrameSource):
             self.close()
             raise
 
-    def _start(self, size: Size | None, keep_original: bool) -> None:
-        if not self._container.streams.video:
-            raise SourceError(f"{self.name}: has no video track; give a file with pictures in it")
-        self._video = self._container.streams.video[0]
+    def _start(self, size: Wanted, keep_original: bool) -> None:
+        self._video = best_video(self._container)
+        if self._video is None:
+            cover = any(is_cover(s) for s in self._container.streams.video)
+            but = ", only a cover picture" if cover else ""
+            raise SourceError(
+                f"{self.name}: has no video track{but}; give a file with pictures in it"
+            )
         self._video.thread_type = "AUTO"
         self._decoder = PacketDecoder(self._video)
         self.epoch = recording_date(self._container)
@@ -60,12 +83,31 @@ class FileSource(FrameSource):
         self.fps = float(rate) if rate else None
         self.frame_count = self._video.frames or None
         # Players count from the container's start, not from the first picture.
-        start = self._container.start_time
-        interval = 1.0 / self.fps if self.fps else 0.04
-        self._clock = Clock(interval, None if start is None else start / av.time_base)
-        self._resize, self._keep = Resizer(), keep_original
+        length, base = self._video.duration, self._video.time_base
+        start, format = self._container.start_time, self._container.format
+        self._announced = float(length * base) if length and base else None
+        if format.name == "avi" and self.frame_count and self.fps:
+            # of a file that is cut FFmpeg scales the length down, and not the count
+            self._announced = max(self._announced or 0.0, self.frame_count / self.fps)
+        whole, self._others, self._torn = self._container.duration, 0.0, False
+        self._together = bool(whole and TOGETHER & {*format.name.split(",")})
+        self._together &= self._announced is None
+        if self._together:
+            self._announced = (whole - max(0, start or 0)) / av.time_base
+        self._clock = RecordedClock(
+            1.0 / self.fps if self.fps else 0.04,
+            None if start is None else start / av.time_base,
+            restarts=may_restart(format),
+            decoding_only=format.name == "avi",
+        )
+        self._resize, self._keep = Resizer(pixel_aspect(self._video)), keep_original
         self._requested, self._given, self._end = size, 0, 0.0
+        first = self._video.start_time
+        known = first is not None and base and not self._together
+        self._begins = float(first * base) - (start or 0) / av.time_base if known else 0.0
         self._cut: BaseException | None = None
+        self._bytes = size_of(self._container) if self._remote else None
+        self._coming: deque[tuple[av.Packet, Stamps]] = deque()
         self._decoded = self._decode()
         self._first = next(self._decoded, None)
         if self._first is None:
@@ -73,25 +115,55 @@ class FileSource(FrameSource):
                 f"{self.name}: not one frame can be decoded; the file is cut off or damaged: "
                 "copy it again"
             )
-        self.original_size = displayed_size(self._first)
-        self.size = size or self.original_size
+        self.original_size = self._resize.size(self._first.picture, self._first.turned)
+        self.size = sized(size, self.original_size)
 
-    def _decode(self) -> Iterator[av.VideoFrame]:
-        source = packets(self._container, self._video)
+    def _packets(self) -> Iterator[av.Packet]:
+        """Of the video; a few are read ahead, for the clock."""
+        # the other tracks too, where only their common end is known
+        source, more = packets(self._container, *() if self._together else (self._video,)), True
         while True:
+            while more and len(self._coming) <= self._clock.AHEAD:
+                try:
+                    packet = next(source, None)
+                except (FFmpegError, OSError) as error:
+                    self._cut, packet = None if self._is_end(error) else error, None
+                more = packet is not None
+                if packet is not None and packet.stream.index != self._video.index:
+                    self._hear(packet)
+                elif packet is not None:
+                    self._torn = packet.is_corrupt or (self._torn and not packet.size)
+                    shown = bool(packet.size) and not packet.is_discard
+                    self._coming.append((packet, stamps_of(packet) if shown else (None, None)))
+            if not self._coming:
+                return
+            yield self._coming.popleft()[0]
+
+    def _hear(self, packet: av.Packet) -> None:
+        """Takes note of where another track is."""
+        if packet.pts is not None and packet.time_base:
+            start = (self._container.start_time or 0) / av.time_base
+            end = float((packet.pts + (packet.duration or 0)) * packet.time_base) - start
+            self._others = max(self._others, end)
+
+    def _is_end(self, error: BaseException) -> bool:
+        return self._remote and is_end(error, self._container)
+
+    def _decode(self) -> Iterator[Decoded]:
+        decoder = self._decoder
+        for packet in self._packets():
             try:
-                packet = next(source, None)
-            except (FFmpegError, OSError) as error:
-                self._cut = error
-                packet = None
-            if packet is None:
-                break
-            try:
-                yield from self._decoder(packet, self.keyframes_only)
+                pictures = decoder(packet, self.keyframes_only)
             except (FFmpegError, OSError):
                 self.corrupt += 1
+                continue
+            yield from map(self._timed, pictures)
         if self._cut is not None:  # the demuxer did not flush the decoder
-            yield from self._decoder.drain()
+            yield from map(self._timed, decoder.drain())
+
+    def _timed(self, picture: av.VideoFrame) -> Decoded:
+        time = self._clock(stamps_of(picture), (stamps for _, stamps in self._coming))
+        return Decoded(picture, time, self._decoder.skipped, self._decoder.orientation)
 
     @property
     def drops(self) -> Mapping[str, int]:
@@ -100,36 +172,63 @@ class FileSource(FrameSource):
     def read(self, timeout: float | None = None) -> Frame | None:
         if self._container is None:
             return None
-        picture, self._first = self._first or next(self._decoded, None), None
-        if picture is None:
-            self._judge_end()
-            self.close()
+        found, self._first = self._first or next(self._decoded, None), None
+        if found is None:
+            try:
+                self._judge_end()
+            finally:
+                self.close()
             return None
-        original_size = displayed_size(picture)
-        image = self._resize(picture, self._requested)
-        original = self._resize(picture) if self._keep else None
-        time = self._clock(picture.time)
-        index = self._given + self._decoder.skipped
+        picture, time, skipped, turned = found
+        original_size = self._resize.size(picture, turned)
+        image = self._resize(picture, self._requested, turned)
+        original = self._resize(picture, None, turned) if self._keep else None
+        index = self._given + skipped
         self._given, self._end = self._given + 1, time
         return Frame(
             image, time, index, original_size, monotonic(), original,
             self.epoch + time, self.stream, self.fps,
         )  # fmt: skip
 
+    @property
+    def state(self) -> str:
+        """ "live", or "closed" once nothing more will come."""
+        return "live" if self._container is not None else "closed"
+
     def _judge_end(self) -> None:
-        """Say in `warning` whether the file announced more than it had."""
-        stream, frames = self._video, self._given + self._decoder.skipped
-        announced = float(stream.duration * stream.time_base) if stream.duration else 0.0
-        short = self.frame_count is not None and frames < self.frame_count
-        if not self.frame_count and announced:
-            short = self._end < announced - 1.0
-        if self._cut is not None or self.corrupt or short:
-            of = f" of {self.frame_count}" if self.frame_count else ""
-            why = f" ({reason(self._cut)})" if self._cut is not None else ""
+        """Say in `warning` whether the file announced more than it had.
+
+        Raises SourceError: it broke off on its way here, and the rest is still there.
+        """
+        short = self._is_short()
+        of = f" of {self.frame_count}" if self.frame_count else ""
+        why = "" if self._cut is None else f" ({reason(self._cut)})"
+        if self._remote:
+            lost = self._cut is not None and not isinstance(self._cut, InvalidDataError)
+            if lost or (short and self._bytes is None):
+                raise SourceError(
+                    f"{self.name}: the connection broke off{why} after {self._given}{of} frames, "
+                    f"{self._end:.1f} s; check the server and the network, and run it again"
+                )
+        if self._cut is not None or self.corrupt or short or self._torn:
             self.warning = (
                 f"{self.name}: truncated or damaged{why}: {self._given}{of} frames decoded, "
                 f"{self.corrupt} packets skipped; copy the file again for the rest"
             )
+
+    def _is_short(self) -> bool:
+        """Whether it ended before its announced end, by the count of its index and by its time.
+
+        A count alone says little: an edit list leaves pictures out, fields are counted as frames.
+        """
+        frames = self._given + self._decoder.skipped
+        announced, begins = self._announced, self._begins
+        if announced is None:
+            return self.frame_count is not None and frames < self.frame_count
+        missing = begins + announced - max(self._end + 1.0 / (self.fps or 25.0), self._others)
+        if self.frame_count is None:
+            return missing > 1.0
+        return frames < self.frame_count and missing > 0.5 / (self.fps or 25.0)
 
     def close(self) -> None:
         container, self._container = self._container, None
@@ -138,7 +237,12 @@ class FileSource(FrameSource):
             container.close()
 
 
-def recording_date(container: Any) -> float:
+def may_restart(format: Any) -> bool:
+    """Whether FFmpeg says of a container format that its clock may start anew in mid-file."""
+    return bool(int(format.flags) & TS_DISCONT)
+
+
+def recording_date(container: InputContainer) -> float:
     """Unix seconds of a container's `creation_time`; 0 if there is none."""
     try:
         return datetime.fromisoformat(container.metadata["creation_time"]).timestamp()

@@ -9,11 +9,12 @@ from time import monotonic, time
 import av
 import numpy as np
 
+from ...zoo.video import UPRIGHT, of_exif
 from .base import Frame, Size, SourceError
 from .buffered import MAX_DELAY, BufferedSource
-from .clocks import Clock
-from .jpeg import MAX_PIXELS, JpegDecoder, jpeg_size
-from .picture import Resizer, displayed_size
+from .clocks import LiveClock
+from .jpeg import MAX_PIXELS, JpegDecoder, check_work, jpeg_size
+from .picture import Resizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class PushSource(BufferedSource[Pushed]):
         self._requested, self._keep, self._lossless = size, keep_original, lossless
         self._max_bytes, self._max_pixels = max_bytes, max_pixels
         self._resize, self._jpeg = Resizer(), JpegDecoder(max_pixels)
-        self._clock = Clock(1.0 / fps if fps else 0.04)
+        self._clock = LiveClock(1.0 / fps if fps else 0.04, ahead=10.0)
 
     @property
     def credits(self) -> int:
@@ -146,6 +147,7 @@ class PushSource(BufferedSource[Pushed]):
             data = bytes(picture)
             try:
                 height, width = jpeg_size(data)
+                check_work(data, (height, width))
             except ValueError as error:
                 raise SourceError(f"{self.name}: {error}; send JPEG, or uint8 RGB") from None
         else:
@@ -163,17 +165,18 @@ class PushSource(BufferedSource[Pushed]):
         return data if isinstance(data, bytes) else data.copy()
 
     def _frame(self, item: Pushed) -> Frame | None:
+        turned = None
         if isinstance(item.data, bytes):
-            picture = self._jpeg(item.data)
+            picture, turned = self._jpeg(item.data), of_exif(item.data) or UPRIGHT
             if picture is None:
                 self.corrupt += 1
                 return None
         else:
             picture = av.VideoFrame.from_ndarray(item.data, format="rgb24")
-        self.original_size = displayed_size(picture)
-        image = self._resize(picture, self._requested)
-        original = self._resize(picture) if self._keep else None
-        self.size = self._requested or self.original_size
+        self.original_size = self._resize.size(picture, turned)
+        image = self._resize(picture, self._requested, turned)
+        original = self._resize(picture, None, turned) if self._keep else None
+        self.size = image.shape[0], image.shape[1]
         stamp = self._clock(item.captured, item.received)
         return Frame(
             image, stamp, item.index, self.original_size, item.received, original,

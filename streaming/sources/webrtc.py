@@ -6,6 +6,7 @@ killed, the source fails with the reason; only the peer can connect again.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -19,14 +20,17 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, time
-from typing import Any
 
+import av
 import numpy as np
 
+from ...layers.streaming import Json
+from ...zoo.registry import InputSize
 from .base import Frame, Size, SourceError
 from .buffered import MAX_DELAY, BufferedSource
-from .clocks import Clock, SenderClock
+from .clocks import LiveClock, SenderClock
 from .jitter import OVERFLOW
+from .picture import Resizer
 
 PROGRAM = Path(__file__).with_name("webrtc_peer.py")
 
@@ -65,10 +69,13 @@ def answer_offer(
         raise SourceError(f'{stream}: WebRTC needs aiortc: pip install "streamzoo[webrtc]"')
     if not (0 <= delay < MAX_DELAY and queue >= 1):
         raise SourceError(f"{stream}: delay={delay}, queue={queue}: 0 up to {MAX_DELAY:g}, above 0")
+    rule = None  # a picture that the peer's process cannot make
+    if isinstance(size, InputSize) and (size.card.filter or size.card.fit != "stretch"):
+        size, rule = None, size
     request = dict(
         sdp=sdp, size=size, keep_original=keep_original, ice_servers=list(ice_servers), host=host
     )
-    source = WebRtcSource(request, stream, queue, delay, silence)
+    source = WebRtcSource(request, stream, queue, delay, silence, rule)
     try:
         return source.answer(timeout), source
     except BaseException:
@@ -85,12 +92,19 @@ class WebRtcSource(BufferedSource[Frame]):
     STALL = 2.0  # seconds
 
     def __init__(
-        self, request: Mapping[str, Any], stream: str, queue: int, delay: float, silence: float
+        self,
+        request: Json,
+        stream: str,
+        queue: int,
+        delay: float,
+        silence: float,
+        rule: InputSize | None = None,
     ):
         super().__init__(delay, queue + math.ceil(2 * delay * 30))
         self.name = self.stream = stream
         self.size = tuple(request["size"] or (0, 0))  # type: ignore[assignment]
-        self._clock, self._sender, self._silence = Clock(1 / 30), SenderClock(), silence
+        self._rule, self._resize = rule, Resizer()
+        self._clock, self._sender, self._silence = LiveClock(1 / 30), SenderClock(), silence
         self._answer: str | None = None
         self._elsewhere = 0  # frames the other process dropped
         self._last = monotonic()
@@ -139,10 +153,8 @@ class WebRtcSource(BufferedSource[Frame]):
 
     def close(self) -> None:
         super().close()
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._input.close()  # the process ends with it
-        except BrokenPipeError:
-            pass
         try:
             self._process.wait(2.5)
         except subprocess.TimeoutExpired:
@@ -168,7 +180,7 @@ class WebRtcSource(BufferedSource[Frame]):
         self._pipe.close()
         self._end(None if self._stop.is_set() else error)
 
-    def _messages(self) -> dict[str, Any]:
+    def _messages(self) -> Json:
         """Takes messages until the last one, which is returned."""
         for header, pictures in self._parse():
             if "answer" in header:
@@ -184,7 +196,7 @@ class WebRtcSource(BufferedSource[Frame]):
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
         raise RuntimeError(f"the process of this WebRTC peer {how}")
 
-    def _parse(self) -> Iterator[tuple[dict[str, Any], list[bytearray]]]:
+    def _parse(self) -> Iterator[tuple[Json, list[bytearray]]]:
         while (head := self._exactly(4)) is not None:
             header = json.loads(self._exactly(int.from_bytes(head, "big")) or b"{}")
             pictures = [self._exactly(count) for count in header.get("bytes", ())]
@@ -210,7 +222,7 @@ class WebRtcSource(BufferedSource[Frame]):
                 raise TimeoutError(f"no picture for {self._silence:g} s")
         return data
 
-    def _deliver(self, header: dict[str, Any], pictures: list[bytearray]) -> None:
+    def _deliver(self, header: Json, pictures: list[bytearray]) -> None:
         received = header["received"]  # one monotonic clock for all processes
         self._last = monotonic()
         stamp = self._clock(header["time"], received)
@@ -220,7 +232,12 @@ class WebRtcSource(BufferedSource[Frame]):
             self.fps = (last - first) / (end - start)
         captured = self._sender(stamp, received) + time() - monotonic()
         sizes = [tuple(header["size"]), tuple(header["original_size"])]
-        images = [np.frombuffer(p, np.uint8).reshape(*s, 3) for p, s in zip(pictures, sizes)]
+        images = [
+            np.frombuffer(p, np.uint8).reshape(*s, 3) for p, s in zip(pictures, sizes, strict=False)
+        ]
+        if self._rule is not None:
+            images[0] = self._resize(av.VideoFrame.from_ndarray(images[0]), self._rule)
+            sizes[0] = images[0].shape[:2]
         frame = Frame(
             images[0], stamp, header["index"], sizes[1], received,
             images[1] if len(images) > 1 else None, captured, self.stream, self.fps,

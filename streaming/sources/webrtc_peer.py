@@ -6,6 +6,7 @@ each a length (4 bytes, big-endian), a header in JSON, and the pictures the head
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -150,7 +151,7 @@ async def main(output):
     request = json.loads(sys.stdin.buffer.readline())
     if request["host"]:
         host = request["host"]
-        aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: [host]
+        aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: [host]  # noqa: ARG005  by keyword
     peer, loop = Peer(request, output), asyncio.get_running_loop()
 
     def listen():
@@ -160,17 +161,13 @@ async def main(output):
     threading.Thread(target=listen, daemon=True).start()
     end = await peer.run()
     output.send(end)
-    try:
+    with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(peer.connection.close(), 2)
-    except TimeoutError:
-        pass
 
 
 if __name__ == "__main__":
     private = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get among the messages
-    try:
+    with contextlib.suppress(BrokenPipeError):
         asyncio.run(main(Output(private)))
-    except BrokenPipeError:
-        pass
     os._exit(0)  # a thread still reads standard input

@@ -1,5 +1,6 @@
 """Clips, an RTSP server and a camera that misbehaves, for the tests of sources and servers."""
 
+import contextlib
 import signal
 import socket
 import struct
@@ -109,11 +110,8 @@ class Camera:
                 continue
             script = self.scripts[min(self.connections, len(self.scripts) - 1)]
             self.connections += 1
-            with connection:
-                try:
-                    self.play(connection, script)
-                except OSError:  # the reader left
-                    pass
+            with connection, contextlib.suppress(OSError):  # the reader left
+                self.play(connection, script)
 
     def play(self, connection, script):
         for number, step in enumerate(script):

@@ -16,7 +16,8 @@ import pytest
 
 import streamzoo
 from streamzoo.streaming import Session
-from streamzoo.streaming.cli import _stem, main
+from streamzoo.streaming.cli import ELSEWHERE, main
+from streamzoo.streaming.commands.watching import stem_of
 from streamzoo.zoo.action import CausalViT
 
 from . import tiny
@@ -56,11 +57,39 @@ def test_help_has_an_example(command, capsys):
     assert stop.value.code == 0 and f"example:\n  streamzoo {command}" in text
 
 
+@pytest.mark.parametrize("command", ELSEWHERE)
+def test_training_has_the_same_command_line(command, capsys):
+    """By the name it was called by, with its own options, and the words passed on as they are."""
+    with pytest.raises(SystemExit) as stop:
+        main(["--debug", command, "--help"])
+    assert stop.value.code == 0 and f"usage: streamzoo {command}" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--no-such-option"])
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"usage: streamzoo {command}") and "Traceback" not in err
+
+
+def test_training_answers_as_its_module_does(run):
+    code, out, _ = run("train", "--list")
+    assert code == 0 and "smoke" in out
+    code, _, err = run("evaluate", "x.safetensors", "--config", "smokey")
+    assert code == 2 and "did you mean smoke" in err and err.count("\n") == 1
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    out = capsys.readouterr().out
+    assert stop.value.code == 0 and out.startswith("streamzoo ") and f"jax {jax.__version__}" in out
+
+
 def test_list(run):
     code, out, _ = run("list")
     lines = out.splitlines()
     assert code == 0 and len(lines) == 1 + len(streamzoo.list_models())
-    assert max(map(len, lines)) <= 100
+    for line in lines[1:]:  # nothing is cut off
+        assert line.endswith(streamzoo.model_card(line.split()[0]).summary)
     at = lines[0].index("KIND")
     assert all(line[at:].startswith(("stream ", "offline ")) for line in lines[1:])
     marked = {line.split()[0] for line in lines[1:] if line[at - 2] == "*"}
@@ -162,6 +191,7 @@ WATCH = ["watch", "CLIP", "--model", tiny.NAME, "--out", "OUT"]
         (["convert", "TMP/missing", "--out", "TMP/x.safetensors"], "no such file"),
         (["convert", "TMP/x.pth", "--out", "TMP/x.safetensors"], "save_file"),
         (["convert", "TINY", "--out", "TMP/x.bin"], "ends in .safetensors"),
+        (["convert", "TMP/x.pth", "--out", "TINY"], "--overwrite replaces it"),
         (["convert", "TINY", "--out", "TMP/x.safetensors"], "no converter recognises"),
         (
             ["convert", "TINY", "--out", "TMP/x.safetensors", "--converter", "x"],
@@ -228,11 +258,11 @@ def test_late_answers_are_not_drawn_on_wrong_frames(run, clip, tmp_path, monkeyp
 
 
 def test_names_of_results():
-    assert _stem("a/b.c/street 1.mp4") == "street-1"
-    assert _stem("0") == "camera0"
-    assert _stem("rtsp://user:secret@10.0.0.5:554/live/cam.mp4?token=1") == "cam"
-    assert _stem("rtsp://user:secret@10.0.0.5:554") == "10.0.0.5"
-    assert _stem("http://host/..") == "host"
+    assert stem_of("a/b.c/street 1.mp4") == "street-1"
+    assert stem_of("0") == "camera0"
+    assert stem_of("rtsp://user:secret@10.0.0.5:554/live/cam.mp4?token=1") == "cam"
+    assert stem_of("rtsp://user:secret@10.0.0.5:554") == "10.0.0.5"
+    assert stem_of("http://host/..") == "host"
 
 
 def test_demo(run, tmp_path):
@@ -303,7 +333,7 @@ def test_ctrl_c_terminate_and_kill(home, tmp_path):
         for stop in stops
     ]  # fmt: skip
     try:
-        for stop, process in zip(stops, runs):
+        for stop, process in zip(stops, runs, strict=False):
             lines = tmp_path / stop.name / "long.jsonl"
             deadline = time.monotonic() + 90
             while not lines.exists() or len(lines.read_text().splitlines()) < 60:

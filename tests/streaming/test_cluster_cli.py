@@ -23,7 +23,7 @@ needs_ray = pytest.mark.skipif(
         ([], "needs --store"),
         (["--store", "s", "--replicas", "4:1"], "--replicas 4:1: 1 <= MIN <= MAX"),
         (["--store", "s", "--replicas", "many"], "give MIN:MAX, such as 1:4"),
-        (["--store", "s", "--slots", "0"], "--slots 0: give a number above 0"),
+        (["--store", "s", "--slots", "0"], "--slots 0: give a whole number, at least 1"),
         (["--store", "s", "--host", "0.0.0.0"], "reached from other machines"),
         (["--store", "s", "--token-file", "/nowhere"], "token file /nowhere"),
         (["--store", "s", "--model", "tsa-tset16/tiny"], "unknown model"),
@@ -47,9 +47,9 @@ def test_a_port_that_is_taken_is_said_before_ray_is_started(capsys, tmp_path):
 
 
 def test_an_extra_that_is_missing_is_named(capsys, monkeypatch):
-    find = cli.importlib.util.find_spec
+    find = importlib.util.find_spec
     monkeypatch.setattr(
-        cli.importlib.util, "find_spec", lambda name: None if name == "ray" else find(name)
+        importlib.util, "find_spec", lambda name: None if name == "ray" else find(name)
     )
     assert cli.main(["cluster", "--store", "s"]) == 2
     assert 'pip install "streamzoo[cluster]"' in capsys.readouterr().err

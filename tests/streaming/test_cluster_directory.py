@@ -49,7 +49,7 @@ class History(RuleBasedStateMachine):
     def begin(self, slots):
         self.clock, self.generation = Clock(), 1
         self.directory = self.fresh()
-        self.engines = {name: Engine(n) for name, n in zip(REPLICAS, slots)}
+        self.engines = {name: Engine(n) for name, n in zip(REPLICAS, slots, strict=False)}
         self.last = {}  # sid: highest epoch that anybody was given
         self.owners = {}  # (sid, epoch): replica
 
@@ -154,7 +154,7 @@ TestHistory.settings = settings(max_examples=60, stateful_step_count=40, deadlin
 
 def up(clock, slots=(2, 2), **options):
     directory = Directory(lease=LEASE, hold=HOLD, keep=KEEP, clock=clock, **options)
-    for name, n in zip(REPLICAS, slots):
+    for name, n in zip(REPLICAS, slots, strict=False):
         directory.heartbeat(name, f"http://{name}", Load(n), {})
     return directory
 
@@ -167,6 +167,38 @@ def test_sessions_go_where_most_slots_are_free_and_no_further():
     assert directory.report()["waiting"] == 1
     with pytest.raises(Full, match="no replica is up"):
         Directory(clock=Clock()).place("s")
+
+
+def test_asking_again_and_never_coming_keeps_no_slot():
+    clock = Clock()
+    directory = up(clock, (1,))
+    directory.place("s0")
+    for _ in range(int(HOLD)):
+        clock.now += 0.99
+        directory.heartbeat("a", "http://a", Load(1), {})
+        assert directory.place("s0").replica == "a"
+    clock.now += 0.2
+    directory.heartbeat("a", "http://a", Load(1), {})
+    assert directory.place("s1").replica == "a"  # a newcomer's turn
+    with pytest.raises(Full):
+        directory.place("s0")
+
+
+def test_slots_that_are_kept_for_one_client_are_a_share():
+    clock = Clock()
+    directory = up(clock, (4, 4))
+    for sid in SIDS[:3]:
+        directory.place(sid, client="me", share=3)
+    with pytest.raises(Full, match="3 slots are kept for you"):
+        directory.place("more", client="me", share=3)
+    assert directory.report()["waiting"] == 0  # no reason to add a replica
+    directory.place(SIDS[0], client="me", share=3)  # one that it has
+    directory.place("other", client="you", share=3)
+    for name in REPLICAS[:2]:  # it comes, and may ask for more
+        sessions = directory.report()["sessions"].items()
+        held = {sid: Held() for sid, session in sessions if session["replica"] == name}
+        directory.heartbeat(name, f"http://{name}", Load(4), held)
+    directory.place("more", client="me", share=3)
 
 
 def test_a_slot_that_nobody_came_for_is_free_again():
@@ -298,7 +330,7 @@ def test_scaling_comes_to_rest_at_enough_replicas(counts):
     assert replicas >= max(1, math.ceil(sessions / slots))
     assert sessions <= scaling.high * replicas * slots + 1e-6
     assert seen[-1] == replicas == wanted(spread(replicas, sessions, slots))
-    steps = [b - a for a, b in zip(seen, seen[1:]) if b != a]
+    steps = [b - a for a, b in zip(seen, seen[1:], strict=False) if b != a]
     assert all(s > 0 for s in steps) or all(s < 0 for s in steps), "it grew and shrank"
 
 
@@ -331,7 +363,7 @@ def test_no_load_is_known():
 def recorded(**metrics):
     """What Serve hands to a policy: {metric: {replica: value}}, of two replicas."""
     return SimpleNamespace(
-        aggregated_metrics={k: dict(zip("ab", v)) for k, v in metrics.items()},
+        aggregated_metrics={k: dict(zip("ab", v, strict=False)) for k, v in metrics.items()},
         running_replicas=["a", "b"],
         target_num_replicas=2,
     )

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -27,7 +29,9 @@ def expected():
     """Class probabilities of a run that nothing interrupts."""
     model, params = streamzoo.load(tiny.NAME)
     with Session(Step(model, params, tiny.CARD)) as session:
-        return [dict(zip(tiny.CLASSES, session.push(frame).scores())) for frame in FRAMES]
+        return [
+            dict(zip(tiny.CLASSES, session.push(frame).scores(), strict=False)) for frame in FRAMES
+        ]
 
 
 async def send(client, frames):
@@ -75,11 +79,31 @@ async def full_and_sticky(rig, clients):
     assert where == [client.places[-1]["endpoint"] for client in clients]
 
 
+async def strangers_stay_out(rig):
+    """What the ingress lets in is what its settings say, through Serve's proxy too."""
+
+    def ask(path, data=None, **headers):
+        request = urllib.request.Request(rig.address + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    asked = [
+        ("/v1/cluster", None, {}), ("/v1/cluster", None, {"Host": "evil.example"}),
+        ("/v1/cluster", None, {"Origin": "https://evil.example"}),
+        ("/v1/sessions", b"x" * 10**5, {"Content-Type": "application/json"}),
+    ]  # fmt: skip
+    found = [await asyncio.to_thread(ask, path, data, **headers) for path, data, headers in asked]
+    assert found == [200, 403, 403, 413]
+
+
 async def the_directory_is_killed(rig, clients):
     """The next one learns from the replicas who has what; no stream notices."""
     before = await rig.state()
     os.kill(before["pid"], signal.SIGKILL)
-    owners = lambda state: {sid: s["replica"] for sid, s in state["sessions"].items()}  # noqa: E731
+    owners = lambda state: {sid: s["replica"] for sid, s in state["sessions"].items()}
     after, _ = await rig.until(
         lambda s: s["generation"] > before["generation"] and owners(s) == owners(before), 60
     )
@@ -130,6 +154,7 @@ def test_a_cluster_grows_sticks_shrinks_and_loses_parts(home, tmp_path):
 
     async def main():
         async with Rig(home, tmp_path / "store", tmp_path / "log", **words) as rig:
+            await strangers_stay_out(rig)
             clients = await grow(rig)
             await full_and_sticky(rig, clients)
             await the_directory_is_killed(rig, clients)

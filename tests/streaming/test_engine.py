@@ -375,7 +375,7 @@ def test_frames_from_threads_pause_and_resume():
             assert a.books.dropped == {"superseded": 2}
             a.resume()
             assert [(await anext(a)).index for _ in range(3)] == [2, 3, 4]
-            with pytest.raises(ValueError, match=r"frame uint8 \(4, 4, 3\) should be uint8"):
+            with pytest.raises(ValueError, match=r"stream .a.: frame \(4, 4, 3\) should be"):
                 a.offer(np.zeros((4, 4, 3), np.uint8))
 
     run(main())

@@ -30,7 +30,7 @@ def step():
     frames = jnp.zeros((1, 1, *SIZE, 3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), model.init_carry(1), frames)
     rng = np.random.default_rng(5)
-    draw = lambda a: jnp.asarray(0.3 * rng.normal(size=a.shape), a.dtype)  # noqa: E731
+    draw = lambda a: jnp.asarray(0.3 * rng.normal(size=a.shape), a.dtype)
     return Step(model, jax.tree.map(draw, shapes), Card("toy-live", input_size=SIZE))
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from streamzoo.streaming.serve import ServeError, Sessions
-from streamzoo.streaming.serve.inputs import Thinned, add_all, add_source, check_address
+from streamzoo.streaming.serve.dashboard import Dashboard
+from streamzoo.streaming.serve.inputs import Thinned, add_all, add_source, check_address, named
 from streamzoo.streaming.serve.server import Server, Settings
 from streamzoo.streaming.sources import open_source
 
@@ -59,6 +60,30 @@ def test_a_file_plays_as_a_camera_and_its_carry_survives_a_restart(clip, tmp_pat
             records = session.recent.after(0)[1]
             assert [r["output"]["n"] for r in records] == [r["seq"] for r in records]
             assert records[0]["index"] < last < records[-1]["index"] + 1
+
+    run(main())
+
+
+def test_names_of_streams_that_a_server_starts_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b.mp4").touch()
+    asked = "http://127.0.0.1/cam?id=3"
+    assert named(["gate=rtsp://127.0.0.1/cam", asked, "a=b.mp4", "me=0", f"q={asked}"]) == [
+        ("gate", "rtsp://127.0.0.1/cam"), ("cam1", asked), ("cam2", "a=b.mp4"), ("me", "0"),
+        ("q", asked),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="gate names two streams"):
+        named(["gate=0", "gate=1"])
+
+
+def test_a_named_stream_tells_its_results_over_http(clip):
+    async def main():
+        async with engine() as e, Server(e, Settings(port=0)) as server:
+            await add_all(server.sessions, [f"gate={clip}"])
+            await answered(server.sessions.get("gate"), 3)
+            status, body = await rest(server, "/streams/gate/results?after=1")
+            assert status == 200 and body["missed"] == 0
+            assert [r["seq"] for r in body["results"]][:2] == [2, 3]
 
     run(main())
 
@@ -120,3 +145,46 @@ def test_addresses_that_clients_may_name():
     for bad in ("/etc/passwd", "file:///x", "0", 0, None, "concat:a|b", "ftp://x"):
         with pytest.raises(ServeError, match="given where it is started"):
             check_address(bad)
+
+
+def test_a_cameras_secret_stands_in_nothing_that_is_told_or_kept(clip, tmp_path, caplog):
+    caplog.set_level("DEBUG", "streamzoo")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def translate_path(self, path):
+            return str(clip)
+
+        def log_message(self, *_):
+            pass
+
+    async def main():
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+            threading.Thread(target=web.serve_forever, daemon=True).start()
+            host = f"127.0.0.1:{web.server_port}"
+            good = f"http://admin:hunter2@{host}/live/hunter2/clip.mp4?pwd=hunter2"
+            bad = f"rtsp://hunter2@127.0.0.1:{free_port()}/user=a_password=hunter2_x"
+            settings = Settings(port=0, store=tmp_path / "store", every=0.05)
+            async with engine() as e, Server(e, settings) as server:
+                body = {"url": good, "name": "cam", "fps": 25, "budget_ms": 60000}
+                told = [await rest(server, "/streams", "POST", body)]
+                for url in (bad, good[1:]):
+                    told.append(await rest(server, "/streams", "POST", {"url": url}))
+                assert [status for status, _ in told] == [201, 400, 400]
+                waiting = await add_all(server.sessions, [bad])
+                await answered(server.sessions.get("cam"), 3)
+                for path in ("/streams", "/streams/cam", "/streams/cam/results", "/metrics"):
+                    told.append(await rest(server, path))
+                board = Dashboard(server.sessions)
+                told += [await board.state(), board.timeline.after(0), board.hello()]
+                for task in waiting:
+                    task.cancel()
+                names = [thread.name for thread in threading.enumerate()]
+                await asyncio.sleep(0.2)
+            web.shutdown()
+        for text in (*map(str, told), *names, *map(str, caplog.messages)):
+            assert "hunter2" not in text, text
+        assert host in str(told)
+        kept = [p for p in (tmp_path / "store").rglob("*") if p.is_file()]
+        assert kept and not any(b"hunter2" in str(p).encode() + p.read_bytes() for p in kept)
+
+    run(main())

@@ -83,7 +83,7 @@ async def until(true, seconds=20):
 
 def test_timeline_of_moments_and_spans():
     now = [1000.0]
-    line = Timeline(keep=4, clock=lambda: now[0])
+    line = Timeline(4, clock=lambda: now[0], alarms=("event", "anomaly"))
     for _ in range(4):
         line.record("a", {"output": {"event": 0.7, "anomaly": 0.2}, "classes": {"run": 0.4}})
         now[0] += 1

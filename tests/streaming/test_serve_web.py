@@ -190,7 +190,7 @@ def test_a_stalled_reader_misses_results_and_its_neighbour_does_not():
 
 def test_bad_messages_get_an_error_and_the_stream_goes_on():
     frames = video(3, 4)
-    good = lambda k: pack(FrameMessage(RAW, k, frames[k].tobytes(), None, False, *SIZE))  # noqa: E731
+    good = lambda k: pack(FrameMessage(RAW, k, frames[k].tobytes(), None, False, *SIZE))
 
     async def main():
         limits = Limits(errors=12, message=4096, pixels=10_000)
@@ -287,7 +287,7 @@ def test_settings_that_cannot_be():
         Settings(certificate="x.pem")
     with pytest.raises(ValueError, match="at least 8 characters"):
         Tokens(["short"])
-    with pytest.raises(ValueError, match="limit ttl=0"):
+    with pytest.raises(ValueError, match="ttl=0"):
         Limits(ttl=0)
     sock = bind("127.0.0.1", 0)
     with pytest.raises(ValueError, match="cannot be bound"):
@@ -406,7 +406,7 @@ def test_who_closes_behind_frames_and_leaves_keeps_no_session():
         async with engine() as e:
             sessions = Sessions(e, Limits(ttl=60))
             socket: Any = Gone(hello, *frames, close)
-            talk = lambda owner: Conversation(sessions, owner)  # noqa: E731
+            talk = lambda owner: Conversation(sessions, owner)
             await Line(socket, 1, Tokens(), talk, Metrics(sessions)).serve()
             assert len(socket.told) == 1 and not sessions.by_name
             sessions.close()

@@ -15,6 +15,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from streamzoo.streaming.sources import SourceError, open_source
 
+from .odd_files import write
 from .rtsp import RtspServer, free_port, make_clip
 
 
@@ -46,7 +47,7 @@ def test_file_equals_pyav(tmp_path, size):
         assert source.size == (size or (48, 64)) and source.original_size == (48, 64)
         frames = list(source)
     assert len(frames) == len(expected) == 30
-    for i, (frame, image) in enumerate(zip(frames, expected)):
+    for i, (frame, image) in enumerate(zip(frames, expected, strict=False)):
         np.testing.assert_array_equal(frame.image, image)
         assert frame.image.dtype == np.uint8 and frame.image.flags.c_contiguous
         assert frame.index == i and frame.original_size == (48, 64) and frame.original is None
@@ -57,7 +58,9 @@ def test_file_equals_pyav(tmp_path, size):
 def test_original_is_kept_beside_the_resized(tmp_path):
     clip = make_clip(tmp_path / "clip.mp4", frames=3)
     with open_source(clip, size=(24, 24), keep_original=True) as source:
-        for frame, big, small in zip(source, reference(clip), reference(clip, (24, 24))):
+        for frame, big, small in zip(
+            source, reference(clip), reference(clip, (24, 24)), strict=False
+        ):
             np.testing.assert_array_equal(frame.original, big)
             np.testing.assert_array_equal(frame.image, small)
 
@@ -147,6 +150,28 @@ def test_truncated_file_gives_what_it_has_and_says_so(tmp_path):
     assert 10 < len(frames) < 60
     np.testing.assert_array_equal(frames[10].image, expected[10])
     assert str(clip) in source.warning and "60" in source.warning and "\n" not in source.warning
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.flv", "a.avi", "sound.mkv"])
+@pytest.mark.parametrize("part", [0.65, 0.8])
+def test_a_cut_file_says_so_whatever_its_container(tmp_path, name, part):
+    """By the length that its header announces, to a second, or by a packet that is cut."""
+    more = {"codec": "libvpx"} if name.endswith("webm") else {}
+    sound = (0, 12) if name == "sound.mkv" else None
+    clip = write(tmp_path / name, frames=150, sound=sound, **more)
+    with open_source(clip) as source:
+        assert len(list(source)) == 150 and source.warning is None
+    os.truncate(clip, int(part * clip.stat().st_size))
+    with open_source(clip) as source:
+        assert 0 < len(list(source)) < 150
+    assert f"{clip}: truncated or damaged" in source.warning
+
+
+def test_sound_that_is_longer_than_the_picture_is_no_cut(tmp_path):
+    for name, sound in (("longer.mkv", (0, 5)), ("late.mkv", (3, 2)), ("longer.flv", (0, 5))):
+        with open_source(write(tmp_path / name, frames=20, sound=sound)) as source:
+            assert len(list(source)) == 20
+        assert source.warning is None, name
 
 
 @pytest.mark.parametrize(

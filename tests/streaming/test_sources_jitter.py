@@ -91,7 +91,9 @@ def test_equals_brute_force_and_keeps_its_books(steps, delay, capacity):
     rest = sorted(model.held)
     assert len(buffer) == 0 and out == model.released + [item for _, _, item in rest]
     keys = [model.seen[i][:2] for i in out]
-    assert all(a < b for a, b in zip(keys, keys[1:]))  # by era and capture time, each once
+    assert all(
+        a < b for a, b in zip(keys, keys[1:], strict=False)
+    )  # by era and capture time, each once
     reasons = [reason for _, reason in model.dropped]
     assert buffer.dropped == {r: reasons.count(r) for r in set(reasons)}
     assert sorted(out + [i for i, _ in model.dropped]) == list(range(len(steps)))

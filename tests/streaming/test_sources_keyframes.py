@@ -58,7 +58,7 @@ def test_a_file_switched_twice(tmp_path, make):
     start = round(after[0].time * 25)  # from a key frame on, all of them
     assert start in keys and numbers[-len(after) :] == list(range(start, 60))
     assert len(frames) + source.dropped == 60
-    for number, frame in zip(numbers, frames):
+    for number, frame in zip(numbers, frames, strict=False):
         np.testing.assert_array_equal(frame.image, images[number])
     indices = [f.index for f in frames]
     assert (np.diff(indices) > 0).all() and indices[-1] == 59

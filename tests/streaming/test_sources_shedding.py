@@ -6,12 +6,12 @@ import time
 import numpy as np
 import pytest
 
-from streamzoo.streaming.engine import Costs, Engine
-from streamzoo.streaming.sources import Feed, shedding
+from streamzoo.streaming.engine import Costs, Engine, Feed
+from streamzoo.streaming.sources import shedding
 from streamzoo.streaming.sources.shedding import Shedding
 
 from .serving import STEP, run
-from .test_sources_feed import Recording
+from .test_engine_feed import Recording
 
 
 def play(overloaded, seconds=1200.0, fps=20.0):
@@ -35,10 +35,10 @@ def test_only_a_lasting_overload_counts_and_tries_grow_rarer():
     assert [active for _, active in changes] == [k % 2 == 0 for k in range(len(changes))]
     first = changes[0][0]
     assert 100 + 2 * shedding.WINDOW <= first <= 100 + 3 * shedding.WINDOW
-    on = [b[0] - a[0] for a, b in zip(changes, changes[1:]) if a[1]]
-    off = [b[0] - a[0] for a, b in zip(changes, changes[1:]) if not a[1]]
+    on = [b[0] - a[0] for a, b in zip(changes, changes[1:], strict=False) if a[1]]
+    off = [b[0] - a[0] for a, b in zip(changes, changes[1:], strict=False) if not a[1]]
     assert len(on) >= 4 and max(off) <= 3 * shedding.WINDOW  # tries are short
-    for hold, length in zip((30, 60, 120, 240), on):
+    for hold, length in zip((30, 60, 120, 240), on, strict=False):
         assert hold <= length <= hold + 3 * shedding.WINDOW
     changes = play(lambda now: 100 < now < 130)  # over: all frames again, and it stays so
     assert [active for _, active in changes] == [True, False]

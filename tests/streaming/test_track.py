@@ -1,7 +1,9 @@
 """Tracking a live stream: prompts by name, in the source's pixels, and what the files say."""
 
+import copy
 import gc
 import json
+import pickle
 import re
 from pathlib import Path
 from types import SimpleNamespace as Frame
@@ -13,16 +15,14 @@ import pytest
 
 from streamzoo import create_model, init_params, save
 from streamzoo.streaming.cli import main
-from streamzoo.streaming.session import card_of
 from streamzoo.streaming.step import Step
 from streamzoo.streaming.track import (
     Prompt,
     TrackSession,
-    TrackView,
-    box_of,
     read_prompts,
-    run_lengths,
 )
+from streamzoo.streaming.views.track import TrackView, box_of, run_lengths
+from streamzoo.zoo import card_of
 from streamzoo.zoo.segment.decoder import DecoderConfig
 from streamzoo.zoo.segment.hiera import HieraConfig
 from streamzoo.zoo.segment.stream import no_prompts
@@ -51,7 +51,7 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def step(weights):
     model, params = init_params(NAME, **TINY)
-    return Step(model, params, card_of(NAME, model))
+    return Step(model, params, card_of(NAME, **TINY))
 
 
 def frames(count):
@@ -92,9 +92,34 @@ def test_objects_by_name_are_the_models_slots(step):
 
 
 @pytest.mark.slow  # a tracker is long to compile
+@pytest.mark.parametrize(
+    "again", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy], ids=["pickle", "deepcopy"]
+)
+def test_a_copy_made_in_mid_stream_goes_on_by_itself(step, again):
+    """With its objects, a prompt that waits for the next frame and one that waits for its time."""
+    film = frames(5)
+    later = Prompt("dog", box=(4, 2, 40, 20), at=3.0)
+    session = TrackSession(step, SOURCE, [Prompt("cat", points=((16.0, 8.0),)), later])
+    for t in range(2):
+        session.push(film[t], float(t))
+    session.add(Prompt("cat", points=((20.0, 10.0),), labels=(0,)))
+    second = again(session)
+    assert second.unreached == (later,) and second.frames == 2
+    want = [session.push(film[t], float(t)) for t in range(2, 5)]
+    got = [second.push(film[t], float(t)) for t in range(2, 5)]
+    for a, b in zip(got, want, strict=True):
+        assert a.index == b.index and sorted(a.masks) == sorted(b.masks)
+        jax.tree.map(np.testing.assert_array_equal, (a.masks, a.scores), (b.masks, b.scores))
+    assert sorted(got[-1].masks) == ["cat", "dog"]
+    second.remove("cat")
+    assert sorted(second.push(film[0], 5.0).masks) == ["dog"]
+    assert sorted(session.push(film[0], 5.0).masks) == ["cat", "dog"]
+
+
+@pytest.mark.slow  # a tracker is long to compile
 def test_what_cannot_be_meant_is_refused(step):
     session = TrackSession(step, SOURCE)
-    add = lambda **what: session.add(Prompt("a", **what))  # noqa: E731
+    add = lambda **what: session.add(Prompt("a", **what))
     for words, what in {
         "outside the image, which is 64 wide": dict(points=((65.0, 1.0),)),
         "is empty": dict(box=(9, 9, 9, 12)),
@@ -158,10 +183,10 @@ def test_memory_of_a_long_track_is_flat():
                           windows=(2, 2, 2, 2), global_blocks=(2,), background=(2, 2)),
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    draw = lambda a: jnp.asarray(rng.normal(size=a.shape) / 4, a.dtype)  # noqa: E731
+    draw = lambda a: jnp.asarray(rng.normal(size=a.shape) / 4, a.dtype)
     params = jax.tree.map(draw, shapes_of(NAME, **small))
     model = create_model(NAME, **small)
-    session = TrackSession(Step(model, params, card_of(NAME, model)))
+    session = TrackSession(Step(model, params, card_of(NAME, **small)))
     film = rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
     found = []
     for t in range(5000):
@@ -176,7 +201,7 @@ def test_memory_of_a_long_track_is_flat():
             gc.collect()
             live = sum(a.nbytes for a in jax.live_arrays())
             found.append((session.carry_bytes, live, resident()))
-    carries, arrays, memory = zip(*found)
+    carries, arrays, memory = zip(*found, strict=False)
     assert len(set(carries)) == 1 and len(set(arrays)) == 1, found
     assert memory[-1] - memory[0] < 4000 * 512, found
 
@@ -228,3 +253,35 @@ def test_the_command_writes_masks(weights, tmp_path, capsys):
     assert "is no tracker" in capsys.readouterr().err
     assert main(["watch", str(clip), "--model", NAME]) == 2
     assert "streamzoo track" in capsys.readouterr().err
+
+
+def test_prompts_that_no_frame_will_see_are_told(tmp_path, capsys, monkeypatch):
+    """After the end, before the start, outside the picture; before anything is loaded."""
+    clip = make_clip(tmp_path / "dog.mp4", frames=50)  # 2 s
+    monkeypatch.setattr("streamzoo.zoo.load", lambda *_: pytest.fail("loaded"))
+    command = ["track", str(clip), "--out", str(tmp_path / "out"), "--no-video"]
+    for words, more in {
+        "object dog: its prompt for second 99 would never": ["--point", "dog=20,10@99"],
+        "the video is 2.0 s long": ["--point", "1,1", "--box", "dog=1,1,5,5@3.1"],
+        "--seconds 1 stops before it": ["--point", "dog=20,10@1", "--seconds", "1"],
+        "second -1 is not in the video": ["--point", "dog=20,10@-1"],
+        "second nan is not in the video": ["--point", "dog=20,10@nan"],
+        "(20, 1000) is outside the image": ["--point", "dog=20,1000@1"],
+    }.items():
+        assert main([*command, *more]) == 2
+        err = capsys.readouterr().err
+        assert words in err and err.count("\n") == 1, err
+    assert not (tmp_path / "out").exists()
+    for at in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="is not in the stream"):
+            Prompt("dog", points=((1, 1),), at=at)
+
+
+@pytest.mark.slow  # a tracker is long to compile
+def test_a_prompt_that_was_not_reached_is_a_warning(weights, tmp_path, capsys):
+    clip = make_clip(tmp_path / "dog.mp4", frames=8)
+    command = ["track", str(clip), "--model", str(weights), "--out", str(tmp_path / "out")]
+    assert main([*command, "--no-video", "--point", "1,1", "--point", "dog=20,10@0.31"]) == 0
+    err = capsys.readouterr().err
+    assert "warning: prompts that were not reached" in err and "dog at second 0.31" in err
+    assert "the last frame was at second 0.28" in err

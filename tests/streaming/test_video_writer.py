@@ -25,7 +25,7 @@ def test_colours_sizes_and_times_come_back(tmp_path, codec, name):
     colours = [(200, 40, 60), (10, 220, 30), (30, 60, 240), (128,) * 3, (250,) * 3, (5,) * 3]
     path = tmp_path / "a:b.mp4"
     with VideoWriter(path, 25, (48, 64), codec=codec) as writer:
-        for t, colour in zip(times, colours):
+        for t, colour in zip(times, colours, strict=False):
             writer.write(np.full((48, 64, 3), colour, np.uint8), t)
     found, back, images = read_back(path)
     assert found == name

@@ -19,7 +19,8 @@ import streamzoo
 from streamzoo.streaming import Session, Step, open_source
 from streamzoo.streaming.cli import main
 from streamzoo.streaming.sources.base import Frame, FrameSource
-from streamzoo.streaming.watch import ActionView, Board, Meter, watch
+from streamzoo.streaming.views.live import LiveView
+from streamzoo.streaming.watch import Board, Meter, watch
 
 from . import tiny
 from .rtsp import RtspServer, make_clip
@@ -82,7 +83,7 @@ def test_what_is_written_is_the_model_on_the_clip(tmp_path, session, loaded):
         np.testing.assert_allclose(ordered, scores[t], atol=2e-4)
         kept = np.flatnonzero(want.box_valid[0, t])
         assert len(line["persons"]) == len(kept) > 0
-        for person, k in zip(line["persons"], kept):
+        for person, k in zip(line["persons"], kept, strict=False):
             np.testing.assert_allclose(person["box"], want.boxes[0, t, k], atol=2e-4)
             ordered = [person["classes"][name] for name in tiny.CLASSES]
             np.testing.assert_allclose(ordered, of_persons[t, k], atol=2e-4)
@@ -107,7 +108,7 @@ def test_scores_follow_the_card(step, loaded, multi_label):
     np.testing.assert_allclose(result.scores(), squash(result.output.logits), atol=1e-6)
     persons = result.persons()
     assert len(persons) > 0
-    for person, logits in zip(persons, result.output.box_logits):
+    for person, logits in zip(persons, result.output.box_logits, strict=False):
         np.testing.assert_allclose(person["scores"], squash(logits), atol=1e-6)
     big = dataclasses.replace(result.output, logits=np.array([-500.0, 0.0, 500.0]))
     with np.errstate(over="raise"):
@@ -119,7 +120,7 @@ def test_event_and_anomaly_of_a_live_model_are_written_and_drawn(tmp_path):
     model, params = streamzoo.load("live-mi-lite0/handover")
     card = streamzoo.model_card("live-mi-lite0/handover")
     clip, lines = make_clip(tmp_path / "clip.mp4", frames=3, size=(96, 160)), tmp_path / "out.jsonl"
-    view = ActionView()
+    view = LiveView()
     with Session(Step(model, params, card)) as session:
         with open_source(clip, size=card.input_size, keep_original=True) as source:
             watch(session, source, view=view, video=tmp_path / "out.mp4", lines=lines)
@@ -153,8 +154,20 @@ class Frames(FrameSource):
         return Frame(image, *frame, (40, 64), time.monotonic(), big)
 
 
+@pytest.fixture
+def guarded():
+    """Signals that nobody catches are listed; otherwise one that is late ends the test runner."""
+    missed = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: missed.append(number)) for number in numbers]
+    yield missed
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+    assert not missed
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_with_nothing_lost(tmp_path, session, number):
+def test_a_signal_ends_the_run_with_nothing_lost(tmp_path, session, number, guarded):
     before = signal.getsignal(number)
     source = Frames(np.arange(50) / 25, 6, lambda: os.kill(os.getpid(), number))
     video, lines = tmp_path / "v.mp4", tmp_path / "l.jsonl"
@@ -164,7 +177,7 @@ def test_a_signal_ends_the_run_with_nothing_lost(tmp_path, session, number):
     assert signal.getsignal(number) is before
 
 
-def test_a_second_signal_gives_up_at_once_and_files_are_whole(tmp_path, session):
+def test_a_second_signal_gives_up_at_once_and_files_are_whole(tmp_path, session, guarded):
     def twice():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

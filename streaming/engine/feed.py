@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Literal
+from typing import Literal
 
-from ..engine.queues import LATE, SUPERSEDED
-from ..engine.stream import Stream, StreamClosed
-from .base import KEYFRAMES, Frame, FrameSource
-from .jitter import OVERFLOW
-from .shedding import Shedding
+from ...layers.streaming import Fields, Json
+from ..sources.base import KEYFRAMES, Frame, FrameSource
+from ..sources.jitter import OVERFLOW
+from ..sources.redaction import scrub
+from ..sources.shedding import Shedding
+from .queues import LATE, SUPERSEDED
+from .stream import Stream, StreamClosed
 
 log = logging.getLogger("streamzoo.serve")
 POLL = 0.2  # seconds: how soon a feed without frames notices that it is closed
@@ -91,7 +94,7 @@ class Feed:
         self._stop.set()
         await self._ended.wait()
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Json:
         """For JSON: the state, and what the source dropped before the engine saw it."""
         source = self.source
         return {
@@ -116,16 +119,14 @@ class Feed:
         except StreamClosed:
             pass  # somebody let go of the stream
         except BaseException as error:  # whatever it is, it ends this stream only
-            self.error = str(error) or repr(error)
+            self.error = scrub(str(error) or repr(error))
         try:
             self.source.close()
         except Exception as error:
-            self.error = self.error or f"{self.source.name}: closing failed: {error!r}"
+            self.error = self.error or scrub(f"{self.source.name}: closing failed: {error!r}")
         self.state = "ended" if self.error is None else "failed"
-        try:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
             self._loop.call_soon_threadsafe(self._end)
-        except RuntimeError:  # the loop has ended: nobody waits
-            pass
 
     def _end(self) -> None:
         self.stream.finish()
@@ -136,7 +137,7 @@ class Feed:
             self._shed()
             frame = self.source.read(timeout=POLL)
             if frame is None:
-                if not self.source.live or self.source.state == "closed":
+                if self.source.over:
                     return
                 continue
             index = self._offer(frame)
@@ -160,11 +161,12 @@ class Feed:
 
     def _offer(self, frame: Frame) -> int | None:
         mark = self._event is not None and bool(self._event(frame))
-        index = self.stream.offer(frame.image, frame.captured, event=mark)
+        told: Fields = dict(event=mark, original=frame.original_size)
+        index = self.stream.offer(frame.image, frame.captured, **told)
         if index is not None:
             return index
         waiting = asyncio.run_coroutine_threadsafe(
-            self.stream.push(frame.image, frame.captured, event=mark), self._loop
+            self.stream.push(frame.image, frame.captured, **told), self._loop
         )
         while not (self._stop.is_set() or self._loop.is_closed()):
             try:

@@ -1,0 +1,79 @@
+"""`streamzoo info`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shutil
+import textwrap
+from typing import Any
+
+from ...layers.streaming import Json
+
+SUMMARY = "show a model's card, size and carry"
+EXAMPLE = "streamzoo info tsa-s16"
+NOTES = """
+Of a weights file it shows what its header says: streamzoo info runs/mine/weights.safetensors"""
+
+
+def options(p: argparse.ArgumentParser) -> None:
+    """Adds the options."""
+    p.add_argument("model", metavar="NAME", help="model name, or a weights file of ours")
+    p.add_argument(
+        "--budget",
+        action="store_true",
+        help="compile the step, too: multiply-accumulates, bytes and memory per frame",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints a card, and what only the built model knows: parameters and carry."""
+    import jax
+
+    from ...zoo import card_of, create_model, model_config, resolve
+    from ...zoo.registry import is_registered
+    from ...zoo.weights import shapes_of
+    from ..budget import budget
+
+    card = card_of(args.model)
+    fields = dict(card.overrides)
+    config = model_config(card.name, **fields)
+    params = sum(a.size for a in jax.tree.leaves(shapes_of(card.name, **fields)))
+    facts: Json = {"name": card.name, "summary": card.summary, "task": card.task}
+    if not is_registered(args.model):
+        facts["weights"] = args.model
+    elif card.pretrained:
+        facts["weights"] = f"{card.weights or ''} {card.source}".strip()
+    else:
+        facts["weights"] = "none: an architecture to train, or to convert weights for"
+    facts["parameters"] = f"{params:,}"
+    if card.streaming:
+        model: Any = create_model(card.name, **fields)
+        carry = jax.tree.leaves(jax.eval_shape(lambda: model.init_carry(1)))
+        size = sum(a.size * a.dtype.itemsize for a in carry)
+        facts["carry"] = f"{size:,} bytes per stream, arrays: {len(carry)}"
+        facts["latency"] = f"{model.latency} frames"
+        if args.budget:
+            own = None if is_registered(args.model) else resolve(args.model).params
+            facts |= budget(card, own).lines()
+    else:
+        facts["carry"] = "none: offline, reads a whole clip"
+    height, width = card.input_size
+    facts["input"] = f"{height} x {width} pixels (height x width), RGB"
+    facts["mean, std"] = f"{', '.join(map(str, card.mean))}; {', '.join(map(str, card.std))}"
+    facts["frame rate"] = f"{card.frame_rate:g} frames/s" if card.frame_rate else ""
+    facts["classes"] = ", ".join(card.classes)
+    facts["scores"] = "several classes at a time (sigmoid)" if card.multi_label else "one (softmax)"
+    for name in ("trained_on", "metric", "metric_command", "licence", "paper", "sha256"):
+        facts[name.replace("_", " ")] = getattr(card, name)
+    facts["config"] = ", ".join(
+        f"{f.name}={getattr(config, f.name)!r}" for f in dataclasses.fields(config)
+    )
+    room = max(60, shutil.get_terminal_size((100, 24)).columns)
+    for name, value in facts.items():
+        if value:
+            head = f"{name:14}  "
+            wrap = textwrap.TextWrapper(
+                room, head, " " * len(head), break_long_words=False, break_on_hyphens=False
+            )
+            print(wrap.fill(str(value)))

@@ -1,0 +1,230 @@
+"""Listening: utterances are the same however the sound is cut, and the words are what was said."""
+
+import io
+import json
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from streamzoo.streaming.captions import Captions, clock
+from streamzoo.streaming.cli import main
+from streamzoo.streaming.listening import BLOCK, RATE, Cutting, Listener, Utterance
+from streamzoo.streaming.sources import sound as sound_module
+from streamzoo.streaming.sources.base import SourceError
+from streamzoo.streaming.sources.sound import sound_of
+from streamzoo.zoo.errors import WeightsError
+from streamzoo.zoo.packages import installed
+from streamzoo.zoo.registry import model_card
+
+
+def write(path, samples, rate=RATE, channels=1):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels), file.setsampwidth(2), file.setframerate(rate)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+class Likely:
+    """In place of the voice detector: how loud a block is, as its likelihood of speech."""
+
+    def init_carry(self, batch):
+        return ()
+
+    def apply(self, params, carry, audio):
+        from streamzoo.layers.signal.emitted import Emitted
+
+        x = abs(audio).max(axis=-1, keepdims=True)
+        return carry, Emitted(x, x > -1, x)
+
+
+@pytest.fixture
+def listener(monkeypatch):
+    monkeypatch.setattr("streamzoo.streaming.listening.load", lambda name: (Likely(), {}))
+    return lambda recognise=lambda a: f"{len(a)}", **options: Listener(
+        recognise, Cutting(**options)
+    )
+
+
+def spoken(*parts):
+    """Sound of (seconds, loudness) parts."""
+    return np.concatenate([np.full(int(s * RATE), x, np.float32) for s, x in parts])
+
+
+def all_of(listener, sound, size):
+    said = [u for i in range(0, len(sound), size) for u in listener.push(sound[i : i + size])]
+    return said + list(listener.flush())
+
+
+SOUND = spoken((1, 0), (1.5, 0.9), (0.3, 0.1), (1, 0.8), (1, 0), (0.1, 0.9), (1, 0), (0.7, 0.6))
+
+
+def test_utterances_are_where_somebody_speaks(listener):
+    said = all_of(listener(every=0), SOUND, 4000)
+    assert [u.final for u in said] == [True, True]  # a click of 0.1 s is no utterance
+    (first, second) = said
+    assert first.start == pytest.approx(1.0, abs=0.04) and first.end == pytest.approx(3.8, abs=0.04)
+    assert second.start == pytest.approx(5.9, abs=0.04)
+    # with the sound before it and the silence that ended it
+    assert int(first.text) / RATE == pytest.approx(0.3 + 2.8 + 0.5, abs=0.08)
+
+
+@pytest.mark.parametrize("size", [1, 511, 512, 5000, len(SOUND)])
+def test_any_split_gives_the_same(listener, size):
+    sound = SOUND[: 3 * RATE] if size == 1 else SOUND
+    facts = lambda said: [(u.start, u.end, u.text, u.final) for u in said]
+    want = facts(all_of(listener(), sound, 1600))
+    assert facts(all_of(listener(), sound, size)) == want and len(want) > 3
+
+
+def test_provisional_texts_come_while_somebody_speaks_and_never_after(listener):
+    said = all_of(listener(every=0.5), spoken((0.5, 0), (3, 0.9), (1, 0)), 800)
+    assert [u.final for u in said] == [False] * (len(said) - 1) + [True]
+    assert 5 <= len(said) - 1 <= 6
+    assert all(a.heard < b.heard for a, b in zip(said, said[1:], strict=False))
+
+
+def test_speech_without_a_pause_is_cut_at_its_quietest_and_nothing_is_lost(listener):
+    heard = []
+
+    def recognise(sound):
+        heard.append(sound)
+        return "x"
+
+    sound = spoken((3.2, 0.9), (0.064, 0.4), (6, 0.9))
+    said = all_of(listener(recognise, longest=4, every=0), sound, 4096)
+    assert len(said) >= 3 and said[0].end == pytest.approx(3.2, abs=0.1)
+    joined = np.concatenate(heard)[: len(sound)]
+    np.testing.assert_array_equal(joined, sound)
+    assert max(len(s) for s in heard) <= 4 * RATE + BLOCK
+
+
+def test_memory_is_bounded_by_the_longest_utterance(listener):
+    hears = listener(longest=5, every=0)
+    for part in (spoken((60, 0)), spoken((60, 0.9))):
+        list(hears.push(part))
+        assert len(hears._sound) == len(hears._speech) <= 5 * RATE / BLOCK + 1
+
+
+@pytest.mark.parametrize(
+    "options", [{"end": 0.6}, {"longest": 40}, {"silence": -1}, {"begin": 1.0}, {"every": 99}]
+)
+def test_cutting_out_of_range(options):
+    with pytest.raises(ValueError, match="|".join(options)):
+        Cutting(**options)
+
+
+def test_sound_of_another_kind_is_refused(listener):
+    with pytest.raises(ValueError, match="int16"):
+        list(listener().push(np.zeros(9, np.int16)))
+
+
+# --- sources ---------------------------------------------------------------------------------
+
+
+def test_files_are_mixed_and_resampled_and_it_is_said_once(tmp_path):
+    t = np.arange(48_000) / 48_000
+    tone = np.sin(2 * np.pi * 440 * t)
+    stereo = np.stack([tone, 0.5 * tone], 1).reshape(-1)
+    told = []
+    sound = np.concatenate([*sound_of(write(tmp_path / "a.wav", stereo, 48_000, 2), told.append)])
+    assert len(sound) == pytest.approx(RATE, abs=32) and len(told) == 1 and "48000 Hz" in told[0]
+    spectrum = np.abs(np.fft.rfft(sound))
+    assert np.argmax(spectrum) * RATE / len(sound) == pytest.approx(440, abs=2)
+    want = 0.75 * np.sin(2 * np.pi * 440 * np.arange(len(sound)) / RATE)
+    assert np.abs(sound - want)[200:-200].max() < 0.02
+
+
+def test_a_pipe_is_16_bit_samples(monkeypatch):
+    samples = np.arange(-500, 500, dtype="<i2")
+
+    def piped(data):
+        stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(data), 7))
+        monkeypatch.setattr(sound_module.sys, "stdin", stdin)
+        return np.concatenate([*sound_of("-")])
+
+    np.testing.assert_array_equal(piped(samples.tobytes()) * 32768, samples)
+    with pytest.raises(SourceError, match="within a sample"):
+        piped(samples.tobytes()[:-1])
+
+
+def test_sources_without_sound(tmp_path):
+    from .rtsp import make_clip
+
+    with pytest.raises(SourceError, match="has no sound"):
+        list(sound_of(make_clip(tmp_path / "mute.mp4", frames=3)))
+    with pytest.raises(SourceError, match="cannot be opened"):
+        list(sound_of(tmp_path / "nothing.wav"))
+    (tmp_path / "text.wav").write_text("no sound at all")
+    with pytest.raises(SourceError, match="cannot be opened"):
+        list(sound_of(tmp_path / "text.wav"))
+    address = "http://user:secret@127.0.0.1:9/a.wav"
+    with pytest.raises(SourceError) as told:
+        list(sound_of(address))
+    assert "secret" not in str(told.value)
+
+
+# --- captions --------------------------------------------------------------------------------
+
+SAID = [
+    Utterance(0.5, 1.25, "Yes --> no", True, 1.5, 100.0),
+    Utterance(3661, 3662.5, "b", True, 0, 0),
+]
+
+
+def test_captions(tmp_path):
+    for kind in ("srt", "vtt", "jsonl"):
+        with Captions(tmp_path / f"a.{kind}") as captions:
+            for said in SAID:
+                captions.write(said)
+    srt = (tmp_path / "a.srt").read_text()
+    assert srt.startswith("1\n00:00:00,500 --> 00:00:01,250\nYes -> no\n\n2\n01:01:01,000 --> ")
+    assert (tmp_path / "a.vtt").read_text().startswith("WEBVTT\n\n00:00:00.500 --> 00:00:01.250\n")
+    rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert rows[0] == {"start": 0.5, "end": 1.25, "text": "Yes --> no", "latency": 0.35}
+    assert clock(59.9996) == "00:01:00.000"
+    with pytest.raises(ValueError, match=r"\.srt, \.vtt, \.jsonl"):
+        Captions(tmp_path / "a.txt")
+    with pytest.raises(FileExistsError):
+        Captions(tmp_path / "a.srt")
+
+
+# --- the command -----------------------------------------------------------------------------
+
+
+def test_wrong_sources_and_models_are_one_line(tmp_path, capsys):
+    quiet = write(tmp_path / "quiet.wav", np.zeros(3 * RATE))
+    (tmp_path / "there.srt").write_text("mine")
+    for words, says in (
+        ([tmp_path / "no.wav"], "cannot be opened"),
+        ([quiet, "--longest", "99"], "--longest or --every: longest 99"),
+        ([quiet, "--out", tmp_path / "there.srt"], "--overwrite replaces it"),
+        ([quiet, "--out", tmp_path / "a.doc"], "captions are"),
+        ([quiet, "--model", "yolox-nano/coco"], "does not write what is said"),
+        ([write(tmp_path / "empty.wav", np.zeros(0))], "ends before its first sample"),
+    ):
+        assert main(["listen", *map(str, words)]) != 0
+        err = capsys.readouterr().err
+        assert says in err and "Traceback" not in err
+    assert (tmp_path / "there.srt").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_real_speech_is_written_down(tmp_path, capsys):
+    """A recording that comes with the weights: Beckett's best known lines."""
+    try:
+        file = installed(model_card("moonshine-base/en").source)
+    except WeightsError as error:
+        pytest.skip(str(error))
+    clip = Path(file).parents[2] / "test-data/beckett.wav"
+    assert main(["listen", str(clip), "--out", str(tmp_path / "b.jsonl"), "--longest", "3"]) == 0
+    told = capsys.readouterr()
+    words = "".join(c for c in told.out.lower() if c.isalpha() or c in " \n").split()
+    want = "ever tried ever failed no matter try again fail again fail better"
+    assert " ".join(words) == want
+    assert "times real time; utterances: 6" in told.err and "p95" in told.err
+    rows = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 and all(
+        a["end"] < b["start"] for a, b in zip(rows, rows[1:], strict=False)
+    )

@@ -2,23 +2,25 @@
 PYTHON ?= python3
 DEMO = .venv-demo
 TEST = .venv-test
+WORKERS ?= auto
 
 .PHONY: demo test test-fast test-slow lint notebook bench clean
 
-demo: $(DEMO)/ready  ## watch a real street video with a bundled student; results in out/
-	$(DEMO)/bin/streamzoo demo --out out
+demo: $(DEMO)/ready  ## follow persons and cars in a real street video; results in out/
+	$(DEMO)/bin/streamzoo demo --out out --overwrite
 
 test: $(TEST)/ready  ## the whole suite but what is marked slow
-	$(TEST)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow"
+	$(TEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-fast: $(TEST)/ready  ## the laws and parities of the layers only
-	$(TEST)/bin/python -m pytest -q -n auto --dist loadgroup -m "not slow" tests/layers
+	$(TEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" tests/layers
 
-test-slow: $(TEST)/ready  ## the rest, e.g. every kernel compiled for chips that are not here
-	$(TEST)/bin/python -m pytest -q -n auto --dist loadgroup -m slow
+test-slow: $(TEST)/ready  ## the rest, e.g. every kernel compiled for chips that are not here; WHERE=tests/zoo
+	$(TEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m slow $(WHERE)
 
 lint: $(TEST)/ready
 	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/pyright --pythonpath $(TEST)/bin/python
 
 notebook: $(TEST)/ready  ## run the notebooks from top to bottom
@@ -34,7 +36,7 @@ $(DEMO)/ready: pyproject.toml
 
 $(TEST)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TEST)
-	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[demo,train,tfds,serve,cluster,webrtc,notebooks,test]'
+	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[demo,train,tfds,serve,cluster,webrtc,convert,speech,notebooks,test]'
 	touch $@
 
 clean:

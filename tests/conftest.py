@@ -1,5 +1,8 @@
 """Test settings. Compiling is most of the suite's time: the numbers do not need LLVM's best."""
 
+import contextlib
+import ctypes
+import gc
 import importlib.util
 import os
 
@@ -11,3 +14,41 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 if importlib.util.find_spec("torchvision"):
     mend_torchvision()  # before any test imports transformers, which imports it
+
+FULL = 3 << 30  # bytes that a worker may hold; compiled programs are most of it
+full = FULL  # of this worker: more, once it holds what cannot be forgotten
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one group stand together: a worker that has one has all, and compiles once."""
+    first = {}
+
+    def place(numbered):
+        number, item = numbered
+        mark = item.get_closest_marker("group")
+        key = (item.path, mark.args) if mark else number
+        return first.setdefault(key, number), number
+
+    items[:] = [item for _, item in sorted(enumerate(items), key=place)]
+
+
+def pytest_runtest_teardown(nextitem):
+    """Several workers share a machine's memory: one that is full forgets what it compiled."""
+    global full
+    if nextitem is not None and resident() > full:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # glibc keeps what it could give back
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        full = max(FULL, resident() + (1 << 30))

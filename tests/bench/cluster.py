@@ -24,9 +24,9 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))  # for tests.*
 
-from streamzoo.streaming.cluster.client import ClusterClient  # noqa: E402
-from tests.streaming import tiny  # noqa: E402
-from tests.streaming.clustered import Rig  # noqa: E402
+from streamzoo.streaming.cluster.client import ClusterClient
+from tests.streaming import tiny
+from tests.streaming.clustered import Rig
 
 SLOW = {"policy": "lossless", "budget_ms": 60000, "patience": 120}
 PICTURE = np.random.default_rng(0).integers(0, 250, (224, 224, 3), np.uint8)
@@ -114,7 +114,7 @@ class Talk:
         await until
         await asyncio.sleep(1.0)
         times = [since, *(at for at, _ in self.seen if at > since)]
-        return max(b - a for a, b in zip(times, times[1:]))
+        return max(b - a for a, b in zip(times, times[1:], strict=False))
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -126,7 +126,7 @@ def spread(values: list[float]) -> dict[str, float]:
 async def round_trips(rig: Rig, found: dict[str, Any]) -> None:
     async with Talk(rig) as talk:
         await asyncio.sleep(15)
-        pairs = list(zip(talk.sent, talk.seen))[20:]
+        pairs = list(zip(talk.sent, talk.seen, strict=False))[20:]
         found["round_trip"] = spread([1e3 * (at - sent) for sent, (at, _) in pairs])
         found["transport"] = spread(
             [1e3 * (at - sent) - result.latency_ms for sent, (at, result) in pairs]
@@ -151,7 +151,9 @@ async def grow_and_shrink(rig: Rig, found: dict[str, Any]) -> None:
     new = await Talk(rig).__aenter__()
     found["scale_up"] = round(time.monotonic() - start, 2)
     talks = [stays, filler, new]
-    found["moved"] = f"{sum(a != t.endpoint for a, t in zip(where, talks))} of {len(where)}"
+    found["moved"] = (
+        f"{sum(a != t.endpoint for a, t in zip(where, talks, strict=False))} of {len(where)}"
+    )
 
     kept = tries = 0
     for talk in talks * 5:

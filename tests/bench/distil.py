@@ -44,9 +44,12 @@ class Run:
 
 def base(data: str, shared: str, cache: str):
     """The recipe that all runs on one data set share."""
+    from streamzoo.train.datasets.synth import SynthData
+    from streamzoo.train.datasets.ucf11 import UCF11Data
+    from streamzoo.train.datasets.ut_interaction import UTInteractionData
     from streamzoo.train.loop import LoopConfig
     from streamzoo.train.optim import OptimConfig
-    from streamzoo.train.recipe import Data, Model, Recipe
+    from streamzoo.train.recipe import Model, Recipe
     from streamzoo.train.tasks import SuperviseConfig
 
     finder = f"{shared}/weights/yolox_nano_coco_416.onnx"
@@ -55,18 +58,18 @@ def base(data: str, shared: str, cache: str):
         optim=OptimConfig(name="muon", rate=1.5e-3, ema=0.99),
     )  # fmt: skip
     if data == "synth":
-        train, test = Data(videos=960), Data(videos=40, split="test")
+        train, test = SynthData(videos=960), SynthData(videos=40, split="test")
         supervise = SuperviseConfig()
     elif data == "synth-ut":  # frames as synth has them; measured on synth: what is kept of it
-        train = Data(
-            kind="ut", path=f"{shared}/ut_interaction", frame_rate=5.0, max_boxes=4,
+        train = UTInteractionData(
+            path=f"{shared}/ut_interaction", frame_rate=5.0, max_boxes=4,
             detector=finder, mirror=True,
         )  # fmt: skip
-        test = Data(videos=40, split="test")
+        test = SynthData(videos=40, split="test")
         supervise = SuperviseConfig()
     elif data in ("ut", "adapt"):
-        train = Data(
-            kind="ut", path=f"{shared}/ut_interaction", size=(128, 160), frame_rate=8.0,
+        train = UTInteractionData(
+            path=f"{shared}/ut_interaction", size=(128, 160), frame_rate=8.0,
             max_boxes=4, detector=finder, mirror=True,
         )  # fmt: skip
         test = dataclasses.replace(train, mirror=False)
@@ -75,9 +78,9 @@ def base(data: str, shared: str, cache: str):
         )
         supervise = SuperviseConfig(smoothing=0.1)
     else:
-        train = Data(
-            kind="ucf11", path=f"{shared}/ucf11_5frames_160x120.zip", size=(128, 160),
-            frame_rate=1.0, max_boxes=4, detector=finder, mirror=True,
+        train = UCF11Data(
+            path=f"{shared}/ucf11_5frames_160x120.zip", size=(128, 160),
+            max_boxes=4, detector=finder, mirror=True,
         )  # fmt: skip
         test = dataclasses.replace(train, mirror=False, split="test")
         loop = dataclasses.replace(
@@ -90,14 +93,14 @@ def base(data: str, shared: str, cache: str):
 def runs() -> list[Run]:
     """All runs, teachers first."""
     teacher = "model.name=videomae-window-lite0"
-    found = [Run("synth/teacher", (teacher, "loop.steps=1200", "loop.lanes=8"))]
+    found = [Run("synth/teacher", (teacher, "loop.steps=1200", "loop.batch=8"))]
 
     def student(
         data: str, name: str, taught: str, *more: str, arch: str, seeds: tuple = SEEDS
     ) -> None:
         steps = {"synth": 600, "ut": 160, "ucf11": 120, "adapt": 80, "synth-ut": 80}[data]
         if data == "synth":
-            more = ("loop.optim.rate=3e-3", *more)
+            more = ("loop.optim.learning_rate=3e-3", *more)
         steps = {"short": 200, "long": 900}.get(name.split("-")[0], steps)
         for seed in seeds:
             settings = (
@@ -109,9 +112,9 @@ def runs() -> list[Run]:
     for fold, out in FOLDS.items():
         kept = tuple(s for f in QUARTERS.values() for s in f if s not in out)
         split = (f"data.sequences={kept}", f"test.sequences={out}")
-        found.append(Run(f"ut/teacher/{fold}", (teacher, "loop.steps=250", "loop.lanes=8", *split)))
+        found.append(Run(f"ut/teacher/{fold}", (teacher, "loop.steps=250", "loop.batch=8", *split)))
     found.append(
-        Run("ucf11/teacher", (teacher, "model.window=5", "loop.steps=350", "loop.lanes=16"))
+        Run("ucf11/teacher", (teacher, "model.window=5", "loop.steps=350", "loop.batch=16"))
     )
     for arch in STUDENTS:
         student("synth", arch, "synth/teacher", arch=arch)
@@ -142,7 +145,7 @@ def runs() -> list[Run]:
     # without labels to another place: the teacher and the first student know set 1 only
     first, second = tuple(range(1, 9)), (11, 12, 13, 14)
     split = (f"data.sequences={first}", f"test.sequences={HELD}")
-    found.append(Run("adapt/teacher", (teacher, "loop.steps=200", "loop.lanes=8", *split)))
+    found.append(Run("adapt/teacher", (teacher, "loop.steps=200", "loop.batch=8", *split)))
     student("adapt", "before", "adapt/teacher", *split, arch="dsta")
     for seed in SEEDS:
         more = f"model.weights=runs/distil/adapt/before/{seed}/weights.safetensors"
@@ -168,7 +171,7 @@ def carry_out(run: Run, shared: str, folder: str) -> None:
     import jax
 
     from streamzoo.train.loop import run as train
-    from streamzoo.zoo.weights import load_weights, save
+    from streamzoo.zoo import load_weights, save
 
     jax.config.update("jax_compilation_cache_dir", f"{folder}/compiled")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
@@ -216,11 +219,12 @@ def difference(recipe, data, task, variables) -> float:
     from streamzoo.train.evaluate import answers
     from streamzoo.train.recipe import load_teacher
 
-    test = data.open(recipe.cache, task.student.config.stem, task.card)
+    test = data.features(recipe.cache, task.student.config.stem, task.card)
     model, teacher = load_teacher(recipe.teacher)
     pairs = zip(
         answers(task.student, variables, task.card, test),
         answers(model, teacher, task.card, test),
+        strict=False,
     )
     gaps = [np.abs(s.scores[:, 0] - t.scores[:, 0]).mean() for s, t in pairs]
     return float(np.mean(gaps))

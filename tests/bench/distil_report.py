@@ -152,7 +152,7 @@ def _weights(results: dict[str, Any]) -> list[str]:
             runs = [results[k]["last"] for k in results if _is_seed(k, f"{data}/{row}/")]
             if not runs:
                 continue
-            mean = lambda name: statistics.mean(r[name] for r in runs)  # noqa: E731
+            mean = lambda name: statistics.mean(r[name] for r in runs)
             blocks = sorted(k for k in runs[0] if k.startswith("weight/attention/"))
             each = ", ".join(f"{mean(k):.1f}" for k in blocks)
             whole = " | ".join(f"{mean(f'weight/{n}'):.1f}" for n in ("logits", "roi"))
@@ -169,7 +169,7 @@ def plot(results: dict[str, Any], speed: dict[str, Any], path: Path) -> None:
 
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.6))
     titles = {"synth": "synth", "ut": "UT-Interaction", "ucf11": "UCF11"}
-    for panel, data in zip(panels, titles):
+    for panel, data in zip(panels, titles, strict=False):
         for index, name in enumerate(("teacher", *ROWS)):
             got = [100 * s for s in scores(results, data, name)]
             if not got:

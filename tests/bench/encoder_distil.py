@@ -56,7 +56,7 @@ def runs() -> list[str]:
 @functools.cache
 def opened(data, cache: str):
     """A data set, read once for all runs."""
-    return data.open(cache)
+    return data.features(cache)
 
 
 class Kept:
@@ -65,7 +65,10 @@ class Kept:
     def __init__(self, data):
         self.data = data
 
-    def open(self, cache: str):
+    def check(self, setting: str):
+        self.data.check(setting)
+
+    def features(self, cache: str):
         return opened(self.data, cache)
 
 
@@ -158,7 +161,7 @@ def carry_out(run: str, options: argparse.Namespace) -> None:
 
     from streamzoo.train.loop import Job
     from streamzoo.train.loop import run as train
-    from streamzoo.zoo.weights import save
+    from streamzoo.zoo.files import save
 
     method, seed = run.split("/")
     told: dict = {"run": run}
@@ -205,12 +208,12 @@ def both(options: argparse.Namespace):
     """The videos to learn from and to measure on."""
     recipe = recipe_of("direct", 0, options)[0]
     test = Kept(dataclasses.replace(recipe.data.data, split="test"))
-    return [data.open(recipe.cache) for data in (recipe.data, test)]
+    return [data.features(recipe.cache) for data in (recipe.data, test)]
 
 
 def scores(task, variables, recipe, options: argparse.Namespace) -> dict:
     """Nearest neighbours and linear probe of a frozen student."""
-    from streamzoo.train.encoders import probed
+    from streamzoo.train.encoder_evaluation import probed
 
     train, test = (Middle(source) for source in both(options))
     return probed(task.student, variables, task.card, train, test)
@@ -220,7 +223,8 @@ def teacher_scores(name: str, options: argparse.Namespace) -> dict:
     """A teacher's own summary, measured as the students' features are."""
     import numpy as np
 
-    from streamzoo.train.encoders import accuracies, labels_of
+    from streamzoo.train.encoder_evaluation import labels_of
+    from streamzoo.train.metrics.probe import accuracies
     from streamzoo.train.teachers import frozen_teacher, taught_by
 
     recipe = recipe_of("direct", 0, options)[0]
@@ -247,6 +251,8 @@ def report(options: argparse.Namespace) -> None:
     """results/encoder_distil.{md,json} of what is there."""
     import numpy as np
 
+    from streamzoo.train.data import ucf11
+
     done = {r: json.loads(result_of(r, options).read_text()) for r in runs()
             if result_of(r, options).is_file()}  # fmt: skip
     table: dict = {}
@@ -263,18 +269,19 @@ def report(options: argparse.Namespace) -> None:
                 (("imagenet", "teacher/imagenet"), ("action", "teacher/action"),
                  ("proxy", "proxy/0")) if r in done}  # fmt: skip
     steps = options.steps
-    found = {"steps": steps, "students": table, "teachers": ceilings}
+    clips = len(ucf11.kept(f"{options.data}/ucf11_5frames_160x120.zip", "train"))
+    found = {"steps": steps, "clips": clips, "students": table, "teachers": ceilings}
     (RESULTS / "encoder_distil.json").write_text(json.dumps(found, indent=1) + "\n")
-    cell = lambda v: f"{100 * np.mean(v):.1f} ± {100 * np.std(v, ddof=1):.1f}"  # noqa: E731
+    cell = lambda v: f"{100 * np.mean(v):.1f} ± {100 * np.std(v, ddof=1):.1f}"
     lines = [
         "# Distilled encoders", "",
-        "Made by `tests/bench/encoder_distil.py`: UCF11, 1,386 clips to learn from and 316 to "
+        f"Made by `tests/bench/encoder_distil.py`: UCF11, {clips:,} clips to learn from and 316 to "
         "measure on; top-1 in percent of a frozen encoder's features (summary and mean of the map) "
         "of each clip's middle frame, mean and standard deviation over seeds. One clip is 0.3 "
         f"points. Students are ViTs 192 wide with {DEPTH} blocks at 64x80 pixels, {steps} steps of "
         f"32 frames (the chain: {steps - steps // 5} at one size, {steps // 5} at two); one proxy, "
-        f"{PROXY['dim']} wide, as many steps. That is {steps * 32 / 6930:.1f} epochs, far from "
-        "converged. Seconds are of one core, shared with other work. " + EARLIER, "",
+        f"{PROXY['dim']} wide, as many steps. That is {steps * 32 / (5 * clips):.1f} epochs, far "
+        "from converged. Seconds are of one core, shared with other work. " + EARLIER, "",
         "| student | seeds | kNN | linear probe | seconds |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for method, row in table.items():

@@ -271,9 +271,11 @@ def main() -> None:
     import transformers
 
     torch.set_num_threads(args.cores)
-    args.turns = {"encoder": (2, 2), "tracker": (1, 1)} if args.quick else {
-        "encoder": (10, 5), "tracker": (4, 2)
-    }
+    args.turns = (
+        {"encoder": (2, 2), "tracker": (1, 1)}
+        if args.quick
+        else {"encoder": (10, 5), "tracker": (4, 2)}
+    )
     report, about = Report(args.quick), surroundings(sys.argv[1:])
     about["command"] = about["command"].replace("spine.py", "encoders.py")
     about["transformers"] = transformers.__version__

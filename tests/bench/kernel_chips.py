@@ -34,7 +34,7 @@ def compile_one(chip: str, op: str, name: str) -> dict[str, Any]:
     program = targets.compiled(chip, *cases("table").case(op, name))
     seconds = time.perf_counter() - start
     memory, cost = program.memory_analysis(), program.cost_analysis() or {}
-    size = lambda what: getattr(memory, f"{what}_size_in_bytes") / 1e6  # noqa: E731
+    size = lambda what: getattr(memory, f"{what}_size_in_bytes") / 1e6
     text = program.as_text()
     kernel = "tpu_custom_call" in text or "triton" in text
     figures = size("argument"), size("output"), size("temp")

@@ -79,7 +79,7 @@ def _ring(quick: bool, dtype: Any, over: str):
     now = jnp.full((batch, 1), window - 1, jnp.int32)
     keys = rings.Keys(k, v, None, None, pos, now, None, None)
     options = dict(heads=heads, kv_heads=heads, over=over, sinks=0, window=window, rope_base=1e4)
-    run = lambda name: rings.read(q, keys, implementation=name, pairs=None, **options)[:, 0]  # noqa: E731
+    run = lambda name: rings.read(q, keys, implementation=name, pairs=None, **options)[:, 0]
     return run, forms.ring64(q[:, 0], k, v, heads=heads, over=over)
 
 
@@ -87,13 +87,13 @@ def _pages(quick: bool, dtype: Any):
     shape = (1, 16, 2, 16, 4, 2) if quick else (4, 32, 12, 64, 32, 8)
     arrays = forms.page_arrays(*shape, dtype=dtype)
     options = dict(page=shape[3], heads=shape[2])
-    run = lambda name: block_attention(*arrays, implementation=name, **options)  # noqa: E731
+    run = lambda name: block_attention(*arrays, implementation=name, **options)
     return run, forms.pages64(*arrays, **options)
 
 
 def _delta(quick: bool, dtype: Any):
     arrays = forms.delta_arrays(*((1, 16, 2, 16) if quick else (4, 257, 12, 64)), dtype=dtype)
-    run = lambda name: gated_delta(*arrays, implementation=name)[0]  # noqa: E731
+    run = lambda name: gated_delta(*arrays, implementation=name)[0]
     return run, forms.delta64(*arrays)
 
 
@@ -108,7 +108,7 @@ def _ssd(quick: bool, dtype: Any):
     arrays = forms.ssd_arrays(
         *((1, 16, 2, 64, 16) if quick else (4, 257, 12, 64, 128)), dtype=dtype
     )
-    run = lambda name: linear_attention(*arrays, implementation=name)[0]  # noqa: E731
+    run = lambda name: linear_attention(*arrays, implementation=name)[0]
     return run, forms.ssd64(*arrays)
 
 
@@ -260,7 +260,7 @@ def _library(x: list, heads: int, window: int, library: Any):
     @jax.jit
     def run(*x: jax.Array) -> jax.Array:
         batch, steps, tokens, dim = x[0].shape
-        split = lambda a: a.swapaxes(1, 2).reshape(batch * tokens, steps, heads, -1)  # noqa: E731
+        split = lambda a: a.swapaxes(1, 2).reshape(batch * tokens, steps, heads, -1)
         q, k, v = (split(a) for a in x)
         place = jnp.arange(steps, dtype=jnp.float32)[None, :, None]
         q, k = (forms.turn(a.astype(jnp.float32), place).astype(BF16) for a in (q, k))
@@ -317,7 +317,7 @@ def _against_torch(report: Report, name: str, config: dict[str, Any], ours: floa
     import turns
 
     from streamzoo.zoo import init_params, model_card, model_config
-    from streamzoo.zoo.weights import flatten
+    from streamzoo.zoo.trees import flatten
 
     cfg, card = model_config(name, **config), model_card(name)
     rows, cols = cfg.grid()

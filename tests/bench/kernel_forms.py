@@ -137,7 +137,7 @@ def associative(frames: tuple[Array, ...], state: Array) -> Array:
 
 def masked_attention(q: Array, k: Array, v: Array, pages: Array, page: int, heads: int) -> Array:
     """All keys scored, those of other pages masked: q [B, T, D], k, v [B, S, D], pages [B, K]."""
-    split = lambda x: x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)  # noqa: E731
+    split = lambda x: x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
     scores = jnp.matmul(split(q), split(k).swapaxes(2, 3)) * (q.shape[-1] // heads) ** -0.5
     own = jnp.arange(k.shape[1]) // page
     seen = (own[None, :, None] == pages[:, None, :]).any(-1)  # [B, S]
@@ -161,7 +161,7 @@ def ring64(q, k, v, *, heads: int, over: str) -> np.ndarray:
     """q [B, N, D] of the last of the window's frames k, v [B, W, N, D]; all in sight, no sinks."""
     q, k, v = f64(q, k, v)
     batch, frames, tokens, dim = k.shape
-    head = lambda x: x.reshape(*x.shape[:-1], heads, -1)  # noqa: E731
+    head = lambda x: x.reshape(*x.shape[:-1], heads, -1)
     q, k, v = head(q), head(k), head(v)
     k = turn(k, np.arange(1.0 - frames, 1.0)[None, :, None, None], xp=np)
     form = "bnhd,bwnhd->bnhw" if over == "position" else "bnhd,bwmhd->bnhwm"
@@ -209,7 +209,7 @@ def pages64(q, k, v, pages, *, page: int, heads: int) -> np.ndarray:
     found = []
     for row in range(q.shape[0]):
         index = (np.asarray(pages)[row][:, None] * page + np.arange(page)).ravel()
-        head = lambda x: x.reshape(len(x), heads, -1)  # noqa: E731
+        head = lambda x: x.reshape(len(x), heads, -1)
         queries, keys, values = head(q[row]), head(k[row, index]), head(v[row, index])
         scores = np.einsum("thd,khd->htk", queries, keys) * keys.shape[-1] ** -0.5
         found.append(np.einsum("htk,khd->thd", softmax64(scores), values).reshape(q.shape[1:]))

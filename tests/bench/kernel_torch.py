@@ -43,12 +43,12 @@ def fla(path: str, count: int) -> Any:
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
 
     arrays = np.load(path)
-    put = lambda name, kind: torch.from_numpy(arrays[name]).cuda().to(kind)  # noqa: E731
+    put = lambda name, kind: torch.from_numpy(arrays[name]).cuda().to(kind)
     given = {name: put(name, torch.bfloat16) for name in ("q", "k", "v")}
     given |= {name: put(name, torch.float32) for name in ("g", "beta")}
     given["initial_state"] = put("state", torch.float32)
     with torch.inference_mode():
-        run = lambda: chunk_gated_delta_rule(**given, output_final_state=True)[0]  # noqa: E731
+        run = lambda: chunk_gated_delta_rule(**given, output_final_state=True)[0]
         values = run().float().cpu().numpy()
         times = timed(run, count, "cuda")
     found = Path(path).with_name("values.npz")

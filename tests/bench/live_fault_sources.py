@@ -44,7 +44,7 @@ async def watched(
         before, made = await rig.ask("/streams/cam0"), sent()
         began, ended = await fault(victim)
         wall = ended + time.time() - time.monotonic() - paused
-        after = lambda: [at for at, r in victim.seen if at > ended and r["time"] >= wall]  # noqa: E731
+        after = lambda: [at for at, r in victim.seen if at > ended and r["time"] >= wall]
         back = await victim.until(lambda: bool(after()), 30)
         await asyncio.sleep(max(2.0, began + SPAN - time.monotonic()))
         report, due, now = await rig.ask("/streams/cam0"), round(sent() - made), time.monotonic()
@@ -131,7 +131,7 @@ async def scripted(home: Path, kind: str) -> Outcome:
         rig.words = ("--fps", RATE, "--stream", camera.address, "--stream", calm(rig.folder))
 
         async def fault(victim: Follower) -> tuple[float, float]:
-            log = lambda: {tuple(step): at for at, *step in camera.log}  # noqa: E731
+            log = lambda: {tuple(step): at for at, *step in camera.log}
             if not await victim.until(lambda: steps[kind] in log(), 60):
                 raise RuntimeError(f"the camera never came to its fault: {camera.log}")
             return log().get((0, 1), time.monotonic()), log()[steps[kind]]

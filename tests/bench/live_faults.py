@@ -55,7 +55,7 @@ def report(results: dict) -> str:
         runs = results["runs"].get(name, [])
         if not runs:
             continue
-        mean = lambda key: statistics.mean(r[key] for r in runs)  # noqa: E731, B023
+        mean = lambda key: statistics.mean(r[key] for r in runs)
         seconds = [r["seconds"] for r in runs]
         lost = Counter()
         for run in runs:

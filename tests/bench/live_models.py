@@ -59,11 +59,11 @@ def recipe(name: str, options: argparse.Namespace):
 
 def shrunk(variables, how: str):
     """Variables in one of the smaller forms, as float again."""
-    from streamzoo.zoo import compress
+    from streamzoo.zoo import int8, pruning
 
     if how.startswith("prune"):
-        variables = compress.prune(variables, int(how[5:7]) / 100)
-    return compress.int8(variables) if how.endswith("int8") else variables
+        variables = pruning.prune(variables, int(how[5:7]) / 100)
+    return int8.int8(variables) if how.endswith("int8") else variables
 
 
 def train_one(name: str, options: argparse.Namespace) -> dict:

@@ -18,9 +18,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # for tests.*
 
-from streamzoo.zoo import list_models  # noqa: E402
-from tests.streaming import tiny  # noqa: E402
-from tests.streaming.program import free_port, serve, up  # noqa: E402
+from streamzoo.zoo import list_models
+from tests.streaming import tiny
+from tests.streaming.program import free_port, serve, up
 
 
 @dataclasses.dataclass
@@ -151,7 +151,7 @@ class Follower:
     def longest(self, start: float, end: float) -> float:
         """The longest time without an answer."""
         times = [start, *(at for at, _ in self.seen if start < at <= end), end]
-        return max(b - a for a, b in zip(times, times[1:]))
+        return max(b - a for a, b in zip(times, times[1:], strict=False))
 
     def stop(self) -> None:
         self._task.cancel()

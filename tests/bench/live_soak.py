@@ -209,7 +209,7 @@ def plot(path: Path, run: dict[str, Any]) -> None:
     seconds = np.asarray([s for _, s in run["latencies"]])
     edges = np.arange(0, at.max(), 15.0)
     parts = [seconds[(at >= a) & (at < a + 15)] for a in edges]
-    pairs = [(a, part) for a, part in zip(edges, parts) if len(part)]
+    pairs = [(a, part) for a, part in zip(edges, parts, strict=False) if len(part)]
     for share, style in ((99, "-"), (50, "--")):
         values = [1e3 * np.percentile(part, share) for _, part in pairs]
         latency.plot([a / 60 for a, _ in pairs], values, style, label=f"p{share}")

@@ -79,7 +79,7 @@ def encoder(args: argparse.Namespace):
     import jax.numpy as jnp
 
     from streamzoo import zoo
-    from streamzoo.zoo.weights import load_weights
+    from streamzoo.zoo import load_weights
 
     model: Any = zoo.create_model(args.name, image_size=(args.size,) * 2, dtype=args.dtype)
     if args.weights:
@@ -210,13 +210,13 @@ def timed(args, plain_step, steps, frames, variables) -> dict[Any, float]:
         label = (kind.budget, kind.rolling)
         for turn in range(args.turns):
             frame = frames[turn % len(frames)]
-            clock(("plain", *label), lambda: plain_step(variables, frame))  # noqa: B023
+            clock(("plain", *label), lambda: plain_step(variables, frame))
             carry = carry._replace(phase=carry.phase * 0)
             for when in ("full", "part", "part"):
                 before = jax.block_until_ready(carry)
                 carry, _ = clock(
                     (when, *label),
-                    lambda: kind.step(variables, before, frame),  # noqa: B023
+                    lambda: kind.step(variables, before, frame),
                 )
     return {key: float(np.median(values)) for key, values in found.items()}
 
@@ -270,7 +270,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True)
-    for panel, rolling in zip(panels, (False, True)):
+    for panel, rolling in zip(panels, (False, True), strict=False):
         rows = [r for r in result["rows"] if r["rolling"] == rolling and r["budget"] < 1]
         for period in sorted({r["period"] for r in rows}):
             line = [r for r in rows if r["period"] == period]

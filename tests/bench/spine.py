@@ -148,7 +148,7 @@ def against_torch(report: Report) -> None:
     import turns
 
     from streamzoo.zoo import init_params, model_card, model_config
-    from streamzoo.zoo.weights import flatten
+    from streamzoo.zoo.trees import flatten
 
     name = "tsa-s16"
     config: dict[str, Any] = dict(heads=("frame",), num_classes=80, image_size=(224, 224))

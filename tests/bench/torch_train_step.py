@@ -107,10 +107,7 @@ class Net(nn.Module):
         x = (frames.float() / 255 - self.mean) / self.std
         x = x.view(b, steps // t, t, self.rows, p, self.cols, p, 3).permute(0, 1, 3, 5, 2, 4, 6, 7)
         x = self.embed(x.reshape(b, steps // t, self.rows * self.cols, t * p * p * 3))
-        if self.tubelet:
-            x = x.flatten(1, 2)[:, None] + self.table
-        else:
-            x = x + self.pos
+        x = x.flatten(1, 2)[:, None] + self.table if self.tubelet else x + self.pos
         after = []
         for block, past in zip(self.blocks, carry, strict=True):
             past, x = block(past, x)

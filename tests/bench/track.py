@@ -70,7 +70,7 @@ class Stream:
         from PIL import Image
 
         from streamzoo.streaming.track import Prompt, TrackSession
-        from streamzoo.train.track import inner_point
+        from streamzoo.train.track.prompts import inner_point
 
         size = frames.shape[1:3]
         shown: dict[str, Any] = {"mask": first}
@@ -133,7 +133,7 @@ class NanoTrack:
         y, x = (np.mgrid[:n, :n] - n // 2) * STRIDE
         left, top, right, bottom = x - edges[0], y - edges[1], x + edges[2], y + edges[3]
         width, height = right - left, bottom - top
-        change = lambda r: np.maximum(r, 1 / r)  # noqa: E731
+        change = lambda r: np.maximum(r, 1 / r)
         grown = change(_side((width, height)) / _side(size * zoom))
         turned = change((size[0] / size[1]) / (width / height))
         penalty = np.exp(-(grown * turned - 1) * PENALTY)
@@ -191,10 +191,9 @@ def _side(size: Any) -> Any:
 
 
 def methods(args: argparse.Namespace) -> Iterator[tuple[str, Callable[..., np.ndarray]]]:
-    from streamzoo import Step, load
-    from streamzoo.streaming.session import card_of
+    from streamzoo import Step
     from streamzoo.train.track import with_trunk
-    from streamzoo.zoo import init_params
+    from streamzoo.zoo import card_of, init_params, resolve
 
     yield "first mask copied", copied
     if (args.nanotrack / "nanotrackv2_head.onnx").is_file():
@@ -203,14 +202,14 @@ def methods(args: argparse.Namespace) -> Iterator[tuple[str, Callable[..., np.nd
     else:
         print(f"no NanoTrack: {args.nanotrack}/nanotrackv2_head.onnx is not there")
     model, params = init_params("tracker-lite0", objects=1)
-    step = Step(model, with_trunk(params), card_of("tracker-lite0", model))
+    step = Step(model, with_trunk(params), card_of("tracker-lite0", objects=1))
     yield "tracker-lite0 before training: label propagation, mask", Stream(step, "mask")
     for name in args.weights:
         try:
-            model, params = load(name, objects=1)
+            found = resolve(name, objects=1)
         except ValueError as error:
             sys.exit(f"error: {error}; train one with configs/davis_tracker.py, give --weights")
-        step = Step(model, params, card_of(name, model))
+        step = Step(*found)
         for prompt in ("mask", "point"):
             yield f"{_short(name)}, {prompt}", Stream(step, prompt)
 

@@ -78,7 +78,7 @@ class Ours:
         from streamzoo.train.step import make_step, start
         from streamzoo.train.tasks import Supervise
         from streamzoo.zoo import create_model, model_card
-        from streamzoo.zoo.weights import flatten, nest
+        from streamzoo.zoo.trees import flatten, nest
 
         model = create_model(task["name"], **task["fields"])
         lanes, frames = task["batches"][0]["valid"].shape
@@ -182,8 +182,8 @@ def make_task(kind: str, quick: bool, lanes: int, frames: int, side: int, folder
     import turns
 
     from streamzoo.zoo import init_params, model_card, model_config
-    from streamzoo.zoo.action.teacher import position_table
-    from streamzoo.zoo.weights import flatten
+    from streamzoo.zoo.action.videomae.model import position_table
+    from streamzoo.zoo.trees import flatten
 
     name, changes = MODELS[kind], fields(kind, quick, side)
     config, card = model_config(name, **changes), model_card(name)

@@ -227,10 +227,10 @@ def shapes_of(op: str, args: argparse.Namespace) -> list[tuple[str, tuple, dict]
             arrays = jax.tree.map(jnp.nan_to_num, arrays[:-1])
         return [("random case", arrays, options)]
     every = cases("table").OPS[op][1]()
-    if unknown := sorted(set(args.shape) - {name for name, *_ in every}):
-        if len(args.op) == 1:
-            names = ", ".join(repr(name) for name, *_ in every)
-            raise SystemExit(f"{op}: no shape {', '.join(map(repr, unknown))}; there are {names}")
+    unknown = sorted(set(args.shape) - {name for name, *_ in every})
+    if unknown and len(args.op) == 1:
+        names = ", ".join(repr(name) for name, *_ in every)
+        raise SystemExit(f"{op}: no shape {', '.join(map(repr, unknown))}; there are {names}")
     chosen = [case for case in every if not args.shape or case[0] in args.shape]
     return [(name, fill(op, arrays, options), options) for name, arrays, options in chosen]
 

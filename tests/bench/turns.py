@@ -21,7 +21,7 @@ class Ours:
 
         from streamzoo.streaming import Step
         from streamzoo.zoo import create_model, model_card
-        from streamzoo.zoo.weights import nest
+        from streamzoo.zoo.trees import nest
 
         dtype, activation, *stored = variant.split()
         model = create_model(

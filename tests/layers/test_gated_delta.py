@@ -8,6 +8,7 @@ import pytest
 from streamzoo.layers.gated_delta import GatedDelta, l2norm, rate_init, step_init
 from streamzoo.layers.kernels.gated_delta import gated_delta, gated_delta_recurrent
 
+from .compare import close
 from .qwen import qwen_delta
 
 KEY = jax.random.key
@@ -21,12 +22,6 @@ def inputs(seed, steps, batch=2, heads=3, dk=16, dv=24, decay=1.0, key_heads=Non
     g = -decay * rng.gamma(1.0, 0.3, (batch, steps, heads)).astype(np.float32)
     beta = rng.uniform(0, 1, (batch, steps, heads)).astype(np.float32)
     return q, k, 2 * draw(batch, steps, heads, dv), g, beta, draw(batch, heads, dk, dv)
-
-
-def close(name, got, want, atol):
-    error = float(np.abs(np.asarray(got) - np.asarray(want)).max())
-    print(f"{name}: max abs difference {error:.1e} (std {float(np.std(want)):.2f})")
-    assert error <= atol, name
 
 
 @pytest.mark.parametrize("steps,key_heads", [(1, 3), (7, 3), (64, 3), (130, 3), (70, 1)])
@@ -174,4 +169,4 @@ def test_bf16_computes_with_an_fp32_state():
     carry, y = jax.jit(module.apply)(params, module.init_carry(2, 3), x)
     _, want = jax.jit(plain.apply)(params, plain.init_carry(2, 3), x)
     assert carry.s.dtype == jnp.float32 and y.dtype == jnp.bfloat16
-    close("bf16", y.astype(jnp.float32), want, 0.05 * float(jnp.abs(want).max()))
+    close("bf16", y.astype(jnp.float32), want, 0.05)

@@ -7,18 +7,13 @@ import pytest
 
 from streamzoo.layers.mamba2 import Mamba2, rate_init
 
+from .compare import close
+
 KEY = jax.random.key
 
 
 def frames(seed, batch, steps, tokens=3, dim=16):
     return jax.random.normal(KEY(seed), (batch, steps, tokens, dim))
-
-
-def close(name, got, want, atol):
-    """Within ``atol`` of the largest number, or of 1: processors round sums differently."""
-    error, most = (float(np.abs(a).max()) for a in (np.asarray(got) - np.asarray(want), want))
-    print(f"{name}: max abs difference {error:.1e} (most {most:.1f})")
-    assert error <= atol * max(most, 1), name
 
 
 @pytest.mark.parametrize("groups", [1, 2])

@@ -24,6 +24,8 @@ from streamzoo.layers.mixers import mix
 from streamzoo.layers.rglru import RGLRU, RGLRUMixer, bounded_sqrt
 from streamzoo.layers.transformer import BlockConfig, BlockStack
 
+from .compare import close
+
 GOLDEN = pathlib.Path(__file__).parent / "data" / "trecvit_golden.safetensors"
 KEY = jax.random.key
 
@@ -43,12 +45,6 @@ def mixer(**options):
     module = RGLRUMixer(16, heads=2, **options)
     params = jax.jit(module.init)(KEY(1), module.init_carry(1, 3), frames(0, 1, 2))
     return module, noisy(params)
-
-
-def close(name, got, want, atol):
-    error = float(np.abs(np.asarray(got) - np.asarray(want)).max())
-    print(f"{name}: max abs difference {error:.1e} (std {float(np.std(want)):.2f})")
-    assert error <= atol, name
 
 
 @pytest.mark.parametrize("steps", [1, 2, 17, 130])
@@ -277,4 +273,4 @@ def test_bf16_computes_with_an_fp32_state():
     carry, y = jax.jit(module.apply)(params, module.init_carry(2, 3), x)
     _, want = jax.jit(plain.apply)(params, plain.init_carry(2, 3), x)
     assert carry.h.dtype == jnp.float32 and y.dtype == jnp.bfloat16
-    close("bf16", y.astype(jnp.float32), want, 0.05 * float(jnp.abs(want).max()))
+    close("bf16", y.astype(jnp.float32), want, 0.05)

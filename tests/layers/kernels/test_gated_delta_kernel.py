@@ -19,8 +19,8 @@ from streamzoo.layers.kernels.gated_delta import pallas_generic as generic
 from streamzoo.layers.kernels.gated_delta import pallas_tpu as lanes
 from streamzoo.layers.kernels.gated_delta.reference import unit_lower_inverse
 
+from ..compare import close
 from . import gated_delta_cases as cases
-from .compare import close
 
 DATA = Path(__file__).parents[1] / "data"
 NAMES = ("q", "k", "v", "g", "beta", "state")

@@ -12,8 +12,8 @@ from streamzoo.layers.kernels.dispatch import KernelError
 from streamzoo.layers.kernels.linear_scan import linear_scan
 from streamzoo.layers.kernels.linear_scan import pallas_generic as generic
 
+from ..compare import close
 from . import linear_scan_cases as cases
-from .compare import close
 
 
 @functools.cache

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from ..zoo.resolve import resolve
 from ..zoo.streams import as_stream
 from .session import Result, Session, frame_size
@@ -83,7 +81,7 @@ def watch(
     """
     prompts = tuple(prompts)
     name = model or (DEFAULT_TRACKER if prompts else DEFAULT)
-    if compile_cache and not jax.config.values["jax_compilation_cache_dir"]:
+    if compile_cache:
         enable_compile_cache()
     module, params, card = resolve(name)
     tracks = card.task == "track"

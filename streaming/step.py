@@ -23,8 +23,12 @@ Array = jax.Array
 def enable_compile_cache(folder: str | Path | None = None) -> Path:
     """Keeps compiled steps on disk, so that the next start does not compile again.
 
-    Default: ``$STREAMZOO_HOME/xla`` (``~/.cache/streamzoo/xla``). Returns the folder.
+    Default: the folder that JAX has already (``$JAX_COMPILATION_CACHE_DIR``), then nothing is
+    changed; else ``$STREAMZOO_HOME/xla`` (``~/.cache/streamzoo/xla``). Returns the folder.
     """
+    chosen = jax.config.values["jax_compilation_cache_dir"]
+    if folder is None and chosen:
+        return Path(chosen)
     folder = Path(folder).expanduser() if folder else home() / "xla"
     folder.mkdir(parents=True, exist_ok=True)
     compilation_cache.reset_cache()  # else JAX goes on with the folder that it first used

@@ -5,12 +5,20 @@ import ctypes
 import gc
 import importlib.util
 import os
+from pathlib import Path
+
+import pytest
 
 from .parity.shim import mend_torchvision
 
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# One folder of compiled programs for all workers, programs that tests start, and later runs.
+COMPILED = Path(__file__).parents[1] / "build" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # most are small, and many
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 if importlib.util.find_spec("torchvision"):
     mend_torchvision()  # before any test imports transformers, which imports it
@@ -52,3 +60,18 @@ def pytest_runtest_teardown(nextitem):
         with contextlib.suppress(OSError, AttributeError):  # glibc keeps what it could give back
             ctypes.CDLL("libc.so.6").malloc_trim(0)
         full = max(FULL, resident() + (1 << 30))
+
+
+@pytest.fixture
+def own_compile_cache():
+    """JAX as a user starts it, without a folder of compiled programs; undone at the end."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = [n for n in jax.config.values if n.startswith("jax_persistent_cache_min")]
+    before = {n: jax.config.values[n] for n in ("jax_compilation_cache_dir", *settings)}
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

@@ -112,7 +112,7 @@ def test_info(run, home):
     assert code == 0 and "offline" in out
 
 
-def test_watch_writes_and_says_where(run, clip, home, tmp_path):
+def test_watch_writes_and_says_where(run, clip, home, tmp_path, own_compile_cache):
     out = tmp_path / "new" / "out"
     code, text, err = run("watch", clip, "--model", tiny.NAME, "--out", out, "--frames", 15)
     video, lines = out / "street.mp4", out / "street.jsonl"

@@ -167,18 +167,15 @@ def test_what_is_in_the_cache_needs_no_host(hub, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, first, zoo.load_weights("hf:a/small"))
 
 
-def test_a_home_with_a_tilde_is_the_users(monkeypatch, tmp_path):
+def test_a_home_with_a_tilde_is_the_users(monkeypatch, tmp_path, own_compile_cache):
     from streamzoo.streaming.step import enable_compile_cache
 
-    before = jax.config.jax_compilation_cache_dir
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("STREAMZOO_HOME", "~/x")
     monkeypatch.chdir(tmp_path)
-    try:
-        assert enable_compile_cache() == tmp_path / "x" / "xla"
-        assert enable_compile_cache("~/other") == tmp_path / "other"
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+    assert enable_compile_cache() == tmp_path / "x" / "xla"
+    assert enable_compile_cache() == tmp_path / "x" / "xla"  # what JAX has stays
+    assert enable_compile_cache("~/other") == tmp_path / "other"
     assert not (tmp_path / "~").exists()
     weights = tmp_path / "x" / "dinov3-s16.lvd1689m.safetensors"
     weights.write_bytes(to_bytes({"a": np.zeros(1)}))

@@ -15,7 +15,9 @@ from streamzoo.zoo import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    path for path in ROOT.rglob("*.md") if not {".venv-test", ".venv-demo", "tests"} & {*path.parts}
+    path
+    for path in ROOT.rglob("*.md")
+    if not any(p.startswith(".") or p in ("tests", "build") for p in path.relative_to(ROOT).parts)
 )
 ROWS = re.findall(
     r"^\| ([^|]+) \| `([\w/.]+\.py)` \| `(\w+)` \|$", (ROOT / "ARCHITECTURE.md").read_text(), re.M

@@ -14,7 +14,8 @@ from ...zoo.video import Orientation, best_video, is_cover, pixel_aspect
 from .base import KEYFRAMES, Frame, FrameSource, SourceError, Wanted, reason, sized
 from .clocks import RecordedClock, Stamps, stamps_of
 from .connecting import is_end, size_of
-from .picture import PacketDecoder, Resizer, packets
+from .ending import cut_short, fragments
+from .picture import PacketDecoder, Resizer, is_animated_webp, packets
 
 TS_DISCONT = 0x0200  # AVFMT_TS_DISCONT
 # Formats whose header says how long all of the tracks are together, and not how long each is.
@@ -55,6 +56,7 @@ class FileSource(FrameSource):
         self.stream = self.name if stream is None else stream
         self._container: Any = None
         self._remote = remote
+        self._path = "" if remote else address.removeprefix("file:")
         try:
             self._container = av.open(address, options=options) if container is None else container
         except (FFmpegError, OSError) as error:
@@ -85,6 +87,7 @@ class FileSource(FrameSource):
         # Players count from the container's start, not from the first picture.
         length, base = self._video.duration, self._video.time_base
         start, format = self._container.start_time, self._container.format
+        self._format = format.name
         self._announced = float(length * base) if length and base else None
         if format.name == "avi" and self.frame_count and self.fps:
             # of a file that is cut FFmpeg scales the length down, and not the count
@@ -94,6 +97,9 @@ class FileSource(FrameSource):
         self._together &= self._announced is None
         if self._together:
             self._announced = (whole - max(0, start or 0)) / av.time_base
+        elif (parts := fragments(self._path, format.name)) is not None:
+            self.frame_count = None  # FFmpeg counts those of the head, and adds up what is there
+            self._announced, self._together = parts.seconds, parts.seconds is not None
         self._clock = RecordedClock(
             1.0 / self.fps if self.fps else 0.04,
             None if start is None else start / av.time_base,
@@ -106,10 +112,17 @@ class FileSource(FrameSource):
         known = first is not None and base and not self._together
         self._begins = float(first * base) - (start or 0) / av.time_base if known else 0.0
         self._cut: BaseException | None = None
+        self._animated = False
         self._bytes = size_of(self._container) if self._remote else None
         self._coming: deque[tuple[av.Packet, Stamps]] = deque()
         self._decoded = self._decode()
         self._first = next(self._decoded, None)
+        if self._first is None and self._animated:
+            raise SourceError(
+                f"{self.name}: an animated WebP, which FFmpeg cannot decode; make a GIF of it, in "
+                '256 colours a picture, and give that: python -c "from PIL import Image; '
+                "Image.open('it.webp').save('it.gif', save_all=True)\""
+            )
         if self._first is None:
             raise SourceError(
                 f"{self.name}: not one frame can be decoded; the file is cut off or damaged: "
@@ -152,6 +165,8 @@ class FileSource(FrameSource):
     def _decode(self) -> Iterator[Decoded]:
         decoder = self._decoder
         for packet in self._packets():
+            if "webp" in self._format:
+                self._animated |= is_animated_webp(bytes(packet))
             try:
                 pictures = decoder(packet, self.keyframes_only)
             except (FFmpegError, OSError):
@@ -202,7 +217,8 @@ class FileSource(FrameSource):
         """
         short = self._is_short()
         of = f" of {self.frame_count}" if self.frame_count else ""
-        why = "" if self._cut is None else f" ({reason(self._cut)})"
+        cut = reason(self._cut) if self._cut else cut_short(self._path, self._format)
+        why = f" ({cut})" if cut else ""
         if self._remote:
             lost = self._cut is not None and not isinstance(self._cut, InvalidDataError)
             if lost or (short and self._bytes is None):
@@ -210,7 +226,7 @@ class FileSource(FrameSource):
                     f"{self.name}: the connection broke off{why} after {self._given}{of} frames, "
                     f"{self._end:.1f} s; check the server and the network, and run it again"
                 )
-        if self._cut is not None or self.corrupt or short or self._torn:
+        if cut or self.corrupt or short or self._torn:
             self.warning = (
                 f"{self.name}: truncated or damaged{why}: {self._given}{of} frames decoded, "
                 f"{self.corrupt} packets skipped; copy the file again for the rest"

@@ -69,6 +69,12 @@ class Resizer:
         return (width, height) if turned.transposed else (height, width)
 
 
+def is_animated_webp(data: bytes) -> bool:
+    """Whether a picture file is one (WebP container specification, "Extended File Format")."""
+    extended = data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X"
+    return extended and len(data) > 20 and bool(data[20] & 2)
+
+
 def packets(container: InputContainer, *streams: Any) -> Iterator[av.Packet]:
     """The container's packets, of these streams or all. Raises FFmpegError, OSError."""
     while True:

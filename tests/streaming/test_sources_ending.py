@@ -34,6 +34,13 @@ def boxes(data, begin=0):
         begin += length
 
 
+def said(path, format):
+    """What a file that is cut says, by its structure alone."""
+    words = cut_short(str(path), format)
+    assert words is not None
+    return words
+
+
 def read(path):
     """Number of pictures, and what is said of the file in the end."""
     with open_source(path) as source:
@@ -87,13 +94,14 @@ def test_an_index_of_fragments_knows_what_follows(tmp_path):
     at, stop = next((begin, end) for kind, begin, end in boxes(data) if kind == b"sidx")
     clip.write_bytes(data[: ends[2]])
     count, warning = read(clip)
+    assert warning is not None
     assert count == 24 and f"its index (sidx) goes to byte {ends[-1]}, it has {ends[2]}" in warning
     assert data[at + 8] == 1  # 64 bits; of 32:
     earliest, first = struct.unpack_from(">QQ", data, at + 20)
     narrow = bytes(4) + data[at + 12 : at + 20] + struct.pack(">II", earliest, first + 8)
     narrow = struct.pack(">I4s", stop - at - 8, b"sidx") + narrow + data[at + 36 : stop]
     clip.write_bytes(data[:at] + narrow + struct.pack(">I4s", 8, b"free") + data[stop : ends[2]])
-    assert f"goes to byte {ends[-1]}" in cut_short(str(clip), "mp4")
+    assert f"goes to byte {ends[-1]}" in said(clip, "mp4")
 
 
 @pytest.mark.parametrize("wide", [False, True])
@@ -158,7 +166,7 @@ def test_an_asf_that_was_sent_live_has_no_numbers(tmp_path):
     assert cut_short(str(clip), "asf") is None
     data[at + 88] &= 254
     clip.write_bytes(data[: len(data) // 2])
-    assert "it announces" in cut_short(str(clip), "asf")
+    assert "it announces" in said(clip, "asf")
 
 
 def test_other_formats_and_what_is_no_file_are_not_judged(tmp_path):

@@ -22,7 +22,8 @@ def options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--budget",
         action="store_true",
-        help="compile the step, too: multiply-accumulates, bytes and memory per frame",
+        help="compile the step, too: multiply-accumulates, bytes and memory per frame, and what "
+        "classes of devices could do at most by their data sheets",
     )
 
 
@@ -34,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from ...zoo.registry import is_registered
     from ...zoo.weights import shapes_of
     from ..budget import budget
+    from ..devices import table
 
     card = card_of(args.model)
     fields = dict(card.overrides)
@@ -55,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
         facts["latency"] = f"{model.latency} frames"
         if args.budget:
             own = None if is_registered(args.model) else resolve(args.model).params
-            facts |= budget(card, own).lines()
+            needed = budget(card, own)
+            facts |= needed.lines() | {"int8 on": "; ".join(table(needed))}
     else:
         facts["carry"] = "none: offline, reads a whole clip"
     height, width = card.input_size

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from ..layers.streaming import Json
 from .errors import WeightsError
 from .files import Config
+from .gguf import read_gguf
 from .ort import read_ort
 
 PARTS = ("weight", "bias")
@@ -214,7 +215,7 @@ def _tflite_shape(tensor: Any) -> list[int]:
     return tensor.ShapeAsNumpy().tolist() if tensor.ShapeLength() else []
 
 
-def read_graph(path: Path) -> tuple[dict[str, np.ndarray], Json] | None:
+def read_graph(path: Path) -> tuple[Mapping[str, np.ndarray], Json] | None:
     """The weights of a published graph and what it tells of itself; None for another file."""
     if path.suffix.lower() == ".onnx":
         return read_onnx(path)
@@ -222,6 +223,8 @@ def read_graph(path: Path) -> tuple[dict[str, np.ndarray], Json] | None:
         return read_tflite(path)
     if path.suffix.lower() == ".ort":
         return read_ort(path)
+    if path.suffix.lower() == ".gguf":
+        return read_gguf(path)
     return read_tfjs(path) if path.suffix.lower() == ".json" else None
 
 

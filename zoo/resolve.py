@@ -258,7 +258,7 @@ def told(metadata: Mapping[str, str], where: Any) -> Fields:
 
 def _known(found: Found) -> _Model:
     """Which model it is. Raises WeightsError for a checkpoint that no converter reads."""
-    foreign = found.path.name == hub.INDEX or found.path.suffix == ".ort"
+    foreign = found.path.name == hub.INDEX or found.path.suffix in (".ort", ".gguf")
     metadata = {} if foreign else read_metadata(found.path)
     # a single file of another project is converted where its config.json is known to belong to it
     named = Path(found.asked).expanduser().is_file() and not foreign

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,22 @@ from .norms import rms_norm
 
 Array = jax.Array
 Rope = tuple[Array, Array]
+
+
+class Memory(Protocol):
+    """What was said before, as one layer has it (``layers.memory.Reader``)."""
+
+    def __call__(self, q: Array, k: Array, v: Array, softcap: float | None = None) -> Array:
+        """q [B, T, H, Dh], k and v [B, T, G, Dh] of the new tokens, un-rotated -> [B, T, H, Dh]."""
+        ...
+
+
+class Memories(Protocol):
+    """The memory of every layer."""
+
+    def layer(self, index: Array) -> Memory:
+        """That of one layer."""
+        ...
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
@@ -136,6 +152,21 @@ class Attention(nn.Module):
     ) -> tuple[Array, Array | None]:
         """x [M, N, D] -> (y [M, N, D], attention rows [M, H, N, N] if ``weights`` else None)."""
         return self.attend(*self.project(x, rope), weights, mask)
+
+    def recall(self, x: Array, memory: Memory) -> tuple[Array, Array, Array]:
+        """Attention to a memory that has the tokens before these.
+
+        Args:
+          x: [B, T, D], the new tokens of B streams.
+          memory: what turns, masks and reads.
+
+        Returns:
+          (y [B, T, D], the new tokens' keys and values [B, T, G, Dh], un-rotated).
+        """
+        c = self.config
+        q, k, v = self.project(x)
+        y = memory(q, k, v, c.softcap).reshape(-1, c.heads * c.head)
+        return self.out(y).reshape(*x.shape[:2], c.dim), k, v
 
 
 class CrossAttention(nn.Module):

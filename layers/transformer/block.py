@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from ..mixers import Mix
 from ..streaming import Carry
-from .attention import Attention, CrossAttention, Rope
+from .attention import Attention, CrossAttention, Memory, Rope
 from .config import BlockConfig
 from .mlp import Mlp
 from .norms import LayerScale, layer_norm, rms_norm
@@ -79,6 +79,7 @@ class Block(nn.Module):
         mask: Array | None = None,
         context: Array | None = None,
         condition: Array | None = None,
+        memory: Memory | None = None,
     ) -> tuple[Carry, Array, dict[str, Array]]:
         """One block.
 
@@ -91,6 +92,9 @@ class Block(nn.Module):
           mask: bool, broadcastable to [B * T, H, N, N]: which token sees which.
           context: [B, T, K, C] or [B, 1, K, C], read by the cross-attention.
           condition: [B, T, 6, D], or [B, T, N, 6, D] per token; with ``config.modulated``.
+          memory: the N tokens of a frame read it and follow what it has (T is 1; it masks and turns
+            them, so no ``rope`` and no ``mask``). Their own ``keys`` and ``values`` [B, N, G, Dh]
+            are among the intermediates then.
 
         Returns:
           (carry, y [B, T, N, D], the intermediates named in ``taps``).
@@ -106,7 +110,11 @@ class Block(nn.Module):
         if place == "input":
             carry, h = self.mixer(carry, h, valid)
         frames = h.reshape(-1, *h.shape[2:])
-        h, rows = self.attn(frames, rope, weights="attention" in taps, mask=mask)
+        found, rows = {}, None
+        if memory is not None:
+            h, found["keys"], found["values"] = self.attn.recall(frames, memory)
+        else:
+            h, rows = self.attn(frames, rope, weights="attention" in taps, mask=mask)
         x = x + _gated(self.scale1, h.reshape(x.shape), gate1)
         if place == "residual":
             carry, h = self.mixer(carry, self.norm_t(x), valid)
@@ -115,7 +123,6 @@ class Block(nn.Module):
             x = x + self._read(self.norm_cross(x), context)
         h = self.mlp(_modulate(self.norm2(x), shift2, scale2))
         x = x + _gated(self.scale2, h, gate2)
-        found = {}
         if rows is not None:
             found["attention"] = rows.reshape(*x.shape[:2], *rows.shape[1:])
         if "hidden" in taps:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ..mixers import Mix
 from ..streaming import Carry
-from .attention import Rope
+from .attention import Memories, Rope
 from .block import Block, Taps
 from .config import BlockConfig
 
@@ -28,12 +28,14 @@ class _Period(nn.Module):
         for i, mix in enumerate(self.pattern):
             setattr(self, f"layer{i}", Block(self.config, mix))
 
-    def __call__(self, states, x, index, valid, rope, taps, given):
+    def __call__(self, states, x, index, valid, rope, taps, given, memories):
         """states: one carry per pattern entry with leaves [B, repeats, ...]; index: which one."""
         found = []
         updated = []
         for i, state in enumerate(states):
             here = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, 1, False), state)
+            if memories is not None:
+                given = {**given, "memory": memories.layer(index * len(self.pattern) + i)}
             here, x, tap = getattr(self, f"layer{i}")(here, x, valid, rope, taps, **given)
             updated.append(
                 jax.tree.map(
@@ -106,6 +108,7 @@ class BlockStack(nn.Module):
         valid: Array | None = None,
         rope: Rope | None = None,
         taps: Taps = (),
+        memories: Memories | None = None,
         **given: Array | None,
     ) -> tuple[Carry, Array, dict[str, Array]]:
         """All blocks.
@@ -114,6 +117,7 @@ class BlockStack(nn.Module):
           carry: as :meth:`init_carry` makes it.
           x: [B, T, N, D].
           valid, rope, taps: as of :class:`Block`.
+          memories: the ``memory`` of every block.
           given: ``mask``, ``context`` and ``condition``, as of :class:`Block`; the same for all.
 
         Returns:
@@ -122,7 +126,7 @@ class BlockStack(nn.Module):
 
         def body(period, loop, index):
             states, x = loop
-            states, x, found = period(states, x, index, valid, rope, taps, given)
+            states, x, found = period(states, x, index, valid, rope, taps, given, memories)
             return (states, x), found
 
         scan = nn.scan(

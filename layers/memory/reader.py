@@ -1,0 +1,102 @@
+"""Attention to a memory: which key a query sees, and where both stand."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..kernels.attention import attention
+from ..positions import rotate_halves
+from ..streaming import Array
+
+
+class View(NamedTuple):
+    """How T new tokens see K keys: those of the slots, then their own.
+
+    Positions are relative to anything that suits the policy, as only differences count; they stay
+    small, so that their angles are exact however long a stream runs.
+
+    Attributes:
+      seen: [B, T, K] bool.
+      keys: [B, K, A] int32, positions on A axes (1 for texts; time, height and width for M-RoPE).
+      queries: [B, T, P, A] int32: where a query stands for the keys of each of P groups.
+      group: [B, K] int32, the group of a key; None where P is 1.
+    """
+
+    seen: Array
+    keys: Array
+    queries: Array
+    group: Array | None = None
+
+
+class Rotary(NamedTuple):
+    """Rotary angles: ``rates`` [Dh / 2] per position, ``axis`` [Dh / 2], which axis a pair turns
+    with."""
+
+    rates: np.ndarray
+    axis: np.ndarray
+
+    def angles(self, places: Array) -> tuple[Array, Array]:
+        """places [..., A] -> cos, sin, each [..., Dh / 2]."""
+        one = places if places.shape[-1] == 1 else jnp.take(places, self.axis, axis=-1)
+        angle = one.astype(jnp.float32) * self.rates
+        return jnp.cos(angle), jnp.sin(angle)
+
+
+class Reader(NamedTuple):
+    """The slots of one layer, or of all of them, ready to be read by new tokens.
+
+    Attributes:
+      keys, values: [B, C, G, Dh], or [B, L, C, G, Dh] of all layers.
+      seen: [B, T, C + T] bool.
+      key_turn: (cos, sin) [B, C + T, 1, Dh / 2].
+      query_turn: (cos, sin) [B, T, P, 1, Dh / 2].
+      group: [B, C + T] int32 or None.
+      turned: bool, or [L] of all layers: whether the layer turns its queries and keys (NoPE).
+    """
+
+    keys: Array
+    values: Array
+    seen: Array
+    key_turn: tuple[Array, Array]
+    query_turn: tuple[Array, Array]
+    group: Array | None
+    turned: Array
+
+    @classmethod
+    def of(cls, keys: Array, values: Array, view: View, rotary: Rotary, turned: Array) -> Reader:
+        """Of all layers: keys, values [B, L, C, G, Dh], turned [L]."""
+        key_turn = rotary.angles(view.keys[:, :, None])
+        query_turn = rotary.angles(view.queries[:, :, :, None])
+        return cls(keys, values, view.seen, key_turn, query_turn, view.group, turned)
+
+    def layer(self, index: Array) -> Reader:
+        """The slots of one layer."""
+        one = lambda a, axis: jax.lax.dynamic_index_in_dim(a, index, axis, keepdims=False)
+        return self._replace(
+            keys=one(self.keys, 1), values=one(self.values, 1), turned=one(self.turned, 0)
+        )
+
+    def __call__(self, q: Array, k: Array, v: Array, softcap: float | None = None) -> Array:
+        """q [B, T, H, Dh], k and v [B, T, G, Dh] of the new tokens, un-rotated -> [B, T, H, Dh]."""
+        scale = q.shape[-1] ** -0.5
+        k = jnp.concatenate([self.keys.astype(k.dtype), k], axis=1)
+        v = jnp.concatenate([self.values.astype(v.dtype), v], axis=1)
+        k = self._turn(k, self.key_turn)
+        groups = self.query_turn[0].shape[2]
+        cos, sin = self.query_turn
+        q = jnp.concatenate(
+            [self._turn(q, (cos[:, :, p], sin[:, :, p])) for p in range(groups)], axis=-1
+        )
+        if self.group is not None:
+            # a key is zero where queries stand for other groups, so each product is of one turn
+            own = (self.group[..., None] == jnp.arange(groups)).astype(k.dtype)
+            k = jnp.concatenate([k * own[:, :, p, None, None] for p in range(groups)], axis=-1)
+        mask = self.seen[:, None]
+        return attention(q, k, v, mask=mask, scale=scale, softcap=softcap)
+
+    def _turn(self, x: Array, turn: tuple[Array, Array]) -> Array:
+        return jnp.where(self.turned, rotate_halves(x, *turn).astype(x.dtype), x)

@@ -1,0 +1,130 @@
+"""A language model that hears text and speaks it, token by token, with its memory as a carry."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...layers.memory import Slots
+from ...layers.streaming import Array, Params
+from .decoder.model import Decoder
+from .tokenizer import Tokenizer, Writer
+
+LENGTHS = (16, 64, 256)  # tokens that programs are compiled for; a longer text comes in parts
+Messages = Sequence[Mapping[str, str]]
+
+
+class State(NamedTuple):
+    """Where a conversation stands; never changed in place, so a question can be asked of a copy.
+
+    memory: of the model, one stream.
+    logits: [1, V] of the token that follows.
+    """
+
+    memory: Slots
+    logits: Array
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _hear(model: Decoder, params: Params, memory: Slots, tokens: Array, count: Array) -> State:
+    apply: Any = model.apply
+    valid = jnp.arange(tokens.shape[1])[None] < count
+    memory, x = apply(params, memory, tokens, valid, method=Decoder.read)
+    # the head is a third of a small model: the last token alone needs it
+    last = jax.lax.dynamic_index_in_dim(x, count - 1, axis=1, keepdims=False)
+    return State(memory, apply(params, last, method=Decoder.say))
+
+
+@functools.partial(jax.jit, static_argnames="model", donate_argnums=2)
+def _say(model: Decoder, params: Params, memory: Slots, token: Array) -> State:
+    apply: Any = model.apply
+    memory, logits = apply(params, memory, token[None])
+    return State(memory, logits[:, -1])
+
+
+class Speaker:
+    """Hears texts and says the most likely answer.
+
+    Args:
+      model, params: of a :class:`Decoder`, as ``streamzoo.load`` gives them.
+      tokenizer: of the same model.
+
+    Raises:
+      ValueError: the tokenizer has more tokens than the model, so it is another model's.
+    """
+
+    def __init__(self, model: Decoder, params: Params, tokenizer: Tokenizer):
+        if tokenizer.size > model.config.vocabulary:
+            raise ValueError(
+                f"a tokenizer of {tokenizer.size} tokens and a model of {model.config.vocabulary}:"
+                " they are of different models"
+            )
+        self.model, self.params, self.tokenizer = model, params, tokenizer
+
+    def begin(self) -> State:
+        """A conversation in which nothing was said."""
+        logits = jnp.zeros((1, self.model.config.vocabulary), jnp.float32)
+        return State(self.model.init_carry(1), logits)
+
+    def hear(self, state: State, text: str | Messages) -> State:
+        """The state after a text, or after messages in the model's own form.
+
+        Raises:
+          ValueError: more tokens than the memory has slots.
+        """
+        return self.read(state, self.tokenizer.tokens(self._text(text)))
+
+    def read(self, state: State, tokens: Sequence[int]) -> State:
+        """The state after tokens. Raises as :meth:`hear`."""
+        room = self.model.config.keeps.capacity
+        if len(tokens) > room:
+            raise ValueError(
+                f"{len(tokens)} tokens at once and a memory of {room}: the first"
+                f" {len(tokens) - room} would be forgotten before the last are read; shorten the"
+                f" text, or load the model with context={len(tokens)}"
+            )
+        at = 0
+        while at < len(tokens):
+            left = len(tokens) - at
+            length = next((n for n in LENGTHS if n >= left), LENGTHS[-1])
+            part = np.zeros((1, length), np.int32)
+            count = min(left, length)
+            part[0, :count] = tokens[at : at + count]
+            state = _hear(self.model, self.params, state.memory, part, np.int32(count))
+            at += count
+        return state
+
+    def answer(self, state: State, limit: int = 256) -> Iterator[tuple[int, State]]:
+        """The most likely tokens, one by one, each with the state after it.
+
+        The end token is the last, unless ``limit`` tokens came first. A state is used up when the
+        next one is asked for; ``state`` itself stays as it is.
+        """
+        memory, logits = jax.tree.map(jnp.copy, state.memory), state.logits
+        for _ in range(limit):
+            token = int(np.argmax(np.asarray(logits)[0]))
+            memory, logits = _say(self.model, self.params, memory, np.asarray([token], np.int32))
+            yield token, State(memory, logits)
+            if token == self.model.config.end:
+                return
+
+    def __call__(self, text: str | Messages, limit: int = 256) -> str:
+        """The answer to a text, or to messages."""
+        return "".join(self.stream(text, limit))
+
+    def stream(self, text: str | Messages, limit: int = 256) -> Iterator[str]:
+        """The answer in pieces, as they come. Raises as :meth:`hear`."""
+        writer = Writer(self.tokenizer)
+        for token, _ in self.answer(self.hear(self.begin(), text), limit):
+            if piece := writer(token):
+                yield piece
+        if rest := writer.end():
+            yield rest
+
+    def _text(self, text: str | Messages) -> str:
+        return text if isinstance(text, str) else self.tokenizer.chat(text)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from .contiguous import ChunkSinks, Contiguous
 from .policy import Arrival, Policy
 from .recent import Recent
+from .streaming_vlm import StreamingVLM
 
 
 def _with_sinks(budget: int) -> Recent:
@@ -34,4 +36,13 @@ def policy(name: str, budget: int) -> Policy:
     return POLICIES[name](budget)
 
 
-__all__ = ["POLICIES", "Arrival", "Policy", "Recent", "policy"]
+__all__ = [
+    "POLICIES",
+    "Arrival",
+    "ChunkSinks",
+    "Contiguous",
+    "Policy",
+    "Recent",
+    "StreamingVLM",
+    "policy",
+]

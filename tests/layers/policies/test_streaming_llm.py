@@ -1,0 +1,141 @@
+"""StreamingLLM: the authors' cache, chunk by chunk; rows that close ranks, as a stream."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from streamzoo.layers import contract
+from streamzoo.layers.contract import Subject
+from streamzoo.layers.memory import empty_slots
+from streamzoo.layers.policies import ChunkSinks, Contiguous, StreamingVLM
+from streamzoo.layers.policies import streaming_vlm as vlm
+from streamzoo.layers.policies.contiguous import drop, move, ordered, places, trim
+from streamzoo.zoo.convert import convert
+from streamzoo.zoo.text import Decoder, DecoderConfig
+from streamzoo.zoo.text.decoder.convert import rules
+
+from ...zoo.language import tiny, tokens
+
+GOLDENS = Path(__file__).parents[4] / "shared/goldens/language"
+needs_goldens = pytest.mark.skipif(not GOLDENS.is_dir(), reason="shared goldens are not there")
+
+
+@needs_goldens
+def test_chunks_see_what_they_see_in_the_authors_cache():
+    with np.load(GOLDENS / "streamingllm.npz") as file:
+        z = dict(file)
+    names = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
+    weights = {}
+    for key, array in z.items():
+        if not key.startswith("p/"):
+            continue
+        name = key[2:].removesuffix(".weight")
+        if name.startswith("layers."):
+            own = name.endswith(("gate_proj", "up_proj", "down_proj"))
+            block, part = name.rsplit(".", 1)
+            name = f"model.{block}.mlp.{part}" if own else f"model.{name}"
+        weights[f"{names.get(name, name)}.weight"] = array
+    policy = ChunkSinks(budget=16, sinks=4)
+    config = DecoderConfig(
+        vocabulary=50, dim=32, hidden=48, depth=2, heads=4, kv_heads=2, head_dim=8, tied=False,
+        eps=1e-6, policy=policy,
+    )  # fmt: skip
+    model = Decoder(config)
+    variables = convert(weights, rules(2, False, False, tied=False))
+    room = jax.jit(policy.make_room, static_argnums=1)
+
+    @jax.jit
+    def step(carry, ids, count):
+        return model.apply(variables, carry, ids, jnp.arange(12)[None] < count)
+
+    carry, at, logits, order = model.init_carry(1), 0, [], np.zeros(16, int)
+    for count, kept in zip(z["chunks"].tolist(), z["kept"], strict=True):
+        carry = room(carry, count)
+        ids = np.zeros((1, 12), np.int32)
+        ids[:, :count] = z["ids"][:, at : at + count]
+        carry, out = step(carry, ids, count)
+        logits.append(out[0, :count])
+        at += count
+        serial = np.asarray(carry.notes["serial"])[0]
+        order = np.asarray(ordered(carry.notes))[0]
+        np.testing.assert_array_equal(serial[order][: (kept >= 0).sum()], kept[kept >= 0])
+    np.testing.assert_allclose(np.concatenate(logits), z["logits"], atol=2e-5 * 2.1)
+    keys = np.asarray(carry.keys)[0][:, order]
+    np.testing.assert_allclose(keys[0].swapaxes(0, 1), z["final_k0"][0], atol=1e-5)
+    np.testing.assert_allclose(keys[1].swapaxes(0, 1), z["final_k1"][0], atol=5e-5)
+    with pytest.raises(ValueError, match="room for 12 beside"):
+        policy.make_room(carry, 13)
+
+
+POLICIES = {
+    "contiguous": Contiguous(48),
+    "contiguous-full": Contiguous(5),  # what finds no room is read and not kept
+    "streaming-vlm": StreamingVLM(32, 1, 1, 4, 4),
+}
+
+
+@functools.cache
+def subject(name):
+    model, variables = tiny(policy=POLICIES[name], sections=(2, 1, 1))
+    return Subject.of(model, variables, tokens)
+
+
+# one memory's gaps and chunks stand for all in the fast part: test_decoder.py
+LAWS = [
+    pytest.param(name, law, marks=pytest.mark.slow) for name in POLICIES for law in contract.LAWS
+]
+
+
+@pytest.mark.parametrize("name, law", LAWS)
+def test_carry_law(name, law):
+    law(subject(name))
+
+
+def slots_of(policy, *rows):
+    """One stream whose slots hold (segment, turn, role, advance) in this order."""
+    slots = empty_slots(1, 1, policy.capacity, 1, 2, policy.notes(3))
+    table = np.zeros((policy.capacity, 4), np.int32)
+    table[: len(rows)] = rows
+    notes = {n: table[None, :, i] for i, n in enumerate(("segment", "turn", "role", "advance"))}
+    serial = np.where(np.arange(policy.capacity) < len(rows), np.arange(policy.capacity), -1)
+    kept = {**slots.notes, **notes, "serial": serial[None].astype(np.int32)}
+    return dataclasses.replace(slots, notes=jax.tree.map(jnp.asarray, kept))
+
+
+def serials(slots):
+    serial = np.asarray(slots.notes["serial"])[0][np.asarray(ordered(slots.notes))[0]]
+    return serial[serial >= 0].tolist()
+
+
+def test_rows_close_ranks_wherever_one_left():
+    policy = Contiguous(8)
+    slots = slots_of(policy, *[(2, 0, 0, 1)] * 2, (2, 0, 0, 3), *[(2, 0, 0, 1)] * 3)
+    assert places(slots.notes)[0, :6, 0].tolist() == [0, 1, 2, 5, 6, 7]
+    gone = drop(slots, jnp.arange(8)[None] == 1)
+    assert serials(gone) == [0, 2, 3, 4, 5]
+    assert places(gone.notes)[0, [0, 2, 3, 4, 5], 0].tolist() == [0, 1, 4, 5, 6]
+    moved = move(gone, jnp.arange(8)[None] == 4, 0)
+    assert serials(moved) == [4, 0, 2, 3, 5]
+    assert serials(trim(moved, moved.notes["serial"] >= 0, 1, 2)) == [4, 3, 5]
+
+
+def test_a_reply_that_ended_at_its_limit_loses_no_word():
+    """The authors' code drops the last word of one as if it were the mark of silence."""
+    said = [(vlm.TALK, 0, role, 1) for role in (vlm.USER, vlm.FRAME, vlm.WORD, vlm.WORD)]
+    for end, cut, kept in (
+        (vlm.WORD, False, [2, 3, 4]),
+        (vlm.WORD, True, [2, 3]),
+        (vlm.SILENT, False, [2, 3]),
+        (vlm.SILENT, True, [2, 3]),
+    ):
+        policy = StreamingVLM(12, text_rounds=1, visual_rounds=3, cut=cut)
+        slots = slots_of(policy, *said, (vlm.TALK, 0, end, 1), (vlm.TALK, 0, vlm.FRAME, 1))
+        assert serials(policy.begin_turn(slots, 0)) == [0, 1, 2, 3, 4, 5]
+        after = policy.begin_turn(slots, 1)
+        assert serials(after) == [*kept, 0]
+        assert after.notes["segment"][0, kept[0]] == vlm.PAST

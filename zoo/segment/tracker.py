@@ -46,6 +46,7 @@ from .trunks import Trunk, build_encoder
 Array = jax.Array
 Taps = tuple[str, ...]
 
+TIE = 1e-5  # of mask logits of -10 and 10 that were resampled
 TAPS = ("features", "conditioned", "pointer", "memory")
 
 
@@ -386,8 +387,9 @@ class Tracker(StreamTracker):
         pointer = jnp.where(mine & ~some[..., None], self.no_pointer, pointer)
         low = jnp.where(mine[..., None], small, low)
         if c.mask_memory == "low":
-            # all weights are fractions of 2^n, so that a tie is exactly 0
             given = jax.image.resize(small, given.shape, "bilinear")
+            # a tie is 0 to rounding, which differs between processors
+            given = jnp.where(jnp.abs(given) < TIE, 0.0, given)
         high = jnp.where(mine[..., None], given, high)
         score = jnp.where(prompts.masked, jnp.where(some, 10.0, -10.0), score)
         return low, high, score, pointer

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from streamzoo import zoo
-from streamzoo.zoo.convert import CONVERTERS, ConvertError, convert_checkpoint, plan_checkpoint
+from streamzoo.zoo.convert import ConvertError, convert_checkpoint, converter_for, plan_checkpoint
 from streamzoo.zoo.errors import WeightsError
 from streamzoo.zoo.files import read_tensors
 from streamzoo.zoo.published import PREPROCESSORS
@@ -67,13 +67,9 @@ def videomae(folder):
     import transformers
 
     sizes = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96)
-    config = transformers.VideoMAEConfig(**sizes, image_size=32, num_frames=4, num_labels=7)
+    sizes |= dict(image_size=32, num_frames=4, num_labels=7)
+    config = transformers.VideoMAEConfig(**sizes)
     transformers.VideoMAEForVideoClassification(config).save_pretrained(folder)
-
-
-def _converter(name):
-    found = [c.name for c in CONVERTERS.values() if c.models and name.startswith(c.models[:-1])]
-    return found[0] if found else None
 
 
 def _copy(folder, to, config):
@@ -108,7 +104,7 @@ def _more(value):
 
 @pytest.mark.parametrize("name", sorted(set(FAMILIES.values()) | set(OTHERS)))
 def test_a_file_needs_its_config(saved, tmp_path, name):
-    folder, chosen = saved(name), _converter(name)
+    folder, chosen = saved(name), converter_for(name)
     config = json.loads((folder / "config.json").read_text())
     plan = plan_checkpoint(folder, chosen)
     with pytest.raises(ConvertError, match="no config.json beside the weights.*fetch config.json"):
@@ -133,6 +129,79 @@ def test_a_file_needs_its_config(saved, tmp_path, name):
             plan_checkpoint(_copy(folder, tmp_path / f"kind{i}", wrong), chosen)
         assert "\n" not in str(caught.value)
     assert plan.model in zoo.list_models()
+
+
+ENCODER = {"layer_norm_eps": "eps", "hidden_act": "activation"}
+VISION = {f"vision_config.{told}": ours for told, ours in ENCODER.items()}
+DUAL = {f"vision_config.{told}": f"image.{ours}" for told, ours in ENCODER.items()}
+DUAL |= {f"text_config.{told}": f"text.{ours}" for told, ours in ENCODER.items()}
+SEGMENT = {"prompt_encoder_config.layer_norm_eps": "prompt_eps"}
+SAM2 = SEGMENT | {
+    f"vision_config.backbone_config.{told}": f"trunk.{ours}" for told, ours in ENCODER.items()
+}
+MEMORY = {
+    "sigmoid_scale_for_mem_enc": "mask_scale", "sigmoid_bias_for_mem_enc": "mask_bias",
+    "rope_parameters.rope_theta": "rope_base",
+}  # fmt: skip
+# where a number that no weight shows stands in config.json, and where in our config
+NUMERICS = {
+    "dinov2-s14": ENCODER, "dinov2reg-s14": ENCODER, "radio-h16": ENCODER, "vjepa2-l16": ENCODER,
+    "dinov3-s16": ENCODER | {"rope_theta": "rope_base"},
+    "videoprism-b18": ENCODER | {"attn_logit_softcapping": "softcap"},
+    "dinov3-convnext-t": {"layer_norm_eps": "eps"}, "videomae": {"layer_norm_eps": "eps"},
+    "clip-b32": VISION, "siglip-b16": VISION, "siglip2-b16": VISION,
+    "clip-dual-b32": DUAL, "siglip-dual-b16": DUAL, "siglip2-dual-b16": DUAL,
+    "sam-b16": SEGMENT | {
+        f"{part}.{told}": f"{place}.{ours}" for told, ours in ENCODER.items()
+        for part, place in (("vision_config", "trunk"), ("mask_decoder_config", "decoder"))
+    },
+    "sam2-t": SAM2, "sam2.1video": SAM2 | MEMORY, "edgetam-m1": SEGMENT | MEMORY,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMERICS)
+def test_numbers_that_no_weight_shows_are_the_configs(saved, tmp_path, name):
+    """Each is changed alone, to what no default is, and arrives at its place alone."""
+    folder, before = saved(name), None
+    assert set(NUMERICS) == set(FAMILIES.values()) | set(OTHERS)
+    for told, ours in [("", ""), *NUMERICS[name].items()]:
+        config = json.loads((folder / "config.json").read_text())
+        *parts, field = told.split(".")
+        place = config
+        for part in parts:
+            place = place[part]
+        value = 0.00375
+        if field == "hidden_act":
+            value = "gelu" if place[field] == "relu" else "relu"
+        if told:
+            place[field] = value
+        to = _copy(folder, tmp_path / f"of {told}", config)
+        plan = plan_checkpoint(to, converter_for(name))
+        found = dict(_leaves(plan.overrides))
+        if before is None:
+            before = found
+            continue
+        assert found[ours] == value, (told, ours)
+        others = {key for key in found.keys() | before.keys() if found.get(key) != before.get(key)}
+        assert others == {ours}, told
+
+
+def _leaves(tree, at=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{at}{key}.")
+        else:
+            yield f"{at}{key}", value
+
+
+@pytest.mark.parametrize("name", ["sam-b16", "sam2-t", "edgetam-m1"])
+def test_an_activation_that_ours_has_not_is_refused(saved, tmp_path, name):
+    folder = saved(name)
+    config = json.loads((folder / "config.json").read_text())
+    config["prompt_encoder_config"]["hidden_act"] = "relu"
+    to = _copy(folder, tmp_path / "relu", config)
+    with pytest.raises(ConvertError, match="prompt encoder: .*hidden_act 'relu'"):
+        plan_checkpoint(to, converter_for(name))
 
 
 def test_a_missing_last_layer_is_not_a_smaller_model(saved, tmp_path):
@@ -262,7 +331,7 @@ def test_registered_names_tell_what_the_hub_answers(
 def test_what_the_hub_answers_is_told(hub, saved, code, words):
     """Of the weights and of the config alike, and it changes no number."""
     folder = saved("dinov3-s16")
-    files = ("config.json", "model.safetensors")
+    files, repo = ("config.json", "model.safetensors"), ""
     for file in files:
         repo = f"a/{file.split('.')[0]}"
         hub.files |= {(repo, other): (folder / other).read_bytes() for other in files}

@@ -1,6 +1,7 @@
 """Trackers: slots against dictionaries, objects by id, bad input, and (slow) the carry law."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -175,6 +176,7 @@ def test_prompts_of_objects():
     assert prompts.labels[0, 0, 0].tolist() == [1, -10]
     assert prompts.points[0, 0, 0, 0].tolist() == [3, 4]
     assert prompts.pointed.tolist() == [[[True, False]]]
+    assert prompts.masks is not None
     assert prompts.masked.tolist() == [[[False, True]]] and prompts.masks[0, 0, 1].sum() == 32
     assert not objects.take().pointed.any()
     objects.remove("cat")
@@ -283,6 +285,7 @@ def make_input(seed, batch, steps):
     prompts.points[:] = rng.uniform(1, 31, prompts.points.shape)
     prompts.labels[..., 0] = 1
     prompts.pointed[:, 0, 0] = True
+    assert prompts.masks is not None
     prompts.masks[..., 5:20, 8:30] = True
     prompts.masked[:, 2:3, 1] = True
     return jax.tree.map(jnp.asarray, (frames, prompts))
@@ -373,10 +376,16 @@ def test_a_mask_prompt_enters_memory_as_in_the_original(monkeypatch):
     def remembered(config, masks):
         tracker = Tracker(config)
         params = jax.jit(tracker.init)(jax.random.key(0), tracker.init_carry(1), frames)
-        run = jax.jit(lambda m: tracker.apply(
-            params, tracker.init_carry(1), frames, None, dataclasses.replace(
-                empty, masks=m[None, None], masked=jnp.ones((1, 1, 2), bool)), ("memory",),
-        )[1].taps["memory"])  # fmt: skip
+
+        @jax.jit
+        def run(m):
+            given = dict(masks=m[None, None], masked=jnp.ones((1, 1, 2), bool))
+            prompts: Any = dataclasses.replace(empty, **given)
+            out: Any = tracker.apply(
+                params, tracker.init_carry(1), frames, None, prompts, ("memory",)
+            )
+            return out[1].taps["memory"]
+
         return np.concatenate([run(jnp.asarray(masks[i : i + 2])) for i in (0, 2)], axis=2)
 
     as_given = dataclasses.replace(TINY, mask_memory="given")

@@ -76,5 +76,11 @@ def decoder_overrides(tensors: Tensors, config: Config, **fields: Any) -> Fields
 
 
 def prompt_settings(config: Config) -> Settings:
-    """What a config says of the prompt encoder."""
-    return settings(config, "prompt encoder", PROMPT, "prompt_encoder_config")
+    """What a config says of the prompt encoder. Raises ConvertError for what ours has not."""
+    given = settings(config, "prompt encoder", PROMPT, "prompt_encoder_config")
+    if activation(given) != "gelu":  # of the layers that take a mask in
+        raise ConvertError(
+            f"prompt encoder: config.json has hidden_act {given['hidden_act']!r}: only 'gelu' is"
+            " supported"
+        )
+    return given

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,8 +67,10 @@ def videomae(folder):
     """A classifier of clips as transformers writes it."""
     import transformers
 
-    sizes = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96)
-    sizes |= dict(image_size=32, num_frames=4, num_labels=7)
+    sizes: dict[str, Any] = dict(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=3, intermediate_size=96,
+        image_size=32, num_frames=4, num_labels=7,
+    )  # fmt: skip
     config = transformers.VideoMAEConfig(**sizes)
     transformers.VideoMAEForVideoClassification(config).save_pretrained(folder)
 

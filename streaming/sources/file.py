@@ -128,6 +128,8 @@ class FileSource(FrameSource):
                 f"{self.name}: not one frame can be decoded; the file is cut off or damaged: "
                 "copy it again"
             )
+        if format.name == "avi":  # B-frames delay all the pictures alike
+            self._begins = self._first.time
         self.original_size = self._resize.size(self._first.picture, self._first.turned)
         self.size = sized(size, self.original_size)
 

@@ -199,3 +199,38 @@ def test_an_animated_webp_is_refused_with_what_would_do(tmp_path):
     (tmp_path / "cut.webp").write_bytes(still[: len(still) // 2])
     with pytest.raises(SourceError, match="cut off or damaged"):
         open_source(tmp_path / "cut.webp")
+
+
+def chunks(data):
+    """Where the pictures of an AVI of one track begin."""
+    at = data.index(b"movi") + 4
+    while data[at : at + 4] == b"00dc":
+        yield at
+        (length,) = struct.unpack_from("<I", data, at + 4)
+        at += 8 + length + length % 2
+
+
+@pytest.mark.parametrize("bf", [0, 2])
+def test_an_avi_cut_between_two_pictures_is_told_by_its_count(tmp_path, bf):
+    """No packet is torn there; FFmpeg gives the length of what is there, and the header's count."""
+    clip = write(tmp_path / "a.avi", frames=40, bf=bf)
+    assert read(clip) == (40, None)
+    data = clip.read_bytes()
+    begins = list(chunks(data))
+    assert len(begins) == 40
+    for left in (39, 38, 30, 17):
+        clip.write_bytes(data[: begins[left]])
+        count, warning = read(clip)
+        assert warning is not None and f"{count} of 40 frames" in warning
+        assert left - bf - 1 <= count <= left
+
+
+def test_an_avi_whose_length_is_right_and_whose_count_is_not_is_whole(tmp_path):
+    """A writer that counted too few, and one whose rate is rounded."""
+    clip = write(tmp_path / "a.avi", frames=40)
+    data = bytearray(clip.read_bytes())
+    at = data.index(b"strh") + 8 + 32  # dwLength
+    assert struct.unpack_from("<I", data, at) == (40,)
+    struct.pack_into("<I", data, at, 36)
+    clip.write_bytes(data)
+    assert read(clip) == (40, None)

@@ -25,6 +25,12 @@ def options(p: argparse.ArgumentParser) -> None:
         help="compile the step, too: multiply-accumulates, bytes and memory per frame, and what "
         "classes of devices could do at most by their data sheets",
     )
+    p.add_argument(
+        "--kernels",
+        action="store_true",
+        help="trace the step, too: which implementation of each operation it takes on a CPU, a "
+        "GPU and a TPU, and why no kernel",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -32,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
     import jax
 
     from ...zoo import card_of, create_model, model_config, resolve
+    from ...zoo.explain import explain_model
     from ...zoo.registry import is_registered
     from ...zoo.weights import shapes_of
     from ..budget import budget
@@ -72,6 +79,9 @@ def run(args: argparse.Namespace) -> None:
     facts["config"] = ", ".join(
         f"{f.name}={getattr(config, f.name)!r}" for f in dataclasses.fields(config)
     )
+    if args.kernels:
+        told = str(explain_model(card)).splitlines()
+        facts["kernels"] = "; ".join(told) or "none: no operation of it has a choice"
     room = max(60, shutil.get_terminal_size((100, 24)).columns)
     for name, value in facts.items():
         if value:

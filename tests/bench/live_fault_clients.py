@@ -216,6 +216,18 @@ async def killed(home: Path) -> Outcome:
         return outcome
 
 
+def blocked(folder: Path) -> None:
+    """A file takes the folder's place, though the server writes there and makes it anew."""
+    while True:
+        away = folder.rename(folder.with_name(f"{folder.name}-gone"))
+        shutil.rmtree(away)
+        try:
+            folder.touch(exist_ok=False)
+            return
+        except FileExistsError:
+            continue
+
+
 async def store(home: Path, kind: str) -> Outcome:
     """The store fails for a while; then states are saved again, and a kill -9 finds them."""
     rig = Rig(home, slots=2)
@@ -230,8 +242,7 @@ async def store(home: Path, kind: str) -> Outcome:
 
         async def fault(_: Client) -> float:
             if kind == "gone":  # a file in its place: nothing can be made there
-                shutil.rmtree(folder)
-                folder.write_text("")
+                blocked(folder)
             else:  # as a full disk: no byte more
                 limit = resource.prlimit(rig.process.pid, resource.RLIMIT_FSIZE)
                 resource.prlimit(rig.process.pid, resource.RLIMIT_FSIZE, (0, limit[1]))

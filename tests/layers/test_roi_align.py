@@ -91,7 +91,7 @@ def test_special_boxes_equal_the_brute_force_form(size, ratio, aligned):
     assert not touchy, "choose other boxes"
     got = roi_align(features[None], SPECIAL[None], size=size, sampling_ratio=ratio, aligned=aligned)
     assert got.shape == (1, len(SPECIAL), *pair, 3)
-    np.testing.assert_allclose(got[0], want, atol=1e-5)
+    np.testing.assert_allclose(got[0], want, atol=3e-5)
     assert np.abs(want).max() > 0.1
 
 
@@ -112,7 +112,7 @@ def test_random_boxes_equal_the_brute_force_form(ratio, aligned, box, seed):
         got = roi_align(
             features[None], boxes[None], size=(3, 2), sampling_ratio=ratio, aligned=aligned
         )
-        np.testing.assert_allclose(got[0], want, atol=1e-5)
+        np.testing.assert_allclose(got[0], want, atol=3e-5)
 
 
 @pytest.mark.parametrize("ratio, aligned", [(2, True), (0, False)])

@@ -242,7 +242,7 @@ def test_damage_is_told_and_what_was_seen_is_kept(run, tmp_path):
 
 
 def test_a_home_that_cannot_be_written_costs_only_the_cache(
-    home, clip, tmp_path, capsys, monkeypatch
+    home, clip, tmp_path, capsys, monkeypatch, own_compile_cache
 ):
     monkeypatch.setenv("STREAMZOO_HOME", str(clip / "home"))  # a file stands in the way
     words = ["watch", clip, "--model", tiny.NAME, "--random-weights", "--frames", "2"]

@@ -365,7 +365,7 @@ def test_position_table_is_torch_bicubic():
             torch.from_numpy(table).permute(0, 3, 1, 2), size=grid, mode="bicubic"
         ).permute(0, 2, 3, 1)
         got = position_table(2, (14, 14), grid, 32).reshape(want.shape)
-        np.testing.assert_allclose(got, want, atol=2e-6)
+        np.testing.assert_allclose(got, want, atol=5e-6)
 
 
 @pytest.mark.parametrize(

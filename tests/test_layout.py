@@ -85,6 +85,17 @@ def test_ray_is_for_the_cluster_alone():
     assert theirs(True) == {"ingress", "launch", "replica"} and theirs(False) == {"ingress"}
 
 
+def test_nothing_is_unpickled():
+    """Weights, checkpoints and caches may come from strangers, and a pickle runs code when read."""
+    theirs = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    for path in (path for room in ROOMS for path in (ROOT / room).rglob("*.py")):
+        assert not {m.split(".")[0] for _, m in imports(path)} & theirs, path
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "weights_only"):
+                safe = node.arg == "weights_only"
+                assert isinstance(node.value, ast.Constant) and node.value.value is safe, path
+
+
 def test_files_stay_small():
     for room in ROOMS:
         for path in (ROOT / room).rglob("*.py"):

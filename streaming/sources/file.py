@@ -91,7 +91,7 @@ class FileSource(FrameSource):
         self._announced = float(length * base) if length and base else None
         if format.name == "avi" and self.frame_count and self.fps:
             # of a file that is cut FFmpeg scales the length down, and not the count
-            self._announced = max(self._announced or 0.0, self.frame_count / self.fps)
+            self._announced = self.frame_count / self.fps
         whole, self._others, self._torn = self._container.duration, 0.0, False
         self._together = bool(whole and TOGETHER & {*format.name.split(",")})
         self._together &= self._announced is None

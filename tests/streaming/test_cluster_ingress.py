@@ -2,15 +2,19 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from starlette.requests import Request
 
 ray = pytest.importorskip("ray", reason='needs pip install "streamzoo[cluster]"')
 
-from streamzoo.streaming.cluster import ingress
+from streamzoo.streaming.cluster import Load, ingress
 from streamzoo.streaming.cluster.launch import Cluster, application
 from streamzoo.streaming.serve import door
+from streamzoo.streaming.serve.access import Tokens
 from streamzoo.streaming.serve.door import Door
+from streamzoo.streaming.serve.limits import ServeError
 from streamzoo.streaming.serve.server import Settings
 
 from .serving import run
@@ -18,7 +22,7 @@ from .serving import run
 SITE = "https://cams.example.com"
 
 
-async def ask(method, path, body=b"", **headers):
+async def ask(method, path, body=b"", **headers: Any):
     """(status, body) of the app, past its guards: behind them nobody is at home here."""
     head = {"host": "localhost", "content-length": str(len(body))} | headers
     head = [(k.replace("_", "-").encode(), v.encode()) for k, v in head.items()]
@@ -59,11 +63,11 @@ def test_large_bodies_and_foreign_pages_go_no_further(closed):
                 (413, {"content_length": "99999"}), (413, {"transfer_encoding": "chunked"}),
                 (403, {"origin": "https://evil.example"}), (403, {"host": "evil.example"}),
             ):  # fmt: skip
-                got, body = await ask(method, path, **headers)
+                got, body = await ask(method, path, b"", **headers)
                 assert got == status and len(body) < 1000, (method, path, headers)
                 assert (method == "HEAD") == (not body)
         for headers in ({"origin": SITE}, {"host": "lan"}, {"host": "cams.example.com"}):
-            got, body = await ask("GET", "/nowhere", **headers)
+            got, body = await ask("GET", "/nowhere", b"", **headers)
             assert got == 404 and json.loads(body)
 
     run(main())
@@ -73,7 +77,7 @@ def test_the_door_reaches_the_copies_that_serve_makes(monkeypatch, tmp_path):
     """The app is copied when the module is read, the class when it is sent to its process."""
     monkeypatch.setattr(door, "_process", [Door()])
     settings = Settings(store=tmp_path, allow_origins=(SITE,), allow_hosts=("lan",))
-    bound = application(Cluster(settings), lambda: None)._bound_deployment
+    bound = application(Cluster(settings), cast(Any, lambda: None))._bound_deployment
     _, tokens, lease, _, given, share = bound.init_args
     assert given == settings.door != Door() and share == 16
     pickle = ray.cloudpickle
@@ -83,3 +87,33 @@ def test_the_door_reaches_the_copies_that_serve_makes(monkeypatch, tmp_path):
         SimpleNamespace(), str(tmp_path / "d"), tokens, lease, None, given, share
     )
     assert guard.kwargs["door"]() == given
+
+
+def test_slots_are_kept_for_one_client_up_to_its_share_alone(monkeypatch, tmp_path):
+    """By its address, where there are no tokens; texts that are too long are not repeated."""
+    monkeypatch.setattr(door, "_process", [Door()])
+    Real: Any = ingress.Ingress.__mro__[1]
+    rest = Tokens(), 60.0, None, Door(), 2
+
+    def asked(client, **body):
+        data = json.dumps(body).encode()
+
+        async def receive():
+            return {"type": "http.request", "body": data}
+
+        head = [(b"content-type", b"application/json")]
+        return Request({"type": "http", "headers": head, "client": (client, 1)}, receive)
+
+    async def main():
+        real = Real(str(tmp_path / "d"), *rest)
+        await real.beat("a", "http://a", Load(8), {}, 1)
+        for _ in range(2):
+            assert (await real.place(asked("10.0.0.1")))["endpoint"] == "http://a"
+        with pytest.raises(ServeError, match="2 slots are kept for you already"):
+            await real.place(asked("10.0.0.1"))
+        assert (await real.place(asked("10.0.0.2")))["endpoint"] == "http://a"
+        with pytest.raises(ServeError, match="1 to 200 letters") as caught:
+            await real.place(asked("10.0.0.3", group="g" * 201))
+        assert "gg" not in str(caught.value)
+
+    run(main())

@@ -9,6 +9,7 @@ import grpc.aio
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from streamzoo.streaming.serve.access import Tokens, bearer
 from streamzoo.streaming.serve.door import Door
@@ -19,7 +20,7 @@ from .raw import grpc_opens, request, status, talk
 from .serving import engine, run
 from .test_serve_web import hear, line, rest, say, settings
 
-SITE = "https://cams.example.com:8443"
+SITE = Origin("https://cams.example.com:8443")
 
 
 # Hosts and origins.
@@ -29,6 +30,7 @@ EVIL = (
     "evil.example:{port}",
     "127.0.0.1.evil.example",
     "localhost.evil.example",
+    "evillocalhost",
     "127.0.0.1@evil.example",
     "10.1.2.3:{port}",
     "evil.example#127.0.0.1",
@@ -79,7 +81,8 @@ def test_a_websocket_is_no_way_around():
                 ("page", f"ws://evil.example:{port}/watch", None),
             ):
                 with pytest.raises(InvalidStatus) as caught:
-                    await connect(url, host=host, port=int(port), origin=site, proxy=None)
+                    page = Origin(site) if site else None
+                    await connect(url, host=host, port=int(port), origin=page, proxy=None)
                 assert caught.value.response.status_code == 403, name
             url = f"ws://cams.example.com:{port}/ws"
             async with connect(url, host=host, port=int(port), origin=SITE, proxy=None) as socket:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +92,7 @@ def _equal(a, b):
 
 
 def test_round_trip_keeps_values_dtypes_and_metadata(toys):
-    params = _params()
+    params: Any = _params()
     # the layout of a saved file must not depend on the memory layout of what is saved
     kernel = np.asarray(params["params"]["hidden"]["kernel"])
     params["params"]["hidden"]["kernel"] = np.asfortranarray(kernel)
@@ -199,7 +200,9 @@ def test_truncated_file(toys, cut):
         assert str(path) in str(e.value) and "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".pkl"])
+@pytest.mark.parametrize(
+    "suffix", [".pt", ".pth", ".bin", ".pkl", ".PT", ".pickle", ".ckpt", ".tar"]
+)
 def test_pickles_are_never_read(toys, suffix):
     class Trap:
         def __reduce__(self):

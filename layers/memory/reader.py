@@ -24,12 +24,15 @@ class View(NamedTuple):
       keys: [B, K, A] int32, positions on A axes (1 for texts; time, height and width for M-RoPE).
       queries: [B, T, P, A] int32: where a query stands for the keys of each of P groups.
       group: [B, K] int32, the group of a key; None where P is 1.
+      source: [B, K] int32, which row is read as the k-th key, where that is not the k-th row: a row
+        may be read twice, from two places, and others not at all.
     """
 
     seen: Array
     keys: Array
     queries: Array
     group: Array | None = None
+    source: Array | None = None
 
 
 class Rotary(NamedTuple):
@@ -51,10 +54,10 @@ class Reader(NamedTuple):
 
     Attributes:
       keys, values: [B, C, G, Dh], or [B, L, C, G, Dh] of all layers.
-      seen: [B, T, C + T] bool.
-      key_turn: (cos, sin) [B, C + T, 1, Dh / 2].
+      seen: [B, T, K] bool.
+      key_turn: (cos, sin) [B, K, 1, Dh / 2].
       query_turn: (cos, sin) [B, T, P, 1, Dh / 2].
-      group: [B, C + T] int32 or None.
+      group, source: [B, K] int32 or None.
       turned: bool, or [L] of all layers: whether the layer turns its queries and keys (NoPE).
     """
 
@@ -64,6 +67,7 @@ class Reader(NamedTuple):
     key_turn: tuple[Array, Array]
     query_turn: tuple[Array, Array]
     group: Array | None
+    source: Array | None
     turned: Array
 
     @classmethod
@@ -71,7 +75,7 @@ class Reader(NamedTuple):
         """Of all layers: keys, values [B, L, C, G, Dh], turned [L]."""
         key_turn = rotary.angles(view.keys[:, :, None])
         query_turn = rotary.angles(view.queries[:, :, :, None])
-        return cls(keys, values, view.seen, key_turn, query_turn, view.group, turned)
+        return cls(keys, values, view.seen, key_turn, query_turn, view.group, view.source, turned)
 
     def layer(self, index: Array) -> Reader:
         """The slots of one layer."""
@@ -80,11 +84,16 @@ class Reader(NamedTuple):
             keys=one(self.keys, 1), values=one(self.values, 1), turned=one(self.turned, 0)
         )
 
-    def __call__(self, q: Array, k: Array, v: Array, softcap: float | None = None) -> Array:
-        """q [B, T, H, Dh], k and v [B, T, G, Dh] of the new tokens, un-rotated -> [B, T, H, Dh]."""
-        scale = q.shape[-1] ** -0.5
+    def __call__(
+        self, q: Array, k: Array, v: Array, softcap: float | None = None
+    ) -> tuple[Array, Array, Array]:
+        """q [B, T, H, Dh], k and v [B, T, G, Dh] of the new tokens, un-rotated -> (y [B, T, H, Dh],
+        the keys and values to keep, which are k and v)."""
+        scale, new = q.shape[-1] ** -0.5, (k, v)
         k = jnp.concatenate([self.keys.astype(k.dtype), k], axis=1)
         v = jnp.concatenate([self.values.astype(v.dtype), v], axis=1)
+        if self.source is not None:
+            k, v = (jnp.take_along_axis(a, self.source[..., None, None], axis=1) for a in (k, v))
         k = self._turn(k, self.key_turn)
         groups = self.query_turn[0].shape[2]
         cos, sin = self.query_turn
@@ -96,7 +105,7 @@ class Reader(NamedTuple):
             own = (self.group[..., None] == jnp.arange(groups)).astype(k.dtype)
             k = jnp.concatenate([k * own[:, :, p, None, None] for p in range(groups)], axis=-1)
         mask = self.seen[:, None]
-        return attention(q, k, v, mask=mask, scale=scale, softcap=softcap)
+        return attention(q, k, v, mask=mask, scale=scale, softcap=softcap), *new
 
     def _turn(self, x: Array, turn: tuple[Array, Array]) -> Array:
         return jnp.where(self.turned, rotate_halves(x, *turn).astype(x.dtype), x)

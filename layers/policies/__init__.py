@@ -8,6 +8,7 @@ from collections.abc import Callable
 from .contiguous import ChunkSinks, Contiguous
 from .policy import Arrival, Policy
 from .recent import Recent
+from .rekv import ReKV, SinkWindow
 from .streaming_vlm import StreamingVLM
 
 
@@ -42,7 +43,9 @@ __all__ = [
     "ChunkSinks",
     "Contiguous",
     "Policy",
+    "ReKV",
     "Recent",
+    "SinkWindow",
     "StreamingVLM",
     "policy",
 ]

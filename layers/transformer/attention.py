@@ -23,8 +23,11 @@ Rope = tuple[Array, Array]
 class Memory(Protocol):
     """What was said before, as one layer has it (``layers.memory.Reader``)."""
 
-    def __call__(self, q: Array, k: Array, v: Array, softcap: float | None = None) -> Array:
-        """q [B, T, H, Dh], k and v [B, T, G, Dh] of the new tokens, un-rotated -> [B, T, H, Dh]."""
+    def __call__(
+        self, q: Array, k: Array, v: Array, softcap: float | None = None
+    ) -> tuple[Array, Array, Array]:
+        """q [B, T, H, Dh], k and v [B, T, G, Dh] of the new tokens, un-rotated -> (y [B, T, H, Dh],
+        keys and values [B, R, G, Dh] to keep)."""
         ...
 
 
@@ -161,12 +164,13 @@ class Attention(nn.Module):
           memory: what turns, masks and reads.
 
         Returns:
-          (y [B, T, D], the new tokens' keys and values [B, T, G, Dh], un-rotated).
+          (y [B, T, D], the keys and values [B, R, G, Dh] to keep, un-rotated).
         """
         c = self.config
         q, k, v = self.project(x)
-        y = memory(q, k, v, c.softcap).reshape(-1, c.heads * c.head)
-        return self.out(y).reshape(*x.shape[:2], c.dim), k, v
+        y, k, v = memory(q, k, v, c.softcap)
+        y = self.out(y.reshape(-1, c.heads * c.head))
+        return y.reshape(*x.shape[:2], c.dim), k, v
 
 
 class CrossAttention(nn.Module):

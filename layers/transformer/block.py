@@ -93,8 +93,8 @@ class Block(nn.Module):
           context: [B, T, K, C] or [B, 1, K, C], read by the cross-attention.
           condition: [B, T, 6, D], or [B, T, N, 6, D] per token; with ``config.modulated``.
           memory: the N tokens of a frame read it and follow what it has (T is 1; it masks and turns
-            them, so no ``rope`` and no ``mask``). Their own ``keys`` and ``values`` [B, N, G, Dh]
-            are among the intermediates then.
+            them, so no ``rope`` and no ``mask``). The ``keys`` and ``values`` [B, R, G, Dh] that
+            it says to keep are among the intermediates then.
 
         Returns:
           (carry, y [B, T, N, D], the intermediates named in ``taps``).

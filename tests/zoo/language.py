@@ -1,5 +1,7 @@
 """Tiny language models for tests: random weights, and a tokenizer of bytes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ TINY = dict(
 )  # fmt: skip
 
 
-def tiny(**fields):
+def tiny(**fields) -> Any:
     """(model, variables), everything off its initial value."""
     model = Decoder(DecoderConfig(**{**TINY, **fields}))
     init = jax.jit(lambda key: model.init(key, model.init_carry(1), jnp.zeros((1, 1), jnp.int32)))

@@ -17,7 +17,7 @@ import numpy as np
 
 from ....layers.gaps import zero_invalid
 from ....layers.memory import Reader, Rotary, Slots, empty_slots, store
-from ....layers.policies import Policy, policy
+from ....layers.policies import Policy, ReKV, policy
 from ....layers.streaming import Array, DType
 from ....layers.transformer import BlockConfig, BlockStack, rms_norm
 from ...ranges import Checked, Count, Positive, Whole
@@ -232,6 +232,39 @@ class Decoder(nn.Module):
         after = store(carry, keys, values, arrival.notes, arrival.slot)
         after = dataclasses.replace(after, seen=arrival.seen, next=arrival.next)
         return after, self.norm(x[:, 0])
+
+    def ask(
+        self, carry: Slots, tokens: Array, valid: Array | None = None, room: int = 64
+    ) -> tuple[Slots, Array]:
+        """Reads a question with the frames that suit it (``layers.policies.ReKV``).
+
+        ``carry`` does not change: what is returned is a memory of its own, of the question and what
+        it found, with ``room`` tokens for an answer. It is of the same model with the policy
+        ``config.keeps.answer(T + room)``.
+
+        Args:
+          carry: what the streams remember.
+          tokens: [B, T] int32.
+          valid: [B, T] bool, tokens that are there.
+          room: tokens of the answer.
+
+        Returns:
+          (memory of the answer, logits [B, T, V]).
+
+        Raises:
+          TypeError: the policy does not retrieve.
+        """
+        c = self.config
+        keeps = c.keeps
+        if not isinstance(keeps, ReKV):
+            raise TypeError(f"a model that keeps {keeps} retrieves nothing; use policy=ReKV(...)")
+        x = self._embedded(tokens, None, valid)
+        there = jnp.ones(x.shape[:2], bool) if valid is None else valid
+        memories = keeps.recall(carry, there, c.rotary, jnp.asarray(c.turned))
+        _, x, found = self.blocks(((),), x[:, None], memories=memories)
+        keys, values = (found[name].swapaxes(0, 1) for name in ("keys", "values"))
+        answer = keeps.begin_answer(carry, keys, values, there, room)
+        return answer, zero_invalid(self.say(self.norm(x[:, 0])), valid)
 
     def say(self, x: Array) -> Array:
         """Features [..., D] of :meth:`read` -> logits [..., V] in fp32."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..layers.streaming import Json
+from .ctranslate2 import is_ctranslate2, read_ctranslate2
 from .errors import WeightsError
 from .files import Config
 from .gguf import read_gguf
@@ -223,6 +224,8 @@ def read_graph(path: Path) -> tuple[Mapping[str, np.ndarray], Json] | None:
         return read_tflite(path)
     if path.suffix.lower() == ".ort":
         return read_ort(path)
+    if is_ctranslate2(path):
+        return read_ctranslate2(path)
     if path.suffix.lower() == ".gguf":
         return read_gguf(path)
     return read_tfjs(path) if path.suffix.lower() == ".json" else None

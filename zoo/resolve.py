@@ -33,6 +33,7 @@ from .convert import (
     describe,
     plan_checkpoint,
 )
+from .ctranslate2 import is_ctranslate2
 from .errors import WeightsError
 from .files import PICKLES, load_file, read_metadata, sha256
 from .registry import Card
@@ -259,6 +260,7 @@ def told(metadata: Mapping[str, str], where: Any) -> Fields:
 def _known(found: Found) -> _Model:
     """Which model it is. Raises WeightsError for a checkpoint that no converter reads."""
     foreign = found.path.name == hub.INDEX or found.path.suffix in (".ort", ".gguf")
+    foreign = foreign or is_ctranslate2(found.path)
     metadata = {} if foreign else read_metadata(found.path)
     # a single file of another project is converted where its config.json is known to belong to it
     named = Path(found.asked).expanduser().is_file() and not foreign

@@ -155,6 +155,12 @@ class Conv(nn.Module):
             y = y + to_rank(self.offset.astype(y.dtype), y)
         return carry, out._replace(x=zero_invalid(y, out.valid))
 
+    def clip(self, x: Array) -> Array:
+        """A whole stream at once: x [B, T, C] -> [B, length(T), O]."""
+        around = ((0, 0), self.padding, *((0, 0),) * (x.ndim - 2))
+        y = self._windows(jnp.pad(x.astype(self.dtype), around), self.length(x.shape[1]))
+        return y if self.offset is None else y + to_rank(self.offset.astype(y.dtype), y)
+
     def _windows(self, x: Array, frames: int) -> Array:
         kernel = self.weight.astype(self.dtype)
         if self.groups == self.channels == self.features:

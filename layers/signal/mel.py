@@ -6,6 +6,8 @@ within 8 (80 dB) of the utterance's loudest, ``Peak`` within 8 of the loudest so
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -63,6 +65,27 @@ def whisper_log_mel(bands: int = 80) -> Series:
     2212.04356) and openai/whisper, whisper/audio.py. Its ``max - 8`` is of the whole utterance,
     ours of what was heard so far (:class:`Peak`).
     """
+    return Series(
+        (
+            Frames(400, 160, 200, 199, reflect=True),
+            Each(_whisper_bands(bands)),
+            Peak(8.0, -10.0),
+            Each(lambda x: (x + 4) / 4),
+        )
+    )
+
+
+def whisper_window(audio: Array, bands: int = 80) -> Array:
+    """A whole window of 16 kHz audio [B, T] -> Whisper's features [B, T / 160, bands], held within
+    8 of the window's loudest as published; T is a multiple of 160."""
+    padded = jnp.pad(audio.astype(jnp.float32), ((0, 0), (200, 200)), mode="reflect")
+    place = np.arange(audio.shape[1] // 160)[:, None] * 160 + np.arange(400)
+    x = _whisper_bands(bands)(padded[:, place])
+    return (jnp.maximum(x, x.max(axis=(1, 2), keepdims=True) - 8.0) + 4) / 4
+
+
+def _whisper_bands(bands: int) -> Callable[[Array], Array]:
+    """A function of frames [..., 400] -> log10 of the power in each band, [..., bands]."""
     filters = jnp.asarray(mel_filters(400, bands), jnp.float32)
     spectrum = rfft(hann(400))
 
@@ -70,14 +93,7 @@ def whisper_log_mel(bands: int = 80) -> Series:
         power = (spectrum(frames) ** 2).sum(axis=-1)
         return jnp.log10(jnp.maximum(power @ filters, 1e-10))
 
-    return Series(
-        (
-            Frames(400, 160, 200, 199, reflect=True),
-            Each(log_mel),
-            Peak(8.0, -10.0),
-            Each(lambda x: (x + 4) / 4),
-        )
-    )
+    return log_mel
 
 
 def nemo_log_mel(bands: int = 80, emphasis: float = 0.97) -> Series:

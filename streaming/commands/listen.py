@@ -127,19 +127,43 @@ def stamp(seconds: float) -> str:
     return f"{int(seconds // 60):02}:{seconds % 60:04.1f}"
 
 
+def _whisper(name: str, model: Any, params: Any) -> Any:
+    """float32 [T] at 16 kHz -> its text, by Whisper with the tokenizer of its published files."""
+    from ...zoo import packages
+    from ...zoo.registry import model_card
+    from ...zoo.speech.hearing import RATE
+    from ...zoo.speech.whisper.transcribe import ENGLISH, Transcriber, read_prompt
+
+    beside = Path(name).expanduser().parent / "tokenizer.json"
+    told = None
+    if not beside.is_file():
+        english = "whisper-tiny/en"
+        if model.config.vocabulary != ENGLISH:
+            raise CliError(f"{beside}: not there; it makes texts of the tokens of {name}")
+        beside = packages.installed(model_card(english).source).with_name("tokenizer.json")
+        told = read_prompt(beside.with_name("config.json"), model.config.vocabulary)
+    transcribe = Transcriber(model, params, beside, told)
+    transcribe(np.zeros(RATE, np.float32))  # so that no utterance waits for the compiler
+    return lambda audio: transcribe(audio).text
+
+
 def recogniser(name: str, longest: float) -> Any:
     """float32 [T] at 16 kHz -> its text, by the model of this name, ready for ``longest`` seconds.
 
     Raises:
       CliError: a model that does not write.
     """
+    from ...layers.streaming import keeps_state
     from ...zoo import packages
     from ...zoo.registry import model_card
     from ...zoo.resolve import resolve
     from ...zoo.speech.moonshine.model import Moonshine
     from ...zoo.speech.moonshine.transcribe import Transcriber
+    from ...zoo.speech.whisper.model import Whisper
 
     model, params, _ = resolve(name)
+    if isinstance(model, Whisper) and not keeps_state(model):
+        return _whisper(name, model, params)
     if not isinstance(model, Moonshine):
         raise CliError(f"{name} does not write what is said; --model {DEFAULT} does")
     beside = Path(name).expanduser().parent / "tokenizer.bin"

@@ -6,21 +6,30 @@ from ...layers.lazy import on_demand
 
 if TYPE_CHECKING:
     from .dtln.model import DTLN, DTLNConfig
+    from .fastconformer.model import FastConformer, FastConformerConfig
+    from .fastconformer.recognise import Recogniser
     from .gtcrn.model import GTCRN, GTCRNConfig
     from .moonshine.model import Moonshine, MoonshineConfig
     from .moonshine2.model import MoonshineEncoder, MoonshineEncoderConfig
     from .silero.model import SileroConfig, SileroVAD
+    from .whisper.model import CarelessWhisper, Whisper, WhisperConfig
 
 __all__ = [
     "DTLN",
     "GTCRN",
+    "CarelessWhisper",
     "DTLNConfig",
+    "FastConformer",
+    "FastConformerConfig",
     "GTCRNConfig",
     "Moonshine",
     "MoonshineConfig",
     "MoonshineEncoder",
     "MoonshineEncoderConfig",
+    "Recogniser",
     "SileroConfig",
     "SileroVAD",
+    "Whisper",
+    "WhisperConfig",
 ]
 __getattr__ = on_demand(__name__, __file__)

@@ -9,20 +9,20 @@ feature sees all others, so nothing can be said before the utterance ends.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ....layers.kernels.attention import attention
 from ....layers.streaming import Array, DType
 from ....layers.transformer import Block, BlockConfig
 from ....layers.transformer.activations import gelu
 from ....layers.transformer.norms import layer_norm
 from ...ranges import Checked, Count, Positive, Whole
 from ..hearing import check_audio
+from ..written import Memory, heard, wrote
 
 STEM = ((127, 64), (7, 3), (3, 2))  # (kernel, stride) of the convolutions, none pads
 SHORTEST = 895  # samples that make one feature
@@ -59,23 +59,6 @@ class MoonshineConfig(Checked):
         if decodes:
             options |= dict(cross=self.dim, gated=True, activation="silu")
         return BlockConfig(self.dim, self.heads, dtype=self.dtype, **options)
-
-
-class Memory(NamedTuple):
-    """What a decoder has read and written.
-
-    keys, values: [L, B, N, H, Dh] of the tokens so far, those behind ``written`` are empty.
-    heard_keys, heard_values: [L, B, F, H, Dh] of the audio.
-    seen: [B, F] bool, which features are of audio that is there.
-    written: int32, tokens so far.
-    """
-
-    keys: Array
-    values: Array
-    heard_keys: Array
-    heard_values: Array
-    seen: Array
-    written: Array
 
 
 def features_of(samples: Any) -> Any:
@@ -153,37 +136,13 @@ class Moonshine(nn.Module):
     def begin(self, features: Array, seen: Array, room: int) -> Memory:
         """The memory of a decoder that has heard ``features`` [B, F, D] and can write ``room``
         tokens."""
-        c = self.config
-        heads = (*features.shape[:2], c.heads, -1)
-        heard = [
-            (block.cross.key(features).reshape(heads), block.cross.value(features).reshape(heads))
-            for block in self.decoder
-        ]
-        keys, values = (jnp.stack(parts) for parts in zip(*heard, strict=True))
-        empty = jnp.zeros((c.decoder, len(features), room, *keys.shape[3:]), keys.dtype)
-        return Memory(empty, empty, keys, values, seen, jnp.int32(0))
+        return heard(self.decoder, features, seen, room)
 
     def write(self, memory: Memory, tokens: Array) -> tuple[Memory, Array]:
         """tokens [B, N] that follow what ``memory`` has -> (memory, logits [B, N, V])."""
-        at, room = memory.written, memory.keys.shape[2]
-        places = at + jnp.arange(tokens.shape[1])
-        rope, before = self._rope(places), jnp.arange(room) <= places[:, None]
-        x, own = self.embed(tokens), []
-        for i, block in enumerate(self.decoder):
-            q, k, v = block.attn.project(block.norm1(x), rope)
-            keys = jax.lax.dynamic_update_slice(memory.keys[i], k, (0, at, 0, 0))
-            values = jax.lax.dynamic_update_slice(memory.values[i], v, (0, at, 0, 0))
-            x = x + block.attn.attend(q, keys, values, mask=before)[0]
-            q = block.cross.query(block.norm_cross(x)).reshape(q.shape)
-            seen = memory.seen[:, None, None]
-            y = attention(q, memory.heard_keys[i], memory.heard_values[i], mask=seen)
-            x = x + block.cross.out(y.reshape(x.shape))
-            x = x + block.mlp(block.norm2(x))
-            own.append((keys, values))
-        keys, values = (jnp.stack(parts) for parts in zip(*own, strict=True))
-        logits = self.embed.attend(self.decoder_norm(x))
-        written = at + jnp.int32(tokens.shape[1])
-        return memory._replace(keys=keys, values=values, written=written), logits
+        rope = self._rope(memory.written + jnp.arange(tokens.shape[1]))
+        memory, x = wrote(self.decoder, memory, self.embed(tokens), rope)
+        return memory, self.embed.attend(self.decoder_norm(x))
 
     def _normed(self, x: Array, count: Array) -> Array:
         """x [B, F, D] by the mean and the variance of each stream's first ``count`` [B] rows."""

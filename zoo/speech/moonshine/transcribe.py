@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ....layers.streaming import Array, Carry, Params
+from ....layers.streaming import Params
 from ..hearing import RATE
+from ..written import best_tokens
 from .model import SHORTEST, Moonshine
 from .tokens import Tokens
 
@@ -26,47 +24,6 @@ class Heard(NamedTuple):
 
     text: str
     tokens: list[int]
-
-
-@functools.partial(jax.jit, static_argnames=("model", "room"))
-def best_tokens(
-    model: Moonshine, params: Params, audio: Array, lengths: Array, limit: Array, room: int
-) -> tuple[Array, Array]:
-    """Greedy decoding.
-
-    Args:
-      model, params: of Moonshine.
-      audio: [B, T] from -1 to 1 at 16 kHz.
-      lengths: [B] samples that are there.
-      limit: [B] tokens at most.
-      room: tokens that are kept.
-
-    Returns:
-      (tokens [B, room] without the start, how many of them came before the end [B]).
-    """
-    start, end = model.config.start, model.config.end
-    apply: Any = model.apply
-    heard = apply(params, audio, lengths, method=Moonshine.encode)
-    memory = apply(params, *heard, room, method=Moonshine.begin)
-
-    def going(state: Carry) -> Array:
-        return jnp.any(~state[3]) & (state[0].written < room)
-
-    def step(state: Carry) -> Any:
-        memory, last, out, done, count = state
-        at = memory.written
-        memory, logits = apply(params, memory, last[:, None], method=Moonshine.write)
-        best = jnp.argmax(logits[:, 0], -1).astype(jnp.int32)
-        done = done | (best == end) | (at >= limit)
-        out = out.at[:, at].set(jnp.where(done, end, best))
-        return memory, best, out, done, count + ~done
-
-    batch = audio.shape[0]
-    out = jnp.full((batch, room), end, jnp.int32)
-    first = jnp.full(batch, start, jnp.int32)
-    state = (memory, first, out, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32))
-    _, _, out, _, count = jax.lax.while_loop(going, step, state)
-    return out, count
 
 
 class Transcriber:

@@ -1,0 +1,3 @@
+"""Whisper: a recogniser of windows of 30 s; CarelessWhisper: its encoder as a stream."""
+
+NAMES = ("whisper-*", "carelesswhisper-*")

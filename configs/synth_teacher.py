@@ -2,7 +2,7 @@
 
     python -m streamzoo.train --config configs/synth_teacher.py
 
-Needs nothing but ``pip install 'streamzoo[train]'``: the videos are drawn, and the frozen
+Needs nothing but the extra ``train``: the videos are drawn, and the frozen
 EfficientNet-Lite0 in front of the model is bundled. On one 2.5 GHz core: features of the videos,
 once, 12 minutes; then 0.35 s a step, 8 minutes. Expected: mAP 0.607 on 40 unseen videos. (A third
 of the videos, 900 steps: 0.529; what it lacks is videos, not steps.)

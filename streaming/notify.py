@@ -11,6 +11,7 @@ import urllib.request
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from ..layers.install import how_to_install
 from ..layers.streaming import Json
 from .sources.redaction import redact
 
@@ -132,7 +133,7 @@ class Mqtt:
         try:
             from paho.mqtt import client, enums  # pyright: ignore[reportMissingImports]
         except ImportError as error:
-            raise ImportError('MQTT needs paho-mqtt: pip install "streamzoo[mqtt]"') from error
+            raise ImportError(f"MQTT needs paho-mqtt: {how_to_install('mqtt')}") from error
         self.topic, self.sent, self.dropped = topic, 0, 0
         self._client = client.Client(enums.CallbackAPIVersion.VERSION2)
         self._client.max_queued_messages_set(WAITING)

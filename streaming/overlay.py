@@ -6,6 +6,8 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from ..layers.install import how_to_install
+
 __all__ = ["ScoreHistory", "canvas_size", "draw", "limbs", "outlines", "tint"]
 
 # Bright enough on a dark strip, dark enough under white text, distinct for most colour vision.
@@ -88,7 +90,7 @@ def draw(
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
         raise ImportError(
-            'drawing needs Pillow, which is not installed: pip install "streamzoo[demo]"'
+            f"drawing needs Pillow, which is not installed: {how_to_install('demo')}"
         ) from error
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"image is {image.dtype} {list(image.shape)}; draw takes uint8 [H, W, 3]")
@@ -125,7 +127,7 @@ def outlines(
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
         raise ImportError(
-            'drawing needs Pillow, which is not installed: pip install "streamzoo[demo]"'
+            f"drawing needs Pillow, which is not installed: {how_to_install('demo')}"
         ) from error
     height, width = image.shape[:2]
     unit = max(height, width) / 640

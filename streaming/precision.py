@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from ..layers.install import how_to_install
 from ..zoo.registry import Card
 from ..zoo.traits import in_dtype
 
@@ -71,9 +72,7 @@ def check(runtime: str, precision: str | None) -> str:
     if runtime != "jax":
         for module in ("onnx", runtime):
             if importlib.util.find_spec(module) is None:
-                raise RuntimeRefused(
-                    f'runtime {runtime} needs {module}: pip install "streamzoo[{runtime}]"'
-                )
+                raise RuntimeRefused(f"runtime {runtime} needs {module}: {how_to_install(runtime)}")
         lacking = wanted in FAST and not FAST[wanted] & processor()
         if lacking and wanted == "bf16":
             raise RuntimeRefused(

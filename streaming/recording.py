@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..layers.install import how_to_install
 from ..layers.streaming import Json
 from .video_writer import VideoWriter
 
@@ -47,7 +48,7 @@ class EventRecorder:
             from PIL import Image
         except ImportError as error:
             raise ImportError(
-                'recording around events needs Pillow: pip install "streamzoo[demo]"'
+                f"recording around events needs Pillow: {how_to_install('demo')}"
             ) from error
         self._image: Any = Image
         self.folder, self.name, self.fps = Path(folder), name, fps

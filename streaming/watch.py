@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from ..layers.install import how_to_install
 from .results import Claim
 from .sinks import Sink
 from .sources.base import Frame, FrameSource
@@ -100,9 +101,7 @@ class Board:
                 from rich.console import Console
                 from rich.live import Live
             except ImportError as error:
-                raise ImportError(
-                    'the live table needs rich: pip install "streamzoo[demo]"'
-                ) from error
+                raise ImportError(f"the live table needs rich: {how_to_install('demo')}") from error
             self._live = Live(console=Console(file=self.out), refresh_per_second=4)
         else:
             self._next = time.monotonic() + 2.0  # the first frames say nothing about the rate

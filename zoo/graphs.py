@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..layers.install import how_to_install
 from ..layers.streaming import Json
 from .ctranslate2 import is_ctranslate2, read_ctranslate2
 from .errors import WeightsError
@@ -41,7 +42,7 @@ def read_onnx(path: Path) -> tuple[dict[str, np.ndarray], Json]:
         import onnx
         from onnx import numpy_helper
     except ImportError:
-        raise ImportError('ONNX files are read by: pip install "streamzoo[convert]"') from None
+        raise ImportError(f"ONNX files are read by: {how_to_install('convert')}") from None
     try:
         graph = onnx.load(str(path)).graph
     except Exception as error:  # protobuf's DecodeError, of whichever implementation is there
@@ -135,7 +136,7 @@ def read_tflite(path: Path) -> tuple[dict[str, np.ndarray], Json]:
     try:
         import tflite
     except ImportError:
-        raise ImportError('TFLite files are read by: pip install "streamzoo[convert]"') from None
+        raise ImportError(f"TFLite files are read by: {how_to_install('convert')}") from None
     data = path.read_bytes()
     if data[4:8] != b"TFL3":
         raise WeightsError(f"{path}: not a TensorFlow Lite file")

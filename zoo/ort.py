@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..layers.install import how_to_install
 from ..layers.streaming import Json
 from .errors import WeightsError
 
@@ -32,7 +33,7 @@ def read_ort(path: Path) -> tuple[dict[str, np.ndarray], Json]:
             InferenceSession,
         )
     except ImportError:
-        raise ImportError('ORT files are read by: pip install "streamzoo[onnxruntime]"') from None
+        raise ImportError(f"ORT files are read by: {how_to_install('onnxruntime')}") from None
     data = path.read_bytes()
     if data[4:8] != b"ORTM":
         raise WeightsError(f"{path}: not a file of ONNX Runtime (.ort)")

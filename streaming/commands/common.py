@@ -8,6 +8,7 @@ import re
 import sys
 from typing import Any, NoReturn
 
+from ...layers.install import how_to_install
 from ..precision import PRECISIONS, TAKES, check
 
 
@@ -122,4 +123,4 @@ def say(text: str) -> None:
 
 def need(module: str, what: str, extra: str, instead: str = "") -> None:
     if importlib.util.find_spec(module) is None:
-        raise CliError(f'{what} needs: pip install "streamzoo[{extra}]" {instead}'.strip())
+        raise CliError(f"{what} needs: {how_to_install(extra)}{instead and f', {instead}'}")

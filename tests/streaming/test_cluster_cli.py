@@ -6,13 +6,14 @@ import sys
 
 import pytest
 
+from streamzoo.layers.install import how_to_install
 from streamzoo.streaming import cli
 from streamzoo.streaming.cluster import Scaling
 from streamzoo.streaming.cluster.launch import Cluster
 from streamzoo.streaming.serve.server import Settings, bind
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason='needs pip install "streamzoo[cluster]"'
+    importlib.util.find_spec("ray") is None, reason="needs the extra cluster"
 )
 
 
@@ -52,7 +53,7 @@ def test_an_extra_that_is_missing_is_named(capsys, monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == "ray" else find(name)
     )
     assert cli.main(["cluster", "--store", "s"]) == 2
-    assert 'pip install "streamzoo[cluster]"' in capsys.readouterr().err
+    assert how_to_install("cluster") in capsys.readouterr().err
 
 
 def test_the_server_and_the_directory_do_not_import_ray():

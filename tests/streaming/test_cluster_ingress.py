@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from starlette.requests import Request
 
-ray = pytest.importorskip("ray", reason='needs pip install "streamzoo[cluster]"')
+ray = pytest.importorskip("ray", reason="needs the extra cluster")
 
 from streamzoo.streaming.cluster import Load, ingress
 from streamzoo.streaming.cluster.launch import Cluster, application

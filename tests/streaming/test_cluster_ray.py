@@ -19,7 +19,7 @@ from .clustered import Rig
 from .serving import run
 from .stub import video
 
-pytest.importorskip("ray", reason='needs pip install "streamzoo[cluster]"')
+pytest.importorskip("ray", reason="needs the extra cluster")
 pytestmark = pytest.mark.slow
 FRAMES = video(9, 60, tiny.SIZE)
 SLOW = {"policy": "lossless", "budget_ms": 60000, "patience": 120}

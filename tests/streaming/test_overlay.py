@@ -1,10 +1,12 @@
 """What is drawn is where it was asked for, and nothing else changes."""
 
+import re
 import sys
 
 import numpy as np
 import pytest
 
+from streamzoo.layers.install import how_to_install
 from streamzoo.streaming.overlay import ScoreHistory, canvas_size, draw
 
 pytest.importorskip("PIL")
@@ -90,5 +92,5 @@ def test_wrong_arguments_and_missing_pillow(monkeypatch):
     with pytest.raises(ValueError, match="float64"):
         draw(GREY.astype(np.float64), [], [], [])
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r'pip install "streamzoo\[demo\]"'):
+    with pytest.raises(ImportError, match=re.escape(how_to_install("demo"))):
         draw(GREY, [], [], [])

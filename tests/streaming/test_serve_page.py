@@ -13,6 +13,7 @@ from PIL import Image
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from streamzoo.layers.install import how_to_install
 from streamzoo.streaming.serve import Sessions
 from streamzoo.streaming.serve.access import Tokens
 from streamzoo.streaming.serve.dashboard import EDGES, Dashboard, jpeg, summarise
@@ -374,7 +375,7 @@ def test_page_publishes_a_camera(over, monkeypatch):
             page = await visit(chromium, server, errors)
             await holds(page, OK)
             assert await page.input_value("#over") == over
-            missing = "streamzoo[webrtc]" in await page.inner_text("#published")
+            missing = how_to_install("webrtc") in await page.inner_text("#published")
             assert missing == (over == "socket")
             await page.fill("#fps", "5")
             await page.click("#start")

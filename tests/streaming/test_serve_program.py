@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import streamzoo
+from streamzoo.layers.install import how_to_install
 from streamzoo.streaming import Session, Step, cli
 from streamzoo.streaming.serve.client import Client
 from streamzoo.streaming.serve.server import bind
@@ -56,7 +57,7 @@ def test_a_port_that_is_taken_and_an_extra_that_is_missing(named, capsys, monkey
         cli.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name)
     )
     assert cli.main(named) == 2
-    assert 'pip install "streamzoo[serve]"' in capsys.readouterr().err
+    assert how_to_install("serve") in capsys.readouterr().err
 
 
 def expected():

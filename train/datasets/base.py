@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ...layers.install import how_to_install
 from ...zoo.ranges import Checked, Count, Size
 from ..data.base import DataError, Source
 from ..data.stored import Mirrored
@@ -122,4 +123,4 @@ def exists(setting: str, path: str, where: str = "") -> None:
 def installed(module: str, what: str, extra: str) -> None:
     """Raises DataError where an optional package is missing."""
     if importlib.util.find_spec(module) is None:
-        raise DataError(f'{what} needs: pip install "streamzoo[{extra}]"')
+        raise DataError(f"{what} needs: {how_to_install(extra)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ....layers.install import how_to_install
+
 
 def import_tfds() -> Any:
     """tensorflow-datasets, or an ImportError that says how to get it."""
@@ -11,6 +13,6 @@ def import_tfds() -> Any:
         import tensorflow_datasets  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ImportError(
-            "the records need tensorflow-datasets (not TensorFlow): pip install 'streamzoo[tfds]'"
+            f"the records need tensorflow-datasets (not TensorFlow): {how_to_install('tfds')}"
         ) from None
     return tensorflow_datasets

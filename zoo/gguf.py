@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..layers.install import how_to_install
 from ..layers.streaming import Json
 from .errors import WeightsError
 
@@ -41,7 +42,7 @@ def _reader(path: Path, written: int) -> Any:
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise ImportError('GGUF files are read by: pip install "streamzoo[language]"') from None
+        raise ImportError(f"GGUF files are read by: {how_to_install('language')}") from None
     try:
         return GGUFReader(path)
     except (ValueError, IndexError, KeyError, OverflowError) as error:

@@ -60,8 +60,11 @@ def source(model: str) -> Any:
     from streamzoo.configs import synth_student, ucf11_student
 
     if "synth" in model:
-        return dataclasses.replace(synth_student.CONFIG.test, videos=20).open("")
+        test = synth_student.CONFIG.test
+        assert test is not None
+        return dataclasses.replace(test, videos=20).open("")
     config = ucf11_student.CONFIG
+    assert config.test is not None
     return Every(config.test.open(config.cache), 3)
 
 
@@ -118,7 +121,7 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="*", help="shell pattern of MODEL/FORM")
     parser.add_argument("--out", type=Path, default=OUT, help="results, without their suffix")
     options = parser.parse_args()

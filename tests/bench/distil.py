@@ -54,8 +54,8 @@ def base(data: str, shared: str, cache: str):
 
     finder = f"{shared}/weights/yolox_nano_coco_416.onnx"
     loop = LoopConfig(
-        lanes=4, frames=16, log_every=25, checkpoint_every=0,
-        optim=OptimConfig(name="muon", rate=1.5e-3, ema=0.99),
+        batch=4, frames=16, log_every=25, checkpoint_every=0,
+        optim=OptimConfig(name="muon", learning_rate=1.5e-3, ema=0.99),
     )  # fmt: skip
     if data == "synth":
         train, test = SynthData(videos=960), SynthData(videos=40, split="test")

@@ -20,6 +20,7 @@ import functools
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -169,6 +170,9 @@ def carry_out(run: str, options: argparse.Namespace) -> None:
         told["scores"] = teacher_scores(seed, options)
         return write(run, told, options)
     clock = time.perf_counter()
+    recipe: Any = None
+    task: Any = None
+    variables: Any = None
     for recipe in recipe_of(method, int(seed), options):
         job = recipe.build()
         task, variables = job.task, {"params": job.task.first}
@@ -207,7 +211,8 @@ class Middle:
 def both(options: argparse.Namespace):
     """The videos to learn from and to measure on."""
     recipe = recipe_of("direct", 0, options)[0]
-    test = Kept(dataclasses.replace(recipe.data.data, split="test"))
+    kept: Any = recipe.data
+    test = Kept(dataclasses.replace(kept.data, split="test"))
     return [data.features(recipe.cache) for data in (recipe.data, test)]
 
 
@@ -215,7 +220,8 @@ def scores(task, variables, recipe, options: argparse.Namespace) -> dict:
     """Nearest neighbours and linear probe of a frozen student."""
     from streamzoo.train.encoder_evaluation import probed
 
-    train, test = (Middle(source) for source in both(options))
+    middles: Any = [Middle(source) for source in both(options)]
+    train, test = middles
     return probed(task.student, variables, task.card, train, test)
 
 

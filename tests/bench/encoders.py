@@ -265,7 +265,7 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     import torch
-    from shim import mend_torchvision
+    from shim import mend_torchvision  # pyright: ignore[reportMissingImports]
 
     mend_torchvision()
     import transformers

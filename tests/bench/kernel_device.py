@@ -86,15 +86,16 @@ def _ring(quick: bool, dtype: Any, over: str):
 def _pages(quick: bool, dtype: Any):
     shape = (1, 16, 2, 16, 4, 2) if quick else (4, 32, 12, 64, 32, 8)
     arrays = forms.page_arrays(*shape, dtype=dtype)
-    options = dict(page=shape[3], heads=shape[2])
+    options: dict[str, Any] = dict(page=shape[3], heads=shape[2])
     run = lambda name: block_attention(*arrays, implementation=name, **options)
     return run, forms.pages64(*arrays, **options)
 
 
 def _delta(quick: bool, dtype: Any):
     arrays = forms.delta_arrays(*((1, 16, 2, 16) if quick else (4, 257, 12, 64)), dtype=dtype)
-    run = lambda name: gated_delta(*arrays, implementation=name)[0]
-    return run, forms.delta64(*arrays)
+    q, k, v, g, beta, state = arrays
+    run = lambda name: gated_delta(q, k, v, g, beta, state, implementation=name)[0]
+    return run, forms.delta64(q, k, v, g, beta, state)
 
 
 def _scan(quick: bool, dtype: Any):
@@ -155,7 +156,7 @@ def _full_ring(batch: int, window: int, tokens: int, dim: int) -> Ring:
 
 def _decode(ring, new, heads: int, window: int, name: str | None, peaks: Peaks, quick: bool):
     def frame(ring: Ring, x: jax.Array):
-        options = dict(heads=heads, sinks=0, window=window, implementation=name)
+        options: dict[str, Any] = dict(heads=heads, sinks=0, window=window, implementation=name)
         return ring_attention(ring, x, x, x, **options)
 
     run = jax.jit(lambda ring, new: lax.scan(frame, ring, new), donate_argnums=0)
@@ -203,7 +204,9 @@ def _against_fla(report: Report, arrays: tuple, ours: list[float]) -> None:
     with tempfile.TemporaryDirectory() as folder, kernel_torch.worker() as ask:
         path = str(Path(folder) / "arrays.npz")
         names = ("q", "k", "v", "g", "beta", "state")
-        plain = {n: np.asarray(x, np.float32) for n, x in zip(names, arrays, strict=True)}
+        plain: dict[str, Any] = {
+            n: np.asarray(x, np.float32) for n, x in zip(names, arrays, strict=True)
+        }
         np.savez(path, **plain)
         found = ask("fla", path, 2 if report.quick else 20)
         if isinstance(found, str):
@@ -251,7 +254,7 @@ def card_window(report: Report, peaks: Peaks) -> None:
 
 
 def _prefill(empty: Ring, x: list, heads: int, window: int):
-    options = dict(heads=heads, sinks=0, window=window)
+    options: dict[str, Any] = dict(heads=heads, sinks=0, window=window)
     run = jax.jit(lambda ring, q, k, v: ring_attention(ring, q, k, v, **options)[1])
     return lambda: run(empty, *x)
 
@@ -264,7 +267,9 @@ def _library(x: list, heads: int, window: int, library: Any):
         q, k, v = (split(a) for a in x)
         place = jnp.arange(steps, dtype=jnp.float32)[None, :, None]
         q, k = (forms.turn(a.astype(jnp.float32), place).astype(BF16) for a in (q, k))
-        own = dict(is_causal=True, local_window_size=(window - 1, 0), implementation=library)
+        own: dict[str, Any] = dict(
+            is_causal=True, local_window_size=(window - 1, 0), implementation=library
+        )
         y = jax.nn.dot_product_attention(q, k, v, **own)
         return y.reshape(batch, tokens, steps, dim).swapaxes(1, 2)
 
@@ -328,7 +333,8 @@ def _against_torch(report: Report, name: str, config: dict[str, Any], ours: floa
     modes = ("eager",) if report.quick else ("compile", "graphs")
     with tempfile.TemporaryDirectory() as folder, kernel_torch.worker() as ask:
         path = str(Path(folder) / "weights.npz")
-        np.savez(path, **turns.lively(flatten(init_params(name, **config)[1])))
+        flat: dict[str, Any] = turns.lively(flatten(init_params(name, **config)[1]))
+        np.savez(path, **flat)
         fastest = 0.0
         for mode in modes:
             for batch in batches:

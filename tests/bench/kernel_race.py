@@ -73,6 +73,7 @@ def race(
         if turn >= 5 and time.perf_counter() > end:
             break
         for name in list(calls) if turn % 2 == 0 else list(calls)[::-1]:
+            out: Any = None
             start = time.perf_counter()
             for _ in range(each):
                 out = calls[name]()

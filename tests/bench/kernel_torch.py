@@ -40,7 +40,7 @@ def fla(path: str, count: int) -> Any:
 
     if not torch.cuda.is_available():
         return "torch has no CUDA here"
-    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule  # pyright: ignore[reportMissingImports]
 
     arrays = np.load(path)
     put = lambda name, kind: torch.from_numpy(arrays[name]).cuda().to(kind)
@@ -73,7 +73,7 @@ def tsa(path: str, task: dict[str, Any], count: int) -> Any:
     student.mean, student.std = student.mean.float(), student.std.float()
     run: Any = student
     if task["mode"] != "eager":
-        options = {"mode": "reduce-overhead"} if task["mode"] == "graphs" else {}
+        options: dict[str, Any] = {"mode": "reduce-overhead"} if task["mode"] == "graphs" else {}
         run = torch.compile(student, **options)
     rng = np.random.default_rng(1)
     frame = torch.from_numpy(rng.integers(0, 256, (batch, *task["size"], 3), np.uint8)).to(device)

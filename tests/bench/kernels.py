@@ -58,7 +58,7 @@ class Decode:
         self.batch, self.dim = batch, heads * head
         self.k, self.v = (normal(i, batch, window, tokens, self.dim) for i in (1, 2))
         self.new = tuple(normal(i, batch, 1, tokens, self.dim) for i in (3, 4, 5))
-        options = dict(heads=heads, sinks=0, window=window, over=over)
+        options: dict[str, Any] = dict(heads=heads, sinks=0, window=window, over=over)
         self.step = jax.jit(
             lambda ring, q, k, v: ring_attention(ring, q, k, v, **options), donate_argnums=0
         )
@@ -167,7 +167,7 @@ def delta(report: Report, peaks: Peaks) -> None:
         if report.quick:
             batch, heads, d = 1, 2, 16
         *frames, state = forms.delta_arrays(batch, steps, heads, d)
-        run = jax.jit(lambda frames, state: gated_delta(*frames, state, chunk=chunk)[0])
+        run = jax.jit(lambda frames, state: gated_delta(*frames, state=state, chunk=chunk)[0])
         calls = recurrences(run, tuple(frames), state, forms.delta_step)
         rows = batch * heads
         moved = 4.0 * rows * (steps * (4 * d + 2) + 2 * d * d)
@@ -198,7 +198,7 @@ def scans(report: Report, peaks: Peaks) -> None:
         if report.quick:
             batch, steps, dim = 2, 8, 128
         frames = jax.nn.sigmoid(normal(1, batch, steps, dim)), normal(2, batch, steps, dim)
-        run = jax.jit(lambda frames, state: linear_scan(*frames, state)[0])
+        run = jax.jit(lambda frames, state: linear_scan(*frames, h0=state)[0])
         state = normal(3, batch, dim)
         calls = recurrences(run, frames, state, forms.diagonal_step)
         calls["associative_scan"] = lambda: forms.associative(frames, state)
@@ -221,7 +221,7 @@ def ssd(report: Report, peaks: Peaks) -> None:
             batch, heads, width, n = 1, 2, 16, 16
         q, k, v, g, state = forms.ssd_arrays(batch, steps, heads, width, n)
         run = jax.jit(
-            lambda frames, state: linear_attention(*frames, state, chunk=chunk)[0].reshape(
+            lambda frames, state: linear_attention(*frames, state=state, chunk=chunk)[0].reshape(
                 *frames[2].shape[:2], -1
             )
         )

@@ -34,7 +34,8 @@ def expected() -> list[dict[str, float]]:
     model, params = streamzoo.init_params(tiny.NAME, seed=3)
     with Session(Step(model, params, tiny.CARD)) as session:
         return [
-            dict(zip(tiny.CLASSES, session.push(frame).scores(), strict=False)) for frame in FRAMES
+            dict(zip(tiny.CLASSES, tiny.scored(session.push(frame)), strict=False))
+            for frame in FRAMES
         ]
 
 
@@ -241,10 +242,10 @@ async def store(home: Path, kind: str) -> Outcome:
     async with rig:
 
         async def fault(_: Client) -> float:
+            limit = resource.prlimit(rig.process.pid, resource.RLIMIT_FSIZE)
             if kind == "gone":  # a file in its place: nothing can be made there
                 blocked(folder)
             else:  # as a full disk: no byte more
-                limit = resource.prlimit(rig.process.pid, resource.RLIMIT_FSIZE)
                 resource.prlimit(rig.process.pid, resource.RLIMIT_FSIZE, (0, limit[1]))
             await asyncio.sleep(OUTAGE)
             if kind == "gone":

@@ -19,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -71,7 +72,7 @@ def detector(name: str, **overrides) -> Find:
     return find
 
 
-def hits(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def hits(boxes: np.ndarray, truth: Any) -> np.ndarray:
     """Which detections, best first, are of a box that no better one took."""
     found, free = np.zeros(len(boxes), bool), np.ones(len(truth), bool)
     for k, box in enumerate(boxes):
@@ -159,7 +160,7 @@ def main() -> None:
     file.write_text(json.dumps(dict(device=device, rows=rows), indent=1) + "\n")
     OUT.with_suffix(".md").write_text(
         "# Persons in pictures with drawn boxes\n\n"
-        + " ".join(__doc__.split("\n\n", 2)[2].split())
+        + " ".join((__doc__ or "").split("\n\n", 2)[2].split())
         + f"\n\n`python -m tests.bench.persons`; {device}. Bold: the threshold a model is used"
         " with; *: the lowest at which the precision is at least 80. Per cent.\n\n"
         "| finder | set | threshold | recall | precision |\n|---|---|---|---|---|\n"

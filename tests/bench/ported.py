@@ -72,7 +72,7 @@ def yolox(tfjs: Path | None) -> dict[str, Any]:
     video = frames((416, 416))
     for image in video:
         bgr = image[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32)
-        want = session.run(None, {"images": bgr})[0]
+        want: Any = session.run(None, {"images": bgr})[0]
         got = np.asarray(raw(params, preprocess(image[None], card)))
         worst = max(worst, float(np.abs(got - want).max()))
         out = jax.tree.map(lambda a: np.asarray(a)[0, 0], whole(params, image[None, None]))
@@ -200,7 +200,7 @@ def lines(rows: dict[str, dict]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", help="models (default: all)")
     parser.add_argument("--tfjs", type=Path, help="folder with package/ and node_modules/")
     args = parser.parse_args()

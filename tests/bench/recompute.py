@@ -144,7 +144,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     card = model_card(args.name)
     frames = read(args, card)
     config, variables, about = encoder(args)
-    plain_step = jax.jit(lambda v, x: ImageViT(config).apply(v, x).features)
+    of_image: Any = ImageViT(config)
+    plain_step = jax.jit(lambda v, x: of_image.apply(v, x).features)
     plain = np.stack(
         [np.asarray(plain_step(variables, x), np.float32) for x in frames.swapaxes(0, 1)], axis=1
     )

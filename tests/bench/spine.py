@@ -57,9 +57,17 @@ class Report:
         say(text)
         self.now["notes"].append(text)
 
-    def target(self, what: str, value: float, at_least=None, at_most=None, unit="x") -> None:
+    def target(
+        self,
+        what: str,
+        value: float,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        unit="x",
+    ) -> None:
         """A figure that is held against a bound."""
         bound = at_least if at_least is not None else at_most
+        assert bound is not None
         sense = ">=" if at_least is not None else "<="
         met = value >= bound if at_least is not None else value <= bound
         verdict = "-" if self.quick else "pass" if met else "MISS"
@@ -162,7 +170,8 @@ def against_torch(report: Report) -> None:
     task = dict(name=name, config=config, shape=shape, threads=threads)
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "weights.npz")
-        np.savez(weights, **turns.lively(flatten(init_params(name, **config)[1])))
+        flat: dict[str, Any] = turns.lively(flatten(init_params(name, **config)[1]))
+        np.savez(weights, **flat)
         with turns.workers(task, weights) as ask:
             _race(report, ask)
 
@@ -268,7 +277,9 @@ def dispatch(report: Report) -> None:
     """What a step costs when there is next to nothing to compute: one token, one block."""
     from streamzoo.streaming.bench import Runner
 
-    tiny = dict(image_size=(16, 16), depth=1, dim=32, heads_per_block=1, heads=("frame",))
+    tiny: dict[str, Any] = dict(
+        image_size=(16, 16), depth=1, dim=32, heads_per_block=1, heads=("frame",)
+    )
     runner = Runner("tsa-ti16", 1, **tiny, num_classes=80)
     on_device, on_host = runner.frames, [np.asarray(f) for f in runner.frames]
     times: dict[str, list[float]] = {"on the device": [], "a numpy array": []}

@@ -17,6 +17,7 @@ import argparse
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def followed(path: Path) -> tuple[list[Result], list[np.ndarray], float, tuple[i
 def reference(path: Path, frames: int) -> list[np.ndarray]:
     """Boxes [K, 4] of persons on every fifth frame."""
     card = streamzoo.model_card("yolox-nano/coco")
-    large = dict(image_size=LARGE, threshold=SURE, slots=40)
+    large: dict[str, Any] = dict(image_size=LARGE, threshold=SURE, slots=40)
     found, person = [], card.classes.index("person")
     with open_source(path) as source:
         with Session.of("yolox-nano/coco", frame_shape=source.original_size, **large) as session:
@@ -99,7 +100,8 @@ def compared(path: Path) -> tuple[dict, list[np.ndarray]]:
     view = FollowView(size)
     shown = []
     for k in np.linspace(0, len(results) - 1, PICTURES + 2).astype(int)[1:-1]:
-        line = view.record(_Frame(k, results[k].time), results[k], 0.0)
+        frame: Any = _Frame(k, results[k].time)
+        line = view.record(frame, results[k], 0.0)
         shown.append(view.paint(pictures[k], results[k].time, results[k], line, ""))
     return row, shown
 
@@ -150,7 +152,7 @@ def main() -> None:
         json.dumps({"device": device, "clips": rows}, indent=1)
     )
     sheet(pictures).save(args.out.with_suffix(".jpg"), quality=80)
-    text = [__doc__.split("\n\n", 2)[2].replace("\n", " ").strip(), ""]
+    text = [(__doc__ or "").split("\n\n", 2)[2].replace("\n", " ").strip(), ""]
     text += [
         "| clip | frames | persons of the reference | boxed | ids | person minutes | broken tracks "
         "per person and minute |",

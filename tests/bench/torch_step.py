@@ -107,7 +107,7 @@ class Variant:
         past = torch.zeros(1, shape["tokens"], shape["dim"] // 8, dtype=kind)
         self.carry = [past] * shape["depth"]
         start = time.perf_counter()
-        self.options = {"freezing": True} if mode == "frozen" else {}
+        self.options: dict[str, Any] = {"freezing": True} if mode == "frozen" else {}
         self.run = student
         if mode != "eager":
             self.run = torch.compile(student, options=self.options)

@@ -80,6 +80,12 @@ class Block(nn.Module):
 class Net(nn.Module):
     """Student (``tubelet`` 0) or dense teacher; (carry, batch) -> (carry, loss)."""
 
+    patch: int
+    tubelet: int
+    depth: int
+    rows: int
+    cols: int
+
     def __init__(self, shape: dict[str, Any]):
         super().__init__()
         for name in ("patch", "tubelet", "depth", "rows", "cols"):
@@ -139,7 +145,7 @@ class Net(nn.Module):
             yield "pos_embed", None, self.pos, False
         deep = dict(norm1="norm1", norm2="norm2", qkv="attn/qkv", out="attn/out")
         deep |= dict(up="mlp/up", down="mlp/down")
-        found: list[tuple[str, int | None, nn.Module]]
+        found: list[tuple[str, int | None, Any]]  # modules with a weight and a bias
         found = [(ours, None, getattr(self, mine)) for mine, ours in top.items()]
         for layer, block in enumerate(self.blocks):
             found += [(f"blocks/layer0/{o}", layer, getattr(block, m)) for m, o in deep.items()]
@@ -162,6 +168,7 @@ class Net(nn.Module):
         found: dict[str, Any] = {}
         for name, layer, parameter, turned in self.pairs():
             grad = parameter.grad
+            assert grad is not None
             value = (grad.T if turned else grad).numpy().copy()
             if layer is None:
                 found[name] = value
@@ -192,10 +199,12 @@ class Variant:
         matrices = [p for n, _, p, _ in self.net.pairs() if n.endswith("kernel")]
         others = [p for n, _, p, _ in self.net.pairs() if not n.endswith("kernel")]
         optim = self.task["optim"]
-        groups = [dict(params=matrices, weight_decay=optim["decay"])]
+        groups: list[dict[str, Any]] = [dict(params=matrices, weight_decay=optim["weight_decay"])]
         groups.append(dict(params=others, weight_decay=0.0))
-        self.optimiser = torch.optim.AdamW(groups, optim["rate"], tuple(optim["betas"]), fused=True)
-        self.params = matrices + others
+        self.optimiser = torch.optim.AdamW(
+            groups, optim["learning_rate"], tuple(optim["betas"]), fused=True
+        )
+        self.params: list[torch.Tensor] = [*matrices, *others]
         self.average = [p.detach().clone() for p in self.params]
         self.carry = self.net.first_carry(len(self.batches[0]["frames"]), self.task["shape"]["dim"])
         self.count = 0
@@ -211,7 +220,9 @@ class Variant:
         self.optimiser.step()
         keep = min(optim["ema"], (1 + self.count) / (10 + self.count))
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, self.params, 1 - keep)
+            torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                self.average, self.params, 1 - keep
+            )
         self.count += 1
         return loss.item()
 

@@ -26,7 +26,15 @@ EXAMPLE = """examples:
 """
 MODELS = {"student": "tsa-mi16", "teacher": "videomae-window-mi16"}
 VARIANTS = (("ours", "jit"), ("torch", "eager"), ("torch", "compile"))
-OPTIM = dict(rate=1e-3, warmup=1, final=1.0, decay=0.05, clip=1.0, ema=0.998, betas=(0.9, 0.999))
+OPTIM = dict(
+    learning_rate=1e-3,
+    warmup=1,
+    final=1.0,
+    weight_decay=0.05,
+    clip=1.0,
+    ema=0.998,
+    betas=(0.9, 0.999),
+)
 CLASSES, BOXES, WARM, MANY = 13, 3, 1, 10_000
 
 
@@ -83,7 +91,7 @@ class Ours:
         model = create_model(task["name"], **task["fields"])
         lanes, frames = task["batches"][0]["valid"].shape
         config = LoopConfig(
-            steps=MANY, lanes=lanes, frames=frames, optim=OptimConfig(**task["optim"])
+            steps=MANY, batch=lanes, frames=frames, optim=OptimConfig(**task["optim"])
         )
         self.learn = Supervise(model, model_card(task["name"]), nest(flat))
         self.mesh = sharding.make_mesh(config.mesh, lanes)
@@ -196,8 +204,9 @@ def make_task(kind: str, quick: bool, lanes: int, frames: int, side: int, folder
         table = position_table(frames // config.tubelet, config.grid(), (rows, cols), config.dim)
         shape |= dict(tubelet=config.tubelet, heads=config.heads, table=table)
     weights = folder / f"{kind}.npz"
-    np.savez(weights, **turns.lively(flatten(init_params(name, **changes)[1])))
-    rates = [0.0] + [OPTIM["rate"]] * MANY  # what our schedule gives: one step of warm-up
+    flat: dict[str, Any] = turns.lively(flatten(init_params(name, **changes)[1]))
+    np.savez(weights, **flat)
+    rates = [0.0] + [OPTIM["learning_rate"]] * MANY  # what our schedule gives: one step of warm-up
     return dict(
         name=name, fields=changes, shape=shape, optim=OPTIM, rates=rates, weights=str(weights),
         batches=random_batches(lanes, frames, side), threads=len(os.sched_getaffinity(0)),

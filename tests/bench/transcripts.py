@@ -21,6 +21,7 @@ import platform
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 # before JAX: one thread, as the reference has
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
@@ -50,7 +51,9 @@ class Engine:
     def __call__(self, audio: np.ndarray, limit: int) -> list[int]:
         heard = self.encoder.run(None, {self.encoder.get_inputs()[0].name: audio[None]})[0]
         heads, width = self.shapes["past_key_values.0.decoder.key"][1::2]
-        past = {n: np.zeros((1, heads, 0, width), np.float32) for n in self.names if "past" in n}
+        past: dict[str, Any] = {
+            n: np.zeros((1, heads, 0, width), np.float32) for n in self.names if "past" in n
+        }
         tokens, made = [1], self.decoder.get_outputs()
         for step in range(limit):
             given = {
@@ -59,7 +62,7 @@ class Engine:
                 "use_cache_branch": np.array([step > 0]),
                 **past,
             }
-            found = self.decoder.run(None, {n: given[n] for n in self.names})
+            found: Any = self.decoder.run(None, {n: given[n] for n in self.names})
             tokens.append(int(found[0][0, -1].argmax()))
             if tokens[-1] == 2:
                 break
@@ -86,7 +89,7 @@ def edits(a: list[str] | str, b: list[str] | str) -> int:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     p.add_argument("--limit", type=int, help="recordings")
     p.add_argument("--out", type=Path, default=HERE / "results/transcripts.json")
     args = p.parse_args()
@@ -97,7 +100,9 @@ def main() -> None:
     from streamzoo.zoo.speech.moonshine.transcribe import LONGEST, PACE, Transcriber
 
     folder = installed(model_card(NAME).source).parent
-    transcribe = Transcriber(*streamzoo.load(NAME), folder / "tokenizer.bin")
+    model: Any
+    model, params = streamzoo.load(NAME)
+    transcribe = Transcriber(model, params, folder / "tokenizer.bin")
     engine = Engine(folder)
     with open(SPEECH / "transcripts.tsv", encoding="utf-8") as file:
         listed = list(csv.reader(file, delimiter="\t"))[: args.limit]

@@ -76,9 +76,8 @@ def fill(op: str, arrays: tuple, options: Mapping[str, Any]) -> tuple:
         q, keys = arrays
         (batch, frames), steps = keys.pos.shape, q.shape[1]
         pos = jnp.broadcast_to(jnp.arange(frames, dtype=jnp.int32), (batch, frames))
-        scales = (
-            None if a is None else jnp.abs(draw(a)) / 64 for a in (keys.k_scale, keys.v_scale)
-        )
+        scale = lambda a: None if a is None else jnp.abs(draw(a)) / 64
+        scales = scale(keys.k_scale), scale(keys.v_scale)
         return draw(q), Keys(draw(keys.k), draw(keys.v), *scales, pos, pos[:, -steps:], None, None)
     if op == "block_attention":
         (named,) = arrays

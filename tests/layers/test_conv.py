@@ -1,5 +1,7 @@
 """CausalConv against torch.nn.functional.conv1d and the carry law."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,7 @@ CASES = [(4, 0, True), (1, 0, True), (2, 0, False), (3, 1, True), (5, 2, True), 
 @pytest.mark.parametrize("kernel,lookahead,bias", CASES)
 def test_stream_and_flush_equal_torch_padded_convolution(kernel, lookahead, bias):
     torch = pytest.importorskip("torch")
+    module: Any
     module, params = build(kernel=kernel, lookahead=lookahead, bias=bias)
     x = frames(3, 2, 9)
     carry, y = module.apply(params, module.init_carry(2, 3), x)

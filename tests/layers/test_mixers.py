@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,11 @@ LAYERS = {
     "chain": Chain((CausalConv(DIM, kernel=3, lookahead=1), LSTM(DIM), CausalConv(DIM, 4, 2))),
 }
 # Kernels forced: the bodies that TPU and GPU run, interpreted, in shapes that they take.
-SHAPES = {"window": dict(heads=2, window=3), "nsa": dict(page=16), "knn": dict(page=16, capacity=2)}
+SHAPES: dict[str, Any] = {
+    "window": dict(heads=2, window=3),
+    "nsa": dict(page=16),
+    "knn": dict(page=16, capacity=2),
+}
 FORCED = {
     f"{kind}, interpret": mix(kind, implementation="interpret", **SHAPES.get(kind, {}))
     for kind, module in ((kind, mixer_class(kind)) for kind in MIXERS)

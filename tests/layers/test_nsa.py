@@ -49,7 +49,7 @@ def test_the_choice_of_pages_is_flas():
     case = golden("all")
     gates = tuple(case[g] for g in ("g_cmp", "g_slc", "g_swa"))
     sizes = int(case["block_size"]), case["block_indices"].shape[-1], int(case["window_size"])
-    call = jax.jit(lambda *x: nsa_attention(*x, None, *sizes))
+    call = jax.jit(lambda q, k, v, gates: nsa_attention(q, k, v, gates, None, *sizes))
     got = call(case["q"], case["k"], case["v"], gates)
     np.testing.assert_allclose(got, case["o"], atol=2e-6)
 
@@ -72,7 +72,9 @@ def test_selecting_everything_is_full_attention(branch):
     q = jax.random.normal(key[0], (2, 13, 4, 8))
     k, v = (jax.random.normal(k, (2, 13, 2, 8)) for k in key[1:])
     gates = tuple(jnp.ones((2, 13, 4)) if i == branch else None for i in range(3))
-    got = jax.jit(lambda *x: nsa_attention(*x, None, 4, 4, 13))(q, k, v, gates)
+    got = jax.jit(lambda q, k, v, gates: nsa_attention(q, k, v, gates, None, 4, 4, 13))(
+        q, k, v, gates
+    )
     np.testing.assert_allclose(got, full_attention(q, k, v), atol=1e-5)
 
 

@@ -1,5 +1,7 @@
 """Shift against a roll, LSTM against torch.nn.LSTM."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,7 @@ def test_lstm_equals_torch(hidden):
     with torch.no_grad():
         want, (h, c) = reference(torch.tensor(x), (torch.tensor(h0[None]), torch.tensor(c0[None])))
     params = from_torch_lstm({k: v.detach().numpy() for k, v in reference.named_parameters()})
-    lstm = LSTM(16, hidden=hidden)
+    lstm: Any = LSTM(16, hidden=hidden)
     frames = jnp.asarray(x.reshape(2, 3, 9, 16).swapaxes(1, 2))  # six sequences: 2 x 3 tokens
     start = LSTMState(h0.reshape(2, 3, hidden), c0.reshape(2, 3, hidden))
     if hidden != 16:  # look at h itself, before the projection: an identity-like out is not square
@@ -52,7 +54,7 @@ def test_lstm_equals_torch(hidden):
 
 
 def test_lstm_depends_on_the_order_of_the_past():
-    lstm = LSTM(16)
+    lstm: Any = LSTM(16)
     x = jax.random.normal(jax.random.key(1), (1, 5, 2, 16))
     carry = lstm.init_carry(1, 2)
     params = lstm.init(jax.random.key(0), carry, x)

@@ -1,7 +1,9 @@
 """Streamable convolutions: equal to the clip from the first frame, and to cached_conv's numbers."""
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +75,7 @@ def stored(name, net):
         z = {k.split("/")[1]: file[k] for k in file.files if k.startswith(name + "/")}
     kinds = list(convolutions(net))
     given = iter(sorted((k for k in z if k.startswith("param")), key=lambda k: int(k[5:])))
-    want = {}
+    want: dict[str, Any] = {}
     for path, module in kinds:
         kernel, bias = z[next(given)], z[next(given)]
         order = (2, 0, 1) if isinstance(module, Transposed) else (2, 1, 0)
@@ -85,7 +87,7 @@ def stored(name, net):
     return z, {"params": want}
 
 
-def convolutions(net, path=()):
+def convolutions(net, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """(path, module) of every convolution, in order."""
     if isinstance(net, Conv | Transposed):
         yield path, net
@@ -180,6 +182,7 @@ def test_gaps_do_not_spread():
 
 
 def test_paddings_and_groups_that_cannot_be_are_refused():
+    wrong: dict[str, Any]
     for wrong in (dict(padding=(3, 0)), dict(padding=(0, -1)), dict(groups=3), dict(stride=0)):
         with pytest.raises(ValueError):
             Conv(4, 4, 3, **wrong)

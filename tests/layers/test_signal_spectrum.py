@@ -2,6 +2,7 @@
 
 import wave
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,6 +108,7 @@ def test_mirrored_frames_are_those_of_numpy():
 
 
 def test_paddings_that_cannot_be_are_refused():
+    wrong: dict[str, Any]
     for wrong in (dict(before=8), dict(after=8), dict(before=5, reflect=True)):
         with pytest.raises(ValueError, match="padding|mirrors"):
             Frames(8, 3, **wrong)

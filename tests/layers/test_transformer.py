@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -91,11 +92,12 @@ def test_a_language_model_is_a_configuration(kind):
                 "mlp": {n: dense(w, f"{at}.mlp.{n}_proj") for n in ("gate", "up", "down")},
             }
         )
-    stack = BlockStack(block, 2)
+    stack: Any = BlockStack(block, 2)
     base = theirs.config.rope_parameters["rope_theta"]
     x = jnp.asarray(w["embed_tokens.weight"])[tokens][:, None]
     _, y, _ = jax.jit(stack.apply)(stacked(layers), ((),), x, rope=rope(range(9), 16, base))
-    y = rms_norm(1e-6, jnp.float32).apply({"params": {"scale": w["norm.weight"]}}, y[:, 0])
+    norm: Any = rms_norm(1e-6, jnp.float32)
+    y = norm.apply({"params": {"scale": w["norm.weight"]}}, y[:, 0])
     np.testing.assert_allclose(y, want, atol=2e-5)
 
 
@@ -220,7 +222,7 @@ def test_a_diffusion_transformer_is_a_configuration(per_token):
 
 def test_a_modulated_block_is_its_formula():
     """x + gate * f((1 + scale) * norm(x) + shift), once for attention, once for the MLP."""
-    block = Block(BlockConfig(8, 2, modulated=True, mlp_ratio=2.0))
+    block: Any = Block(BlockConfig(8, 2, modulated=True, mlp_ratio=2.0))
     draw = lambda i, *shape: jax.random.normal(jax.random.key(i), shape)
     x, condition = draw(0, 1, 2, 3, 8), draw(1, 1, 2, 6, 8)
     params = block.init(jax.random.key(2), (), x, condition=condition)["params"]

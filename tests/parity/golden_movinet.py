@@ -20,7 +20,7 @@ def with_float_weights(data: bytes) -> bytes:
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(data, 0)
+    model: Any = schema.ModelT.InitFromPackedBuf(data, 0)
     for tensor in model.subgraphs[0].tensors:
         if tensor.type != schema.TensorType.INT8:
             continue

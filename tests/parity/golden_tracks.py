@@ -48,8 +48,8 @@ def read() -> dict[str, np.ndarray]:
 
 def reference(data: dict[str, np.ndarray], clip: str, rows: np.ndarray, case: str) -> np.ndarray:
     """The reference's id of each of the detections ``rows``."""
-    import supervision
-    import trackers
+    import supervision  # pyright: ignore[reportMissingImports]
+    import trackers  # pyright: ignore[reportMissingImports]
 
     height, width, frames = data[f"{clip}/size"]
     tracker = trackers.BoTSORTTracker(
@@ -70,7 +70,7 @@ def reference(data: dict[str, np.ndarray], clip: str, rows: np.ndarray, case: st
 
 def metrics(data: dict[str, np.ndarray], clip: str, truth: str, answer: str) -> np.ndarray:
     """HOTA, DetA, AssA, MOTA, IDF1, IDSW as trackeval has them."""
-    from trackeval.metrics import CLEAR, HOTA, Identity
+    from trackeval.metrics import CLEAR, HOTA, Identity  # pyright: ignore[reportMissingImports]
 
     frame, boxes = data[f"{clip}/frame"], data[f"{clip}/boxes"]
     given: dict = {"gt_ids": [], "tracker_ids": [], "similarity_scores": []}
@@ -99,7 +99,7 @@ def metrics(data: dict[str, np.ndarray], clip: str, truth: str, answer: str) -> 
 
 def regions(data: dict[str, np.ndarray]) -> np.ndarray:
     """Lines and a zone of supervision over vtest's tracks; all count by the feet."""
-    import supervision as sv
+    import supervision as sv  # pyright: ignore[reportMissingImports]
 
     height, width, frames = data["vtest/size"]
     feet = [sv.Position.BOTTOM_CENTER]

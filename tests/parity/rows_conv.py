@@ -28,6 +28,7 @@ def settle(model, batch):
     model(batch)
     generator = torch.Generator().manual_seed(1)
     for norm in norms:
+        assert norm.running_mean is not None and norm.running_var is not None
         spread = norm.running_var.sqrt()
         norm.running_mean += 0.3 * spread * torch.randn(spread.shape, generator=generator)
         norm.running_var *= torch.exp(0.3 * torch.randn(spread.shape, generator=generator))

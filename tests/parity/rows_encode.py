@@ -279,7 +279,7 @@ DUAL = [
         dict(vision_config=WIDE | dict(num_patches=16, patch_size=16), text_config=TEXT),
     ),
 ]
-RADIO = TINY | dict(
+RADIO: dict[str, Any] = TINY | dict(
     max_img_size=128, patch_size=16, num_cls_tokens=3, num_registers=5, summary_idxs=[0, 1, 2]
 )
 HEADS = {

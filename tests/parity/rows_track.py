@@ -33,7 +33,7 @@ PROMPTS = {
 FLOOR = -16.0  # an absent object's logits are -1024, beside which nothing else would count
 STARTS = {0: 0, 1: 7}  # object -> the frame from which it is tracked
 
-SMALL = dict(
+SMALL: dict[str, Any] = dict(
     image_size=SIDE,
     prompt_encoder_config=dict(hidden_size=128, image_size=SIDE, patch_size=16,
                                mask_input_channels=8),

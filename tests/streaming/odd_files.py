@@ -58,7 +58,7 @@ def write(
         for stream, shape in zip(streams, shapes, strict=True):
             stamps = range(frames) if pts is None else pts
             held += _coded(stream, stamps, base, shape, stream.pix_fmt)
-        if voice is not None:
+        if voice is not None and sound is not None:
             begin, seconds = sound
             for k in range(int(8000 * seconds / 1024)):
                 tone = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")

@@ -9,7 +9,8 @@ from streamzoo.zoo.weights import shapes_of
 SIDE, PATCH, DIM, DEPTH, CLASSES = 64, 16, 48, 3, 5
 SHAPE = dict(image_size=(SIDE, SIDE), dim=DIM, depth=DEPTH, num_classes=CLASSES)
 STUDENT = dict(**SHAPE, heads_per_block=2, heads=("frame",))
-TEACHER = dict(**SHAPE, heads=2, head="frame", frames=4)
+WINDOW = 4
+TEACHER = dict(**SHAPE, heads=2, head="frame", frames=WINDOW)
 CONFIG = {"tsa-ti16": STUDENT, "videomae-window-ti16": TEACHER}
 BATCHES = (1, 2)
 
@@ -66,7 +67,7 @@ def test_carry_and_parameters_are_counted_per_stream(rows):
     student, teacher = rows[2:]  # batch 2
     grid = (SIDE // PATCH) ** 2
     assert student.carry_bytes == DEPTH * grid * (DIM // 8) * 4  # an eighth of the channels, fp32
-    assert teacher.carry_bytes >= (TEACHER["frames"] - 1) * SIDE * SIDE * 3 * 4
+    assert teacher.carry_bytes >= (WINDOW - 1) * SIDE * SIDE * 3 * 4
     weights = shapes_of("tsa-ti16", **STUDENT)
     assert student.params == sum(a.size for a in jax.tree.leaves(weights))
 

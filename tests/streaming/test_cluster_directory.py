@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -298,6 +299,7 @@ def test_a_session_without_a_slot_leaves_it_to_others():
 
 
 def test_numbers_that_make_no_sense():
+    options: dict[str, Any]
     for options in ({"generation": 0}, {"lease": 0}, {"hold": -1}, {"keep": 0}):
         with pytest.raises(ValueError, match="above 0"):
             Directory(**options)

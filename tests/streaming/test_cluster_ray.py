@@ -30,7 +30,8 @@ def expected():
     model, params = streamzoo.load(tiny.NAME)
     with Session(Step(model, params, tiny.CARD)) as session:
         return [
-            dict(zip(tiny.CLASSES, session.push(frame).scores(), strict=False)) for frame in FRAMES
+            dict(zip(tiny.CLASSES, tiny.scored(session.push(frame)), strict=False))
+            for frame in FRAMES
         ]
 
 

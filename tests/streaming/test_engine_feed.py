@@ -6,6 +6,7 @@ The engine runs the stub of `test_engine`, whose answers depend on every frame a
 import asyncio
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,7 @@ def test_a_recording_goes_through_without_loss_and_in_order():
             assert await feed.wait() is None and feed.state == "ended" and source.closes
             await feed.close()
             direct = one.add("direct", fps=25, policy="lossless")
+            direct_answer: Any = None
             for image in images:
                 await direct.push(image)
                 direct_answer = await anext(direct)
@@ -98,7 +100,8 @@ def test_a_failing_source_ends_its_own_stream_only():
     streams, feeds, counts, errors = asyncio.run(run())
     assert counts == {"good": 30, "bad": 7, "misfit": 0}
     assert errors["good"] is None and errors["bad"] == "memory: it broke; buy another one"
-    assert "'misfit'" in errors["misfit"] and "resize it at the source" in errors["misfit"]
+    why = errors["misfit"] or ""
+    assert "'misfit'" in why and "resize it at the source" in why
     assert [f.state for f in feeds.values()] == ["ended", "failed", "failed"]
     assert all(balanced(s) for s in streams.values())
 

@@ -167,7 +167,9 @@ def test_admission_refuses_with_a_reason():
         scheduler.admit("y", 0.01, budget=0.015)
     scheduler.admit("y", 0.01, budget=0.08)
     why = refusal(scheduler.costs, [Demand(1, 0.075)] * 7, max_load=0.9)
-    assert re.search(r"7 in all, and 10 ms .* take 80 ms .* budget is 75 ms; give 80 ms", why)
+    assert why and re.search(
+        r"7 in all, and 10 ms .* take 80 ms .* budget is 75 ms; give 80 ms", why
+    )
     scheduler.admit("z", 0.01, budget=0.5)
     scheduler.admit("u", 0.01, budget=0.5)
     with pytest.raises(Refused, match="all 8 slots are taken"):
@@ -185,9 +187,14 @@ def test_the_remedy_of_a_refusal_is_one(streams, cost):
     def why(fps, budget=1e3):
         return refusal(costs, [Demand(fps, budget)] * streams, max_load=0.9)
 
-    rate = float(re.search(r"give (\S+) frames/s each or less \(--fps\)", why(1 / cost))[1])
+    def named(pattern, text):
+        found = re.search(pattern, text or "")
+        assert found is not None
+        return float(found[1])
+
+    rate = named(r"give (\S+) frames/s each or less \(--fps\)", why(1 / cost))
     assert why(rate) is None and why(1.3 * rate + 1) and rate * streams * cost > 0.5
-    least = int(re.search(r"give (\d+) ms or more \(--budget-ms\)", why(0.01, 1e-3))[1])
+    least = named(r"give (\d+) ms or more \(--budget-ms\)", why(0.01, 1e-3))
     assert why(0.01, least / 1e3) is None and why(0.01, least / 1e3 - 2e-3)
 
 

@@ -62,7 +62,7 @@ def test_admission_control_keeps_its_word():
     for costs in (COSTS, Costs({1: [0.02], 4: [0.03, 0.032]}), Costs.linear(0, 0.005, (1, 2))):
         load = Load(100, fps=10, seconds=4, admit=True, accelerators=2, depth=1)
         outcome = simulate(load, costs)
-        assert 0 < outcome.refused < 100 and "refused" in outcome.reason
+        assert 0 < outcome.refused < 100 and outcome.reason and "refused" in outcome.reason
         assert outcome.worst <= load.budget and not outcome.books.dropped
         held = 100 - outcome.refused
         assert held >= 0.6 * most_streams(dataclasses.replace(load, seconds=2), costs)

@@ -1,6 +1,7 @@
 """ONNX of any number of streams, and OpenVINO with the state inside."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +140,7 @@ def test_a_state_inside_is_the_explicit_one(tmp_path):
 
 def test_what_cannot_be_stateful_or_dynamic_says_why(tmp_path, home, capsys):
     step = step_of("tsa", "jax")
+    given: dict[str, Any]
     for given, words in (
         (dict(to="onnx", stateful=True), "--stateful to onnx: OpenVINO alone"),
         (dict(to="openvino", stateful=True, batch=None), "a state inside has one size"),

@@ -237,7 +237,7 @@ def test_wrong_artefacts_states_and_frames_are_refused(written, tmp_path):
         artefact.step({k: v[:, :, :1] for k, v in state.items()}, frame)
     with pytest.raises(ArtefactError, match=r"frames is uint8\[1, 1, 8, 8, 3\] and should be"):
         artefact.step(state, frame[:, :, :8, :8])
-    np.savez(tmp_path / "other.npz", artefact=np.array("another"), **state)
+    np.savez(tmp_path / "other.npz", **{"artefact": np.array("another"), **state})
     with pytest.raises(ArtefactError, match="a state of another artefact"):
         artefact.load(tmp_path / "other.npz")
     card = json.loads(path.read_text())

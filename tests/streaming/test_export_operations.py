@@ -1,5 +1,7 @@
 """Every operation that a step may hold, as ONNX in both runtimes, against JAX."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,7 +155,7 @@ def test_equal_to_jax(case, runtime):
     for k, want in enumerate(wanted):
         want, found = np.asarray(want), got[f"out/{k}"]
         assert want.shape == found.shape
-        close = dict(rtol=3e-5, atol=3e-6)
+        close: dict[str, Any] = dict(rtol=3e-5, atol=3e-6)
         if str(want.dtype) == "bfloat16":  # a processor without it computes in 32 bits, unrounded
             want, close = want.astype(np.float32), dict(rtol=2**-7, atol=2**-7)
         assert want.dtype == found.dtype

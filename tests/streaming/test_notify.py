@@ -31,7 +31,7 @@ class Hook:
                 self.send_response(code)
                 self.end_headers()
 
-            def log_message(self, *_):
+            def log_message(self, format, *args):
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

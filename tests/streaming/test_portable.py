@@ -3,6 +3,7 @@
 import copy
 import pickle
 import threading
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,7 +14,9 @@ from streamzoo.streaming.session import SessionClosed
 from streamzoo.zoo import init_params, model_card
 
 SIZE = (32, 48)
-TINY = dict(image_size=SIZE, dim=32, depth=1, heads_per_block=2, num_classes=5, heads=("frame",))
+TINY: dict[str, Any] = dict(
+    image_size=SIZE, dim=32, depth=1, heads_per_block=2, num_classes=5, heads=("frame",)
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pickle
 import re
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -134,6 +135,8 @@ def test_the_laws_of_the_carry(kind, runtime):
     # slots: two streams, one admitted late
     slots = Slots(step, 2)
     slots.admit("a")
+    alone: dict[Any, Any] = {}
+    both: dict[Any, Any] = {}
     for k in range(3):
         alone = slots.step({"a": FRAMES[k]})
     slots.admit("b")

@@ -93,7 +93,7 @@ def test_what_cannot_be_opened_and_what_is_tried_again(clip, tmp_path):
     url = f"http://127.0.0.1:{port}/clip.mp4"
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             pass
 
     async def main():
@@ -154,7 +154,7 @@ def test_a_cameras_secret_stands_in_nothing_that_is_told_or_kept(clip, tmp_path,
         def translate_path(self, path):
             return str(clip)
 
-        def log_message(self, *_):
+        def log_message(self, format, *args):
             pass
 
     async def main():

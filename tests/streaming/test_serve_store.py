@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -136,6 +137,7 @@ def test_a_session_goes_on_in_another_server(tmp_path, drained):
                 sending = asyncio.create_task(send(client, frames, 0.005))
                 results = [await anext(client) for _ in range(20)]
                 client._url = second.address.replace("http", "ws") + "/ws"  # the balancer's job
+                session: Any = None
                 if drained:
                     assert await first.drain()
                     assert await first.drain()  # again without harm

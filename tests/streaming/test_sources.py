@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 import time
+from typing import Any
 
 import av
 import numpy as np
@@ -149,14 +150,19 @@ def test_truncated_file_gives_what_it_has_and_says_so(tmp_path):
         frames = list(source)
     assert 10 < len(frames) < 60
     np.testing.assert_array_equal(frames[10].image, expected[10])
-    assert str(clip) in source.warning and "60" in source.warning and "\n" not in source.warning
+    assert (
+        source.warning
+        and str(clip) in source.warning
+        and "60" in source.warning
+        and "\n" not in source.warning
+    )
 
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.flv", "a.avi", "sound.mkv"])
 @pytest.mark.parametrize("part", [0.65, 0.8])
 def test_a_cut_file_says_so_whatever_its_container(tmp_path, name, part):
     """By the length that its header announces, to a second, or by a packet that is cut."""
-    more = {"codec": "libvpx"} if name.endswith("webm") else {}
+    more: dict[str, Any] = {"codec": "libvpx"} if name.endswith("webm") else {}
     sound = (0, 12) if name == "sound.mkv" else None
     clip = write(tmp_path / name, frames=150, sound=sound, **more)
     with open_source(clip) as source:
@@ -164,7 +170,7 @@ def test_a_cut_file_says_so_whatever_its_container(tmp_path, name, part):
     os.truncate(clip, int(part * clip.stat().st_size))
     with open_source(clip) as source:
         assert 0 < len(list(source)) < 150
-    assert f"{clip}: truncated or damaged" in source.warning
+    assert source.warning and f"{clip}: truncated or damaged" in source.warning
 
 
 def test_sound_that_is_longer_than_the_picture_is_no_cut(tmp_path):

@@ -45,7 +45,7 @@ def faulty(kind, at):
     elif kind == "repeated":
         stamps[at] = stamps[at - 1]
     elif kind == "two ahead":
-        stamps[at : at + 2] = [s + 777 for s in stamps[at : at + 2]]
+        stamps[at : at + 2] = [(s or 0.0) + 777 for s in stamps[at : at + 2]]
         wrong = {at, at + 1}
     elif kind == "negative":
         stamps[at] = -3e9

@@ -4,6 +4,7 @@ import io
 import random
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +184,7 @@ def test_many_threads_and_a_close_in_the_middle():
 
 
 def test_numbers_that_make_no_sense():
+    bad: dict[str, Any]
     for bad in (dict(delay=9.0), dict(queue=0), dict(fps=0.0), dict(fps=float("nan"))):
         with pytest.raises(SourceError, match="push: "):
             PushSource(**bad)

@@ -92,7 +92,7 @@ def test_frames_of_a_peer_until_it_leaves(loopback):
         return source, frames
 
     source, frames = asyncio.run(run())
-    assert source.state == "closed" and "the peer" in source.warning
+    assert source.state == "closed" and source.warning and "the peer" in source.warning
     source.close()
     source.close()
     times = [f.time for f in frames]

@@ -1,5 +1,7 @@
 """The streaming core on a tiny student: step, rollout, slots and sessions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,9 @@ from streamzoo.streaming.slots import SlotError
 from streamzoo.zoo import init_params, model_card, preprocess
 
 SIZE = (32, 48)
-TINY = dict(image_size=SIZE, dim=32, depth=2, heads_per_block=2, num_classes=5, heads=("frame",))
+TINY: dict[str, Any] = dict(
+    image_size=SIZE, dim=32, depth=2, heads_per_block=2, num_classes=5, heads=("frame",)
+)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +26,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def step(tiny):
-    return Step(*tiny, model_card("dsta-ti16"))
+    return Step(tiny[0], tiny[1], model_card("dsta-ti16"))
 
 
 def video(seed, *shape):
@@ -30,7 +34,7 @@ def video(seed, *shape):
 
 
 def test_one_compile_per_shape_and_ahead_of_time(tiny):
-    step = Step(*tiny, model_card("dsta-ti16"))
+    step = Step(tiny[0], tiny[1], model_card("dsta-ti16"))
     step.compile(1, 1, SIZE)
     assert step.compiles == 1
     carry = step.init_carry(1, SIZE)
@@ -143,7 +147,9 @@ def test_session(step):
         assert results[3].time == pytest.approx(3 / 25)
         np.testing.assert_array_equal(peeked.output.logits, results[0].output.logits)
         want = jax.nn.sigmoid(results[0].output.logits)  # the card is multi-label
-        np.testing.assert_allclose(results[0].scores(), want, atol=1e-6)
+        scores = results[0].scores()
+        assert scores is not None
+        np.testing.assert_allclose(scores, want, atol=1e-6)
         assert session.carry_bytes == size
         session.reset()
         again = session.push(frames[0])

@@ -7,6 +7,7 @@ import pickle
 import re
 from pathlib import Path
 from types import SimpleNamespace as Frame
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ from streamzoo.zoo.weights import shapes_of
 from .rtsp import make_clip
 
 NAME, SIZE, SOURCE = "sam2.1video-t", (64, 96), (32, 64)
-TINY = dict(
+TINY: dict[str, Any] = dict(
     image_size=SIZE, depth=1, hidden=32, memory_hidden=32, memories=3, max_pointers=3, objects=2,
     points=3, prompted_slots=2, memory_dtype="float32",
     decoder=DecoderConfig(dim=64, heads=2, depth=1, hidden=32, iou_hidden=16),

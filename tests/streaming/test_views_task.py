@@ -111,7 +111,10 @@ def test_the_map_is_painted_by_watch(depth, tmp_path):
 
 def test_the_map_is_painted_on_the_servers_tiles_and_its_record_sent(depth):
     async def serve():
-        async with engine(step=Step(*depth, CARD)) as e, Server(e, settings()) as server:
+        async with (
+            engine(step=Step(depth[0], depth[1], CARD)) as e,
+            Server(e, settings()) as server,
+        ):
             async with pushing(server.sessions, "a") as session, look(server) as socket:
                 await say(socket, type="watch")
                 await hear(socket, "watching")

@@ -35,7 +35,7 @@ def loaded(home):
 
 @pytest.fixture(scope="module")
 def step(loaded):
-    return Step(*loaded, tiny.CARD)
+    return Step(loaded[0], loaded[1], tiny.CARD)
 
 
 @pytest.fixture
@@ -103,18 +103,18 @@ def test_what_is_written_is_the_model_on_the_clip(tmp_path, session, loaded):
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_scores_follow_the_card(step, loaded, multi_label):
     if multi_label:
-        step = Step(*loaded, dataclasses.replace(tiny.CARD, multi_label=True))
+        step = Step(loaded[0], loaded[1], dataclasses.replace(tiny.CARD, multi_label=True))
     with Session(step) as session:
         result = session.push(np.full((*tiny.SIZE, 3), 90, np.uint8))
     squash = jax.nn.sigmoid if multi_label else jax.nn.softmax
-    np.testing.assert_allclose(result.scores(), squash(result.output.logits), atol=1e-6)
+    np.testing.assert_allclose(tiny.scored(result), squash(result.output.logits), atol=1e-6)
     persons = result.persons()
     assert len(persons) > 0
     for person, logits in zip(persons, result.output.box_logits, strict=False):
         np.testing.assert_allclose(person["scores"], squash(logits), atol=1e-6)
     big = dataclasses.replace(result.output, logits=np.array([-500.0, 0.0, 500.0]))
     with np.errstate(over="raise"):
-        extreme = dataclasses.replace(result, output=big).scores()
+        extreme = tiny.scored(dataclasses.replace(result, output=big))
     np.testing.assert_allclose(extreme, [0, 0.5, 1] if multi_label else [0, 0, 1], atol=1e-6)
 
 
@@ -148,6 +148,7 @@ class Frames(FrameSource):
         if not self.left:
             return None
         if self.given == self.at:
+            assert self.happen is not None
             self.happen()
         self.given += 1
         image = np.full((*tiny.SIZE, 3), self.given, np.uint8)

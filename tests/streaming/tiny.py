@@ -3,9 +3,13 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import streamzoo
 from streamzoo.layers.mixers import mix
+from streamzoo.streaming import Result
 from streamzoo.zoo import registry
 from streamzoo.zoo.action import CausalViT, StudentConfig
 from streamzoo.zoo.registry import Card
@@ -29,6 +33,13 @@ def add(home: Path) -> None:
     if not path.exists():
         _, params = streamzoo.init_params(NAME, seed=3)
         streamzoo.save(path, params, {"model": NAME, "config": CONFIG})
+
+
+def scored(result: Result[Any]) -> np.ndarray:
+    """The scores of an answer that has some."""
+    scores = result.scores()
+    assert scores is not None
+    return scores
 
 
 def remove() -> None:

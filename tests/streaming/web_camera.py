@@ -44,7 +44,7 @@ class Web:
                 except OSError:
                     pass
 
-            def log_message(self, *_):
+            def log_message(self, format, *args):
                 pass
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

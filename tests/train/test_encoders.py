@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from streamzoo.zoo.encode import TransNetV2, TransNetV2Config
 
 from .tiny import CARD, make_teacher
 
-TINY = dict(dim=16, depth=1, heads=2)
+TINY: dict[str, Any] = dict(dim=16, depth=1, heads=2)
 
 
 class Videos:
@@ -53,8 +54,8 @@ def save_encoder(path, seed):
 
 def make_recipe(tmp_path, **changes):
     loop = LoopConfig(
-        steps=2, lanes=4, frames=1, log_every=1, tensorboard=False,
-        optim=OptimConfig(rate=1e-2), out=str(tmp_path / "run"),
+        steps=2, batch=4, frames=1, log_every=1, tensorboard=False,
+        optim=OptimConfig(learning_rate=1e-2), out=str(tmp_path / "run"),
     )  # fmt: skip
     recipe = EncoderRecipe(
         data=Videos(),  # pyright: ignore

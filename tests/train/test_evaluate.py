@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -65,13 +66,17 @@ def weights_of(model, seed=0):
 
 
 def student():
-    shape = dict(image_size=(32, 32), dim=16, depth=1, heads_per_block=2, num_classes=CLASSES)
+    shape: dict[str, Any] = dict(
+        image_size=(32, 32), dim=16, depth=1, heads_per_block=2, num_classes=CLASSES
+    )
     model = CausalViT(StudentConfig(**shape, heads=("roi",), temporal=(mix("shift"),)))
     return model, weights_of(model)
 
 
 def teacher(late):
-    shape = dict(image_size=(32, 32), dim=16, depth=1, heads=2, num_classes=CLASSES, frames=4)
+    shape: dict[str, Any] = dict(
+        image_size=(32, 32), dim=16, depth=1, heads=2, num_classes=CLASSES, frames=4
+    )
     model = SlidingWindow(WindowConfig(**shape, roi_time="last", lookahead=late))
     return model, weights_of(model)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from .video_files import numbers, write
 
 SHARED = Path(__file__).resolve().parents[3] / "shared/data"
 YOLOX = SHARED / "weights/yolox_nano_coco_416.onnx"
-OPTIONS = {"size": (24, 32), "frame_rate": 5.0}
+OPTIONS: dict[str, Any] = {"size": (24, 32), "frame_rate": 5.0}
 
 
 class Finder:
@@ -142,7 +143,7 @@ def test_a_slot_is_followed_only_where_the_boxes_overlap():
         x = 0.0 if frame[0, 0, 0] < 4 else 0.8
         return np.asarray([[x, 0.1, x + 0.2, 0.9]], np.float32), np.asarray([0.9], np.float32)
 
-    jump.boxes = 1
+    vars(jump)["boxes"] = 1
     frames = np.arange(8, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
     found = detect(jump, frames, every=4)  # pyright: ignore[reportArgumentType]
     np.testing.assert_allclose(found.boxes[:, 0, 0], [0.0] * 4 + [0.8] * 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -149,7 +151,7 @@ def test_every_task_has_the_whole_steps_loss_and_gradient(name):
     # to rounding of float32: sums of gradients are of numbers as large as the largest
     units = (1, 1, max(scale, 1), 1)
     for got, want, unit in zip(found[PARTS], found[1], units, strict=True):
-        close = dict(rtol=2e-6, atol=1e-6 * unit)
+        close: dict[str, Any] = dict(rtol=2e-6, atol=1e-6 * unit)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), got, want)
 
 

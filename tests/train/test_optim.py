@@ -48,7 +48,7 @@ def second_change(optimiser, slope, weights):
 
 @pytest.mark.parametrize("warmup, peak", [(0.1, 10), (25, 25), (0.0, 1), (500, 99)])
 def test_schedule(warmup, peak):
-    config = OptimConfig(rate=0.3, warmup=warmup, final=0.1)
+    config = OptimConfig(learning_rate=0.3, warmup=warmup, final=0.1)
     rate = optim.schedule(config, 100)
     assert optim.warmup_steps(config, 100) == peak
     for step in (0, peak // 2, peak, (peak + 100) // 2, 99, 100):
@@ -74,7 +74,7 @@ def test_average_is_a_weighted_mean_of_all_weights():
 
 
 def test_only_matrices_decay():
-    change = one_update(OptimConfig(rate=0.5, decay=0.2, warmup=1))
+    change = one_update(OptimConfig(learning_rate=0.5, weight_decay=0.2, warmup=1))
     decayed = {optim.path_of(p): float(v.ravel()[0]) for p, v in jax.tree.leaves_with_path(change)}
     for name, value in decayed.items():
         assert value == pytest.approx(-0.1 if name.endswith("kernel") else 0.0, abs=1e-7), name
@@ -103,21 +103,21 @@ def test_layer_decay_of_a_real_model():
 
 @pytest.mark.parametrize("name", optim.NAMES)
 def test_layer_decay_scales_the_changes(name):
-    plain = one_update(OptimConfig(name, decay=0.2), grad=1e-3)
-    scaled = one_update(OptimConfig(name, decay=0.2, layer_decay=0.5), grad=1e-3)
+    plain = one_update(OptimConfig(name, weight_decay=0.2), grad=1e-3)
+    scaled = one_update(OptimConfig(name, weight_decay=0.2, layer_decay=0.5), grad=1e-3)
     scale = optim.layer_scale(params(), 0.5)
     jax.tree.map(
         lambda p, s, k: np.testing.assert_allclose(s, p * k, rtol=1e-5), plain, scaled, scale
     )
-    given = one_update(OptimConfig(name, decay=0.2), grad=1e-3, scale=scale)
+    given = one_update(OptimConfig(name, weight_decay=0.2), grad=1e-3, scale=scale)
     jax.tree.map(np.testing.assert_array_equal, given, scaled)
 
 
 def test_adam_moves_by_the_rate_and_clipping_bounds_the_gradient():
-    change = one_update(OptimConfig(rate=0.5, decay=0.0, warmup=1), grad=3.0)
+    change = one_update(OptimConfig(learning_rate=0.5, weight_decay=0.0, warmup=1), grad=3.0)
     for leaf in jax.tree.leaves(change):
         np.testing.assert_allclose(leaf, -0.5, rtol=1e-3)
-    big = OptimConfig("muon", rate=0.5, decay=0.0, clip=1.0)
+    big = OptimConfig("muon", learning_rate=0.5, weight_decay=0.0, clip=1.0)
     a, b = (one_update(big, grad=g) for g in (50.0, 500.0))
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), a, b)
 
@@ -128,7 +128,7 @@ def test_muon_orthogonalises_the_blocks_matrices_only():
         "blocks": {"layer0": {"kernel": jnp.zeros((2, 8, 8)), "scale": jnp.zeros((2, 8))}},
         "head": {"kernel": jnp.zeros((8, 8))},
     }
-    config = OptimConfig("muon", rate=1.0, decay=0.0, warmup=1, clip=0.0)
+    config = OptimConfig("muon", learning_rate=1.0, weight_decay=0.0, warmup=1, clip=0.0)
     optimiser = optim.make_optimiser(config, 10, weights)
     slope = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), weights)
     change = second_change(optimiser, slope, weights)

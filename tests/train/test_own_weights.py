@@ -62,8 +62,10 @@ def test_a_session_of_it_answers_as_one_that_is_told_everything(own):
         assert session.card.classes == CLASSES and session.card.frame_rate == 12.5
         for frame, scores in zip(FRAMES, want, strict=True):
             result = session.push(frame)
-            np.testing.assert_allclose(result.scores(), scores, atol=1e-5)
-            assert result.classes == CLASSES and abs(float(result.scores().sum()) - 1) < 1e-5
+            got = result.scores()
+            assert got is not None and result.classes == CLASSES
+            np.testing.assert_allclose(got, scores, atol=1e-5)
+            assert abs(float(got.sum()) - 1) < 1e-5
 
 
 def test_info_and_bench_take_the_file(own, capsys):
@@ -100,7 +102,7 @@ def test_evaluation_refuses_data_of_other_classes(own, monkeypatch):
 
 
 def test_a_student_of_unlabelled_videos_has_its_teachers_names(tmp_path):
-    fields = dict(image_size=(32, 32), num_classes=3, depth=1, frames=4, tubelet=2)
+    fields: dict[str, Any] = dict(image_size=(32, 32), num_classes=3, depth=1, frames=4, tubelet=2)
     _, variables = zoo.init_params("videomae-window-mi16", **fields)
     path = tmp_path / "teacher.safetensors"
     zoo.save(path, variables, recipes.header("videomae-window-mi16", fields, CARD))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from streamzoo.zoo.registry import Card
 from .video_files import write
 
 SMALL = SynthData(videos=2, size=(32, 32))
-LOOP = LoopConfig(steps=2, lanes=2, frames=4, log_every=1, tensorboard=False)
+LOOP = LoopConfig(steps=2, batch=2, frames=4, log_every=1, tensorboard=False)
 STUDENT = Recipe(data=SMALL, model=Model("tsa-mi16", depth=1), loop=LOOP)
 TEACHER = dataclasses.replace(STUDENT, model=Model("videomae-window-mi16", depth=1, window=4))
 
@@ -41,7 +42,7 @@ CONFIG = Recipe(
     data=Data(videos=2, size=(32, 32)),
     test=Data(videos=1, size=(32, 32), split="test"),
     model=Model("tsa-mi16", depth=1),
-    loop=LoopConfig(steps=2, lanes=2, frames=4, log_every=1, tensorboard=False),
+    loop=LoopConfig(steps=2, batch=2, frames=4, log_every=1, tensorboard=False),
 )
 """
 
@@ -174,7 +175,7 @@ class Night(Derived):
 @pytest.mark.slow
 def test_a_student_nears_its_teacher_in_a_new_place_without_labels():
     """Rows 4 and 8 of the register in miniature: the gap shrinks where nothing is labelled."""
-    shape = dict(image_size=(32, 32), dim=32, depth=2, num_classes=13)
+    shape: dict[str, Any] = dict(image_size=(32, 32), dim=32, depth=2, num_classes=13)
     teacher = SlidingWindow(WindowConfig(**shape, heads=2, frames=4, roi_time="last"))
     student = CausalViT(StudentConfig(**shape, heads_per_block=2, heads=("roi",)))
     card = Card("test", input_size=(32, 32))

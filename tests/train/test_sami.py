@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from streamzoo.zoo.encode.vit import block_of
 from streamzoo.zoo.registry import Card
 
 CARD = Card("test", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-SHAPE = dict(image_size=(16, 12), patch=4, dim=16, depth=2, heads=2, registers=1)
+SHAPE: dict[str, Any] = dict(image_size=(16, 12), patch=4, dim=16, depth=2, heads=2, registers=1)
 GRID, TOKENS = (4, 3), 12
 
 
@@ -62,9 +63,9 @@ def test_visible_path_is_the_blocks_on_the_visible_tokens(fields):
     run = jax.jit(lambda v, x, at: model.apply(v, x, at, method=encode_visible))
     got = run(variables, frames, visible)
 
-    tokens = model.apply(variables, frames, method="embed")
+    tokens: Any = model.apply(variables, frames, method="embed")
     angles = model.angles(*GRID)
-    block = block_of(cfg)
+    block: Any = block_of(cfg)
     layers = variables["params"]["blocks"]["layer0"]
 
     @jax.jit

@@ -8,7 +8,7 @@ import json
 import pkgutil
 import re
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import jax.numpy as jnp
 import pytest
@@ -220,11 +220,12 @@ def test_a_number_far_outside_is_one_line_that_says_the_range(key, value, name):
 def test_off_in_the_words_of_other_trainers_does_not_turn_the_gradient_round():
     with pytest.raises(SettingError, match="clip is at least 0 .0: no clipping"):
         override(OptimConfig(), ["clip=-1"])
-    config = OptimConfig(clip=-1.0, rate=1.0, warmup=1)
+    config = OptimConfig(clip=-1.0, learning_rate=1.0, warmup=1)
     assert config.clip == 0
     params = {"w": jnp.ones(3)}
     optimiser = make_optimiser(config, 10, params)
     state = optimiser.init(params)
+    change: Any = None
     for _ in range(2):
         change, state = optimiser.update({"w": jnp.full(3, 0.5)}, state, params)
     assert float(change["w"].max()) < 0
@@ -245,13 +246,14 @@ def test_old_words_are_taken_and_said(capsys):
     assert changed == override(config, new) and not capsys.readouterr().err
     with pytest.raises(SettingError, match="learning_rate is above 0"):
         override(config, ["loop.optim.rate=-1"])
+    words: dict[str, Any] = dict(rate=0.5, decay=0.25)
     with pytest.warns(DeprecationWarning, match="is called batch now"):
-        loop = LoopConfig(lanes=3, optim=OptimConfig(rate=0.5, decay=0.25))
+        loop = LoopConfig(**dict[str, Any](lanes=3), optim=OptimConfig(**words))
     assert (loop.batch, loop.optim.learning_rate, loop.optim.weight_decay) == (3, 0.5, 0.25)
     with pytest.warns(DeprecationWarning):
         assert dataclasses.replace(loop, lanes=5).batch == 5
     with pytest.warns(DeprecationWarning, match="is called threshold now"):
-        assert DistilConfig(sure=0.7).threshold == 0.7
+        assert DistilConfig(**dict[str, Any](sure=0.7)).threshold == 0.7
     saved = settings.to_json(config)
     for then, now in (("lanes", "batch"), ("optim.rate", "optim.learning_rate")):
         saved = saved.replace(f"loop.{now}", f"loop.{then}")

@@ -1,6 +1,7 @@
 """A trained run becomes a named model: float16, without the stem it shares, with a true card."""
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,7 +23,9 @@ TINY = Recipe(
 
 
 def finished(folder, name="tsa-mi16", **fields):
-    shape = dict(image_size=(32, 32), depth=1, num_classes=13, heads=("roi",), max_boxes=2)
+    shape: dict[str, Any] = dict(
+        image_size=(32, 32), depth=1, num_classes=13, heads=("roi",), max_boxes=2
+    )
     shape |= fields
     model, variables = zoo.init_params(name, **shape)
     variables = with_stem(variables, getattr(model.config, "stem", ""))

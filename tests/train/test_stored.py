@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import resource
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,7 +204,7 @@ def test_every_setting_of_a_source_is_in_what_its_videos_are_known_by(tmp_path, 
     write(tmp_path / "a" / "000.mp4", 40)
     write(tmp_path / "b" / "000.mp4", 200)
     monkeypatch.setattr(box_cache, "Detector", Finder)
-    base = dict(path=tmp_path / "a", size=(16, 16), frame_rate=4.0, max_boxes=2)
+    base: dict[str, Any] = dict(path=tmp_path / "a", size=(16, 16), frame_rate=4.0, max_boxes=2)
     base |= dict(detector=Finder("one"), every=3)
     first = folder.Folder(**base)
     changes = {  # setting -> (value, other pictures, other boxes)
@@ -219,6 +220,7 @@ def test_every_setting_of_a_source_is_in_what_its_videos_are_known_by(tmp_path, 
     assert folder.Folder(**base).identity(0, True) == first.identity(0, True)
     made = synth.Synth(4).identity(1)
     assert synth.Synth(8).identity(1) == made  # more of the same
+    change: dict[str, Any]
     for change in (dict(max_boxes=2), dict(size=(64, 64)), dict(seed=1), dict(split="test")):
         assert synth.Synth(4, **change).identity(1) != made, change
 

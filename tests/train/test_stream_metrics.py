@@ -141,7 +141,7 @@ def test_detection_map_is_that_of_brute_force(seed):
 def test_detection_map_at_its_ends():
     boxes = np.tile([0.1, 0.1, 0.6, 0.7], (4, 1, 1))
     labels = np.eye(4, 2)[:, None]  # two frames with a box each, two empty ones
-    valid = labels.any(-1)
+    valid = np.asarray(labels.any(-1))
     assert detection_map(boxes, valid, labels, boxes, labels) == 1.0
     assert math.isnan(detection_map(boxes, valid, labels, boxes, np.zeros_like(labels)))
     assert detection_map(boxes, valid & False, labels, boxes, labels) == 0.0

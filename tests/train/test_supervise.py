@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def test_a_teacher_answers_for_every_tubelet_of_a_clip_at_once():
 
     @jax.jit
     def pool(features, boxes, valid):
-        one = offline.apply(
+        one: Any = offline.apply(
             weights, features, boxes, valid, (32, 32), method=lambda m, *a: m._pool(*a)
         )
         return one[:, 0] @ head["kernel"] + head["bias"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from streamzoo.zoo.action import CausalViT, SlidingWindow, StudentConfig, VideoM
 from streamzoo.zoo.registry import Card
 
 CARD = Card("test", input_size=(32, 32))
-SHAPE = dict(image_size=(32, 32), dim=16, num_classes=13)
+SHAPE: dict[str, Any] = dict(image_size=(32, 32), dim=16, num_classes=13)
 LANES, STEPS = 2, 4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -123,7 +124,8 @@ def test_all_terms_and_weights_are_reported_and_add_up(plain):
 
 @pytest.mark.parametrize("left_out", ["logits", "attention", "roi"])
 def test_each_source_can_be_left_out_and_then_teaches_nothing(plain, left_out):
-    config = DistilConfig(weighting="fixed", **{left_out: 0.0})
+    off: dict[str, Any] = {left_out: 0.0}
+    config = DistilConfig(weighting="fixed", **off)
     loss, _, figures = Run(distil(config))(make_batch())
     assert not any(name.startswith(left_out) for name in figures)
     whole = {n: float(v) for n, v in plain.slopes(make_batch())[2].items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,13 +34,15 @@ def weights_of(model, seed, size):
 
 
 def make_teacher(**fields):
-    shape = dict(SHAPE, heads=2, frames=4, roi_time="last") | fields
+    shape: dict[str, Any] = dict(SHAPE, heads=2, frames=4, roi_time="last") | fields
     model = SlidingWindow(WindowConfig(**shape))
     return model, weights_of(model, 1, shape["image_size"])
 
 
 def make_student(kind="shift", **fields):
-    shape = dict(SHAPE, heads_per_block=2, heads=("roi",), temporal=(mix(kind),)) | fields
+    shape: dict[str, Any] = (
+        dict(SHAPE, heads_per_block=2, heads=("roi",), temporal=(mix(kind),)) | fields
+    )
     model = CausalViT(StudentConfig(**shape))
     return model, weights_of(model, 2, shape["image_size"])
 

@@ -137,12 +137,12 @@ class Config(BaseRecipe):
     data: Data = Data()
     loop: LoopConfig = LoopConfig(
         steps=24,
-        lanes=8,
+        batch=8,
         frames=3,
         log_every=4,
         checkpoint_every=5,
         tensorboard=False,
-        optim=OptimConfig(rate=1e-2, ema=0.9, layer_decay=0.9),
+        optim=OptimConfig(learning_rate=1e-2, ema=0.9, layer_decay=0.9),
     )
 
     def job(self):

@@ -18,7 +18,7 @@ class Hub:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *args):
+            def log_message(self, format, *args):
                 pass
 
             def refuse(self, code):

@@ -1,6 +1,7 @@
 """The converter engine: every rule form against arrays written out by hand, every error."""
 
 import json
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -90,9 +91,10 @@ def test_transforms_compute_what_torch_computes(kind):
     window = (2, 3, 4)[:spatial]
     if spatial:
         theirs = getattr(torch.nn, f"Conv{spatial}d")(5, 7, window)
-        ours = nn.Conv(7, window, padding="VALID")
+        ours: Any = nn.Conv(7, window, padding="VALID")
     else:
-        theirs, ours = torch.nn.Linear(5, 7), nn.Dense(7)
+        theirs = torch.nn.Linear(5, 7)
+        ours: Any = nn.Dense(7)
     x = np.random.default_rng(0).normal(size=(2, *[n + 2 for n in window], 5)).astype(np.float32)
     with torch.no_grad():
         moved = torch.from_numpy(np.moveaxis(x, -1, 1).copy())

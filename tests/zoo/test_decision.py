@@ -1,6 +1,7 @@
 """What an action model knows: the rule against a plain loop, and the model that keeps to it."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +90,7 @@ TINY = dict(
     image_size=(32, 32), dim=16, depth=2, heads_per_block=2, num_classes=3, max_boxes=2, roi_size=3
 )
 DOMAIN = tuple(np.linspace(-1, 1, 17).tolist())
-RULE = dict(temperature=0.7, domain=DOMAIN, on=0.2, off=0.1, hold=2, several=False)
+RULE: dict[str, Any] = dict(temperature=0.7, domain=DOMAIN, on=0.2, off=0.1, hold=2, several=False)
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,7 +113,7 @@ def test_a_converted_checkpoint_gives_the_same_features_and_classes(size):
         return
     # the pyramid: the last map, and the finer one before it, four of its cells to one
     coarse, fine = maps[-1], maps[-2]
-    got = model.apply(variables, frames, method="pyramid")
+    got: Any = model.apply(variables, frames, method="pyramid")
     assert got.shape == (2, *coarse.shape[1:3], pyramid_width(TINY)) == (2, 2, 4, 4 * 16 + 20)
     for row in range(2):
         for col in range(4):

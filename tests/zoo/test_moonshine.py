@@ -181,11 +181,11 @@ def test_letters_of_several_tokens_and_files_cut_off(tmp_path):
 )
 def test_utterances_that_are_refused(ours, audio, says):
     with pytest.raises(ValueError, match=says):
-        Transcriber(*ours, Tokens([b""] * 40))(audio)
+        Transcriber(ours[0], ours[1], Tokens([b""] * 40))(audio)
 
 
 def test_less_than_a_feature_says_nothing(ours):
-    assert Transcriber(*ours, Tokens([b""] * 40))(np.zeros(100, np.float32)).text == ""
+    assert Transcriber(ours[0], ours[1], Tokens([b""] * 40))(np.zeros(100, np.float32)).text == ""
     with pytest.raises(ValueError, match="at least 895 samples"):
         ours[0].apply(ours[1], np.zeros((1, 894), np.float32), TOKENS[:1])
 

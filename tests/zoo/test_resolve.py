@@ -2,6 +2,7 @@
 
 import json
 import socket
+from typing import Any
 
 import huggingface_hub
 import jax
@@ -86,7 +87,7 @@ def test_the_card_is_that_of_the_checkpoint(hub, tmp_path, kind):
 
 def test_a_file_of_ours_tells_its_card(tmp_path):
     name = "tsa-mi16"
-    fields = dict(num_classes=2, image_size=(32, 48), depth=1)
+    fields: dict[str, Any] = dict(num_classes=2, image_size=(32, 48), depth=1)
     model, params = zoo.init_params(name, **fields)
     facts = {
         "classes": ["sit", "stand"],

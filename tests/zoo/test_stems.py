@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ from streamzoo.zoo.encode import stems
 from streamzoo.zoo.encode.efficientnet.model import EfficientNetLiteConfig, Stage
 
 SIZE, WIDTH = (64, 96), 4 * 6 + 10
-SHAPE = dict(image_size=SIZE, patch=32, stem="tiny", dim=16, num_classes=3)
+SHAPE: dict[str, Any] = dict(image_size=SIZE, patch=32, stem="tiny", dim=16, num_classes=3)
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +63,7 @@ def test_a_student_on_frames_is_a_student_on_features():
     )
     carry, x = model.init_carry(2), frames()
     variables = started(model, carry, x)
-    mapped = features_of(model, variables, x)
+    mapped: Any = features_of(model, variables, x)
     assert mapped.shape == (2, 4, 2, 3, WIDTH)
     run = jax.jit(lambda x: model.apply(variables, carry, x, boxes=boxes(), taps=("roi",)))
     for a, b in zip(jax.tree.leaves(run(x)), jax.tree.leaves(run(mapped)), strict=True):
@@ -72,7 +74,7 @@ def test_a_student_on_frames_is_a_student_on_features():
 
 @pytest.mark.slow
 def test_a_teacher_on_frames_is_a_teacher_on_features():
-    shape = dict(SHAPE, depth=1, heads=2, frames=4, roi_time="last")
+    shape: dict[str, Any] = dict(SHAPE, depth=1, heads=2, frames=4, roi_time="last")
     model = VideoMAE(VideoMAEConfig(**shape))
     variables = started(model, frames())
     mapped = features_of(model, variables, frames())

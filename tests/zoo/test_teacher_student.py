@@ -1,5 +1,7 @@
 """The teacher as a stream, the mismatch that reuse brings, and students born from teachers."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ from streamzoo.zoo.action import (
 from streamzoo.zoo.action.student.from_teacher import student_from_teacher
 from streamzoo.zoo.action.videomae.naive import NaiveReuseCache
 
-SHAPE = dict(image_size=(32, 32), dim=32, depth=6, heads=2, frames=4, num_classes=5)
+SHAPE: dict[str, Any] = dict(image_size=(32, 32), dim=32, depth=6, heads=2, frames=4, num_classes=5)
 
 
 def video(seed, batch, steps):
@@ -79,6 +81,7 @@ def test_reusing_cached_states_is_wrong_and_the_error_grows_with_depth():
     naive = NaiveReuseCache(model.config, params)
     step = jax.jit(naive.step)
     carry, x = naive.init_carry(1), video(3, 1, 16)
+    hidden: Any = None
     for t in range(0, 16, 2):
         carry, hidden = step(carry, x[:, t : t + 2])
     window = model.apply(params, x[:, -4:], taps=("hidden",)).taps["hidden"]

@@ -1,5 +1,7 @@
 """V-JEPA 2, VideoPrism and the models with two towers, by their shapes (parity: tests/parity)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from streamzoo.zoo.encode.dual.model import sigmoid_pair_loss, softmax_pair_loss
 from streamzoo.zoo.encode.vjepa2.model import cubic_rope
 
 DIM = 32
-SMALL = dict(dim=DIM, depth=2, heads=2, mlp_ratio=1.5, frames=4, dtype="bfloat16")
+SMALL: dict[str, Any] = dict(dim=DIM, depth=2, heads=2, mlp_ratio=1.5, frames=4, dtype="bfloat16")
 
 
 def shapes(model, *inputs, **static):

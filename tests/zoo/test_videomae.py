@@ -1,6 +1,7 @@
 """VideoMAE against transformers, and the AVA fine-tunes' head against torch operations."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -307,7 +308,7 @@ def test_each_layout_has_one_converter(tmp_path):
 
 # --- the module ------------------------------------------------------------------------------
 
-SMALL = dict(image_size=(32, 48), dim=32, depth=2, heads=2, frames=4, num_classes=5)
+SMALL: dict[str, Any] = dict(image_size=(32, 48), dim=32, depth=2, heads=2, frames=4, num_classes=5)
 VIDEO = np.random.default_rng(0).normal(size=(2, 4, 32, 48, 3)).astype(np.float32)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +21,9 @@ from ..parity import golden
 from .loopback import Hub
 
 DIM, DEPTH, HIDDEN, REGISTERS = 32, 2, 48, 2
-SMALL = dict(image_size=(32, 32), dim=DIM, depth=DEPTH, heads=2, mlp_ratio=HIDDEN / DIM)
+SMALL: dict[str, Any] = dict(
+    image_size=(32, 32), dim=DIM, depth=DEPTH, heads=2, mlp_ratio=HIDDEN / DIM
+)
 V3 = dict(positions="rope", biased="qv", class_position=False, eps=1e-5, layer_scale=1e-5)
 
 
@@ -29,13 +32,14 @@ V3 = dict(positions="rope", biased="qv", class_position=False, eps=1e-5, layer_s
 
 def test_block_by_block_is_the_whole():
     """What the recompute cache builds on: the stacked parameters and a block by itself."""
-    model = ImageViT(ImageViTConfig(**SMALL, **V3, registers=REGISTERS))
+    model: Any = ImageViT(ImageViTConfig(**SMALL, **V3, registers=REGISTERS))
     frames = jax.random.normal(jax.random.key(0), (2, 32, 48, 3))
     variables = jax.jit(model.init)(jax.random.key(1), frames)
 
     @jax.jit
     def both(variables, frames):
-        block, rope = block_of(model.config), model.angles(2, 3)
+        block: Any = block_of(model.config)
+        rope = model.angles(2, 3)
 
         def step(x, one):
             _, x, _ = block.apply({"params": one}, (), x, rope=rope)

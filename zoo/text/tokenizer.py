@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...layers.install import how_to_install
 from ..errors import WeightsError
 from ..gguf import read_field
 from ..published import read_json
@@ -42,7 +43,7 @@ class Tokenizer:
         try:
             import tokenizers
         except ImportError:
-            remedy = 'texts are read by: pip install "streamzoo[language]"'
+            remedy = f"texts are read by: {how_to_install('language')}"
             raise ImportError(remedy) from None
         if path.suffix == ".gguf":
             return cls(_of_gguf(path, rule), read_field(path, "tokenizer.chat_template") or "")
@@ -90,7 +91,7 @@ class Tokenizer:
         try:
             import jinja2.sandbox
         except ImportError:
-            remedy = 'chat templates are read by: pip install "streamzoo[language]"'
+            remedy = f"chat templates are read by: {how_to_install('language')}"
             raise ImportError(remedy) from None
 
         def refuse(message: str) -> None:

@@ -57,7 +57,7 @@ def random_case(seed: int, dtype=jnp.float32) -> tuple[tuple[jax.Array, Keys], d
     if segs:
         segment = jnp.asarray(rng.integers(0, 3, (batch, frames)), jnp.int32)
         select = jnp.asarray(rng.integers(0, 3, (batch, steps, 2)), jnp.int32)
-    ints = (jnp.asarray(x, jnp.int32) for x in (pos, now))
+    ints = jnp.asarray(pos, jnp.int32), jnp.asarray(now, jnp.int32)
     keys = Keys(k, v, *scales, *ints, segment, select)
     options = {"heads": heads, "kv_heads": kv_heads, "over": over, "sinks": sinks}
     options |= {"window": window, "rope_base": base, "pairs": pairs}

@@ -89,7 +89,7 @@ def brute_force(q, k, v, mask=True, bias=0.0, causal=False, window=None, softcap
         ]
         if not here:
             continue
-        logits = np.float64(k[b, here, h // group]) @ np.float64(q[b, i, h])
+        logits = k[b, here, h // group].astype(np.float64) @ q[b, i, h].astype(np.float64)
         logits = logits * (width**-0.5 if scale is None else scale)
         if softcap:
             logits = softcap * np.tanh(logits / softcap)

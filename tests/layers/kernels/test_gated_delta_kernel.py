@@ -5,6 +5,7 @@ transformers' Qwen3-Next forms are compared in ``tests/layers/test_gated_delta.p
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -187,6 +188,8 @@ def test_blocks_of_the_models_fit():
 def test_bad_input_names_the_argument(change, message):
     shapes = {"q": (2, 3, 4, 8), "k": (2, 3, 4, 8), "v": (2, 3, 4, 8)}
     shapes |= {"g": (2, 3, 4), "beta": (2, 3, 4), "state": (2, 4, 8, 8), **change}
-    arguments = {n: np.ones(s) if isinstance(s, tuple) else s for n, s in shapes.items()}
+    arguments: dict[str, Any] = {
+        n: np.ones(s) if isinstance(s, tuple) else s for n, s in shapes.items()
+    }
     with pytest.raises(KernelError, match=message):
         gated_delta(**arguments)

@@ -319,5 +319,6 @@ def test_parity_with_the_sliding_window_of_mistral():
     q, k, v = (caught[f"{n}_proj"][1].numpy()[:, :, None] for n in "qkv")
     want = caught["o_proj"][0].numpy()
     options = {"heads": 4, "kv_heads": 2, "sinks": 0, "window": 5}
-    got = stream(*(jnp.asarray(a) for a in (q, k, v)), [1] * 17, **options)
+    q, k, v = (jnp.asarray(a) for a in (q, k, v))
+    got = stream(q, k, v, [1] * 17, **options)
     np.testing.assert_allclose(got[:, :, 0], want, atol=1e-5)

@@ -312,6 +312,8 @@ def test_registered_names_tell_what_the_hub_answers(
         _answers(hub, monkeypatch, repo, None)
         first = read()
         assert first.mean == tuple(LOOK["image_mean"])
+        if name is not None:  # the name's own card, not its architecture's
+            assert first.source == f"hf:{repo}" and first.name == zoo.model_card(name).name
         _answers(hub, monkeypatch, repo, answer)
         assert read() == first
         # each file alone is refused, and nothing is in the cache

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ....layers.install import how_to_install
 from ....layers.streaming import Params
 from ...errors import WeightsError
 from ..hearing import RATE
@@ -90,7 +91,7 @@ class Transcriber:
             try:
                 from tokenizers import Tokenizer
             except ImportError:
-                raise ImportError('texts are read by: pip install "streamzoo[speech]"') from None
+                raise ImportError(f"texts are read by: {how_to_install('speech')}") from None
             self.tokenizer = Tokenizer.from_file(str(tokens))
 
     def __call__(self, audio: Any) -> Heard:

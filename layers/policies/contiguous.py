@@ -28,7 +28,8 @@ class Contiguous:
     belong before rows that are there already; :func:`move` is for that.
 
     Attributes:
-      budget: slots. A token that finds none is read, with those before it, and not kept.
+      budget: slots. A token that finds none is read, with those before it, and not kept: rows leave
+        by events alone (``ChunkSinks.make_room``, ``StreamingVLM.begin_turn``, :func:`drop`).
 
     Raises:
       ValueError: no slots.

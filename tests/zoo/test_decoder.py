@@ -76,7 +76,12 @@ def theirs(kind, ids):
 IDS = np.random.default_rng(0).integers(0, 50, (2, 23)).astype(np.int32)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def but(first, names):
+    """One case stands for all in the fast part: each compiles a model."""
+    return [pytest.param(n, marks=[pytest.mark.slow] * (n != first)) for n in names]
+
+
+@pytest.mark.parametrize("kind", but("Qwen3", KINDS))
 def test_logits_are_transformers(kind, tmp_path):
     want = theirs(kind, IDS)
     published(kind).save_pretrained(tmp_path)
@@ -162,7 +167,7 @@ def language_model(z, meta, at, head):
 
 
 @needs_goldens
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("name", but("body_qwen2_5_vl", BODIES))
 def test_a_body_is_the_golden_from_its_embedded_tokens(name):
     """Qwen2, Llama, and Qwen2.5 with positions on three axes, by both of its rules."""
     z, meta = golden(name)
@@ -205,7 +210,7 @@ def subject(memory):
 
 
 # what a law compiles is seconds on a loaded machine: one memory stands for all in the fast part
-FAST = {"check_fixed_point", "check_gaps"}
+FAST = {"check_gaps"}
 LAWS = [
     pytest.param(
         memory,
@@ -223,9 +228,7 @@ def test_carry_law(memory, law):
     law(subject(memory))
 
 
-@pytest.mark.parametrize(
-    "memory", [pytest.param(m, marks=[pytest.mark.slow] * (m != "streaming-llm")) for m in MEMORIES]
-)
+@pytest.mark.parametrize("memory", but("streaming-llm", MEMORIES))
 def test_a_text_at_once_and_token_by_token_are_the_same(memory):
     model, variables = tiny(policy=MEMORIES[memory])
     step, ids = jax.jit(model.apply), tokens(3, 2, 13)
@@ -251,6 +254,7 @@ def test_a_window_forgets_and_sinks_stay():
         assert (float(jnp.abs(a - b).max()) > 1e-4) == matters, policy
 
 
+@pytest.mark.slow
 def test_positions_in_the_cache_stay_small():
     """After more tokens than the window, a sink is as near as the window is long."""
     near = tiny(policy=Recent(1, 4, "cache"), depth=1)
@@ -322,6 +326,7 @@ def test_an_answer_is_the_best_token_each_time_and_leaves_no_trace():
     assert [t for t, _ in speaker.answer(state, limit=9)] == said
 
 
+@pytest.mark.slow
 def test_a_long_text_comes_in_parts_and_one_that_is_too_long_is_refused():
     model, variables = tiny(context=300)
     speaker = Speaker(model, variables, bytewise())

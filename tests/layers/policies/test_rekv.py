@@ -26,7 +26,13 @@ TURNED = jnp.ones(1, bool)
 
 
 @needs_goldens
-@pytest.mark.parametrize("case", ["offloaded", "chunk2", "not_full", "few"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "chunk2",
+        *(pytest.param(c, marks=pytest.mark.slow) for c in ("offloaded", "not_full", "few")),
+    ],
+)
 def test_attention_is_the_authors(case):
     """Their blocks, in one chunk; then the frames, the question's answer, and three words more."""
     with np.load(GOLDENS / "rekv.npz") as file:

@@ -105,7 +105,7 @@ SUBJECTS = {
     "share": (TokenDrop(share=0.5, reference="last_kept"), (6, 8)),
     "novelty": (Novelty(keep=2), (8,)),
 }
-FAST = {"check_chunking", "check_gaps", "check_fixed_point"}
+FAST = {"check_gaps"}
 LAWS = [
     pytest.param(
         name, law, marks=[pytest.mark.slow] * (law.__name__ not in FAST or name == "share")

@@ -234,3 +234,12 @@ def test_an_avi_whose_length_is_right_and_whose_count_is_not_is_whole(tmp_path):
     struct.pack_into("<I", data, at, 36)
     clip.write_bytes(data)
     assert read(clip) == (40, None)
+
+
+def test_a_last_packet_that_is_cut_is_told_where_nothing_else_is(tmp_path):
+    """An animated PNG announces neither its length nor its structure here."""
+    clip = write(tmp_path / "a.apng", frames=30, codec="apng", pix_fmt="rgb24")
+    assert read(clip) == (30, None)
+    os.truncate(clip, clip.stat().st_size // 2)
+    count, warning = read(clip)
+    assert 0 < count < 30 and warning is not None and "truncated" in warning

@@ -242,8 +242,8 @@ def test_words_of_audio_are_the_same_however_it_is_cut(made, head):
     whole, _, _ = heard(())
     parts, final, maybe = heard((3000, 4000, 8000))
     assert parts == whole == maybe[-1] and len(whole) > 4 and len(final) < len(whole)
-    # what was peeked at was said of audio that ended: times agree, and no state was touched
-    assert all(time <= 13_000 / 16_000 for _, time in whole) and whole[-1][1] > 0.5
+    # the published padding completes one more frame than the audio fills
+    assert all(time < 13_000 / 16_000 + 0.08 for _, time in whole) and whole[-1][1] > 0.5
 
 
 @pytest.mark.slow

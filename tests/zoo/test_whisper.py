@@ -21,9 +21,11 @@ from streamzoo.zoo.convert import ConvertError, convert_checkpoint
 from streamzoo.zoo.ctranslate2 import read_ctranslate2
 from streamzoo.zoo.errors import WeightsError
 from streamzoo.zoo.packages import installed
+from streamzoo.zoo.speech.whisper.convert import ctranslate2_names
+from streamzoo.zoo.speech.whisper.live import Live
 from streamzoo.zoo.speech.whisper.model import CarelessWhisper, Whisper, WhisperConfig
 from streamzoo.zoo.speech.whisper.stable import Text, grown, updated
-from streamzoo.zoo.speech.whisper.transcribe import Transcriber, prompt, read_prompt
+from streamzoo.zoo.speech.whisper.transcribe import Prompt, Transcriber, prompt, read_prompt
 from streamzoo.zoo.speech.written import best_tokens
 
 NAME = "whisper-tiny/en"
@@ -239,6 +241,25 @@ def test_the_stream_of_audio_however_it_is_cut():
     np.testing.assert_allclose(heard((1, 400, 2500, 7000)), whole, atol=2e-5)
 
 
+@pytest.mark.slow
+def test_live_words_are_the_same_however_audio_is_cut():
+    """And what is final stays, while a window passes and another begins."""
+    model = tiny(CarelessWhisper, room=12)
+    variables = made(model, model.init_carry(1), jnp.zeros((1, 320)))
+    audio = np.random.default_rng(1).normal(size=6400).astype("f4")
+    ends = []
+    for size in (6400, 800):
+        live = Live(model, variables, Prompt((2, 5), never=(8,)), look=2, most=3)
+        before: tuple[int, ...] = ()
+        for at in range(0, 6400, size):
+            said = live.push(audio[at : at + size])
+            assert said.final[: len(before)] == before and len(said.provisional) <= 2
+            before = said.final
+        ends.append(live.flush())
+        assert ends[-1].final[: len(before)] == before and not ends[-1].provisional
+    assert ends[0] == ends[1] and len(ends[0].final) > 12 and 8 not in ends[0].final
+
+
 # --- files -----------------------------------------------------------------------------------
 
 
@@ -349,3 +370,37 @@ def test_real_weights_give_the_published_numbers():
     told = read_prompt(file.with_name("config.json"), model.config.vocabulary)
     heard = Transcriber(model, params, file.with_name("tokenizer.json"), told)(audio)
     assert heard.text and 1 not in heard.tokens
+
+
+@pytest.mark.slow
+@needs_shared
+@pytest.mark.parametrize("name", ["librispeech-1995-1837-0001", "an4_fash_cen7-fash-b"])
+def test_tokens_of_real_speech_are_transformers(name):
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    try:
+        file = installed(model_card(NAME).source)
+    except WeightsError as error:
+        pytest.skip(str(error))
+    with wave.open(str(SPEECH / f"{name}.wav")) as sound:
+        audio = np.frombuffer(sound.readframes(1 << 30), "<i2").astype(np.float32) / 32768
+    sizes = dict(
+        vocab_size=51_864, d_model=384, encoder_attention_heads=6, decoder_attention_heads=6,
+        decoder_start_token_id=50_257, eos_token_id=50_256, bos_token_id=50_256,
+        pad_token_id=50_256,
+    )  # fmt: skip
+    theirs = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**sizes))
+    weights = ctranslate2_names(read_ctranslate2(file)[0])
+    theirs.load_state_dict({k: torch.tensor(v) for k, v in weights.items()}, strict=False)
+    theirs.eval()
+    mel = transformers.WhisperFeatureExtractor()(audio, sampling_rate=16_000)["input_features"]
+    model: Any
+    model, params = streamzoo.load(NAME)
+    told = read_prompt(file.with_name("config.json"), model.config.vocabulary)
+    got = Transcriber(model, params, None, told)(audio).tokens
+    text = torch.tensor([[*told.tokens, *got]])
+    with torch.no_grad():
+        logits = theirs(input_features=torch.tensor(mel), decoder_input_ids=text).logits[0].numpy()
+    logits = logits[len(told.tokens) - 1 :]
+    logits[:, list(told.never)] = -np.inf
+    logits[0, list(told.never_first)] = -np.inf
+    assert logits.argmax(-1).tolist() == [*got, 50_256] and len(got) > 5

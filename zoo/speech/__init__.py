@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .moonshine.model import Moonshine, MoonshineConfig
     from .moonshine2.model import MoonshineEncoder, MoonshineEncoderConfig
     from .silero.model import SileroConfig, SileroVAD
+    from .whisper.live import Live
     from .whisper.model import CarelessWhisper, Whisper, WhisperConfig
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "FastConformer",
     "FastConformerConfig",
     "GTCRNConfig",
+    "Live",
     "Moonshine",
     "MoonshineConfig",
     "MoonshineEncoder",

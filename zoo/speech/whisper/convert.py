@@ -229,6 +229,7 @@ def _plan(tensors: Tensors, told: Config) -> Plan:
         vocabulary=vocabulary,
         end=end,
         window=window,
+        chunk=15 if window % 15 == 0 else window,
         room=shape("decoder.embed_positions.weight")[0],
     )
     prepare = lambda tensors: _placed(tensors, told, window)

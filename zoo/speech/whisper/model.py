@@ -96,7 +96,8 @@ class Placed(FrameForFrame):
         given = whole(x, valid)
         after = carry[:, None] + jnp.cumsum(given.valid, axis=1, dtype=jnp.int32)
         place = (after - 1) % self.count
-        y = zero_invalid(given.x + self.table[place].astype(x.dtype), given.valid)
+        places = jnp.take(self.table, place, axis=0).astype(x.dtype)
+        y = zero_invalid(given.x + places, given.valid)
         return after[:, -1] % self.count, given._replace(x=y)
 
 
@@ -202,7 +203,7 @@ class CarelessWhisper(Parts):
     A feature is final when its chunk, 20 ms beyond it and 199 samples are heard. After a window
     (30 s) a stream begins anew: what was said before is out of its sight. Two things differ from
     the offline model: features see no later chunk, and the loudest of a window is the loudest so
-    far (:class:`~streamzoo.layers.signal.mel.Peak`). Tokens: :mod:`.stable`.
+    far (:class:`~streamzoo.layers.signal.mel.Peak`). Tokens: :mod:`.live`.
     """
 
     cross_stream = False

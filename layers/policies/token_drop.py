@@ -151,7 +151,7 @@ class Novelty:
 
     def chunk(self, carry: Seen, x: Array) -> tuple[Seen, Array]:
         """x [B, F, P, D], frames that come as one -> (carry, which tokens stay [B, F, P] bool)."""
-        tokens = x.reshape(len(x), -1, x.shape[-1])
+        tokens = x.reshape(x.shape[0], -1, x.shape[-1])
         order = jnp.argsort(tokens.var(axis=1), axis=-1, stable=True)
         half = order[:, : x.shape[-1] // 2]
         less = jnp.take_along_axis(x, half[:, None, None], axis=-1)
@@ -199,9 +199,9 @@ def distinct_frames(x: Array, window: int = 16, threshold: float = 0.83) -> Arra
     """
     if window < 1:
         raise ValueError(f"a window of {window} frames: at least 1")
-    unit = _unit(x.reshape(len(x), -1))
+    unit = _unit(x.reshape(x.shape[0], -1))
     parts = []
-    for at in range(0, len(x), window):
+    for at in range(0, x.shape[0], window):
         own = unit[at : at + window]
         like = (own @ own.T).mean(axis=1)
         parts.append((like < threshold) | (jnp.arange(len(own)) == len(own) // 2))

@@ -106,7 +106,7 @@ class Chunks(nn.Module):
         """x [B, T, D], valid [B, T] -> (carry, Emitted [B, F, D])."""
         batch, steps = x.shape[:2]
         here = jnp.ones((batch, steps), bool) if valid is None else valid
-        held = jnp.arange(self.latency) < carry["waiting"][:, None]
+        held = jnp.arange(self.latency)[None] < carry["waiting"][:, None]
         dense = compact(
             jnp.concatenate([carry["queue"], x.astype(self.config.dtype)], axis=1),
             jnp.concatenate([held, here], axis=1),
@@ -119,11 +119,11 @@ class Chunks(nn.Module):
         rest = jnp.where(end < self.first, end, end % self.size)
         rest = rest if self.window else dense.fresh % self.size
         ready = dense.fresh - rest
-        whole = jnp.arange(frames) < ready[:, None]
+        whole = jnp.arange(frames)[None] < ready[:, None]
         # a frame is there when the last of its chunk is
         left = self.size - 1 - place % self.size
         left = jnp.where(place < self.first, self.first - 1 - place, left) if self.window else left
-        last = jnp.minimum(jnp.arange(frames) + left, dense.order.shape[1] - 1)
+        last = jnp.minimum(jnp.arange(frames)[None] + left, dense.order.shape[1] - 1)
         last = jnp.broadcast_to(last, (batch, frames))
         at = jnp.maximum(jnp.take_along_axis(dense.order, last, axis=1) - self.latency, 0)
         room = jnp.pad(dense.x, ((0, 0), (0, self.latency), (0, 0)))
@@ -143,7 +143,7 @@ class Chunks(nn.Module):
         if not self.latency:
             return carry, None
         last = jnp.pad(carry["queue"], ((0, 0), (0, 1), (0, 0)))
-        here = jnp.arange(self.first) < carry["waiting"][:, None]
+        here = jnp.arange(self.first)[None] < carry["waiting"][:, None]
         carry, y = self._through(carry, zero_invalid(last, here), here)
         carry = carry | {"waiting": jnp.zeros_like(carry["waiting"])}
         return carry, Emitted(y, here, jnp.zeros(here.shape, jnp.int32))
@@ -152,11 +152,11 @@ class Chunks(nn.Module):
         """A whole stream at once, without the memory of one: x [B, F, D], valid [B, F], the first
         frames of each -> y [B, F, D]. Without ``causal`` every frame sees all others."""
         here = jnp.ones(x.shape[:2], bool) if valid is None else valid
-        blocks = self.make(parent=None).init_carry(len(x), 0)
+        blocks = self.make(parent=None).init_carry(x.shape[0], 0)
         every = lambda a: jnp.repeat(a[:, None], self.depth, axis=1)
-        mask = here[:, None] & jnp.ones((x.shape[1], 1), bool)
+        mask = here[:, None] & jnp.ones((1, x.shape[1], 1), bool)
         if causal:
-            mask = self.sees(jnp.zeros(len(x), jnp.int32), here)[0][..., self.kept :]
+            mask = self.sees(jnp.zeros(x.shape[0], jnp.int32), here)[0][..., self.kept :]
         x = zero_invalid(x.astype(self.config.dtype), here)
         return self._blocks(jax.tree.map(every, blocks), x, here, mask)[1]
 
@@ -169,7 +169,7 @@ class Chunks(nn.Module):
     def _blocks(self, states: Carry, x: Array, valid: Array, mask: Array):
         # a frame that is not there sees itself, not NaN
         frames, keys = mask.shape[1:]
-        mask = mask | (np.arange(keys) == keys - frames + np.arange(frames)[:, None])
+        mask = mask | np.eye(frames, keys, keys - frames, dtype=bool)[None]
 
         def body(block, loop, index):
             states, x = loop
@@ -260,12 +260,12 @@ class BlockCausal(Chunks):
         return Attending(self.config, **options)
 
     def sees(self, seen: Array, valid: Array) -> tuple[Array, Array]:
-        place = seen[:, None] + jnp.arange(valid.shape[1])
+        place = seen[:, None] + jnp.arange(valid.shape[1])[None]
         which, within = place // self.frames, place % self.frames
         number = jnp.maximum(within // self.chunk - self.extra, 0)
         same = which[:, :, None] == which[:, None]
         near = same & (number[:, None] <= number[:, :, None]) & valid[:, None]
-        there = jnp.arange(self.kept) >= self.kept - seen[:, None]
+        there = jnp.arange(self.kept)[None] >= self.kept - seen[:, None]
         past = there[:, None] & (which == 0)[:, :, None]
         after = (seen + valid.sum(axis=1, dtype=jnp.int32)) % self.frames
         return jnp.concatenate([past, near], axis=2), after

@@ -159,9 +159,9 @@ class Conformers(Chunks):
 
     def sees(self, seen: Array, valid: Array) -> tuple[Array, Array]:
         frames, past = valid.shape[1], self.kept
-        there = jnp.arange(past) >= past - seen[:, None]
+        there = jnp.arange(past)[None] >= past - seen[:, None]
         number = np.arange(past + frames) // self.size
         apart = number[past:, None] - number[None]
         near = (apart >= 0) & (apart <= past // self.size)
         after = jnp.minimum(seen + valid.sum(axis=1, dtype=jnp.int32), past)
-        return jnp.concatenate([there, valid], axis=1)[:, None] & near, after
+        return jnp.concatenate([there, valid], axis=1)[:, None] & near[None], after

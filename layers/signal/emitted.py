@@ -263,7 +263,7 @@ class Parallel(nn.Module):
         lines, times, totals = [], [], []
         for queue, count, out in zip(carry["queues"], carry["counts"], outs, strict=True):
             # those that waited are the first ``count`` of the queue
-            held = jnp.arange(queue.shape[1]) < count[:, None]
+            held = jnp.arange(queue.shape[1])[None] < count[:, None]
             dense = compact(
                 jnp.concatenate([queue, out.x.astype(queue.dtype)], axis=1),
                 jnp.concatenate([held, out.valid], axis=1),
@@ -274,7 +274,7 @@ class Parallel(nn.Module):
             totals.append(dense.fresh)
         frames = max(line.shape[1] for line in lines)
         ready = jnp.min(jnp.stack(totals), axis=0)
-        here = jnp.arange(frames) < ready[:, None]
+        here = jnp.arange(frames)[None] < ready[:, None]
         lines, times = ([_longer(a, frames) for a in group] for group in (lines, times))
         y = zero_invalid(self.join(*lines), here)
         at = jnp.max(jnp.stack(times), axis=0)

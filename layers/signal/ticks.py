@@ -51,7 +51,7 @@ def subject(module: Any, variables: Params, make_input: Any, *, atol: float = 1e
         after, rest = module.apply(variables, carry, method="flush")
         ahead, rest = compact(ahead.at, ahead.valid), compact(rest.x, rest.valid)
         frames = min(ahead.x.shape[1], rest.x.shape[1])
-        here = jnp.arange(frames) < jnp.minimum(ahead.fresh, rest.fresh)[:, None]
+        here = jnp.arange(frames)[None] < jnp.minimum(ahead.fresh, rest.fresh)[:, None]
         out = Emitted(rest.x[:, :frames], here, ahead.x[:, :frames])
         return after, placed(out, module.latency)
 

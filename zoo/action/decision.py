@@ -80,7 +80,8 @@ class Known(NamedTuple):
 def nobody(batch: int, slots: int, classes: int) -> Known:
     """Nothing is known of anybody."""
     shape = (batch, slots, classes)
-    return Known(jnp.zeros((batch, slots, 4)), jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
+    boxes = jnp.zeros((batch, slots, 4), jnp.float32)
+    return Known(boxes, jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
 
 
 def decide(
@@ -113,7 +114,8 @@ def decide(
         run, known = _of_before(state, boxes)
         high = scores >= decision.on
         if not decision.several:
-            high &= jnp.arange(scores.shape[-1]) == scores.argmax(axis=-1, keepdims=True)
+            best = scores.argmax(axis=-1, keepdims=True)
+            high &= jnp.arange(scores.shape[-1])[None, None] == best
         run = jnp.where(high & there[..., None], jnp.minimum(run + 1, decision.hold), 0)
         new = run >= decision.hold
         known &= scores >= decision.off
@@ -125,7 +127,7 @@ def decide(
         places = jnp.where(there[..., None], boxes, 0.0)
         later = jax.tree.map(_first, Known(places, run, known), state)
         keep = lambda a, old: jnp.where(here.reshape(-1, *[1] * (a.ndim - 1)), a, old)
-        said = known & ~silent & here[:, None, None]
+        said = known & ~silent[None, None] & here[:, None, None]
         return jax.tree.map(keep, later, state), said
 
     state, known = jax.lax.scan(step, state, jax.tree.map(lambda a: a.swapaxes(0, 1), ours))

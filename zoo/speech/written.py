@@ -42,7 +42,7 @@ def heard(blocks: Sequence[Block], features: Array, seen: Array, room: int) -> M
         for block in blocks
     ]
     keys, values = (jnp.stack(parts) for parts in zip(*read, strict=True))
-    empty = jnp.zeros((len(blocks), len(features), room, *keys.shape[3:]), keys.dtype)
+    empty = jnp.zeros((len(blocks), features.shape[0], room, *keys.shape[3:]), keys.dtype)
     return Memory(empty, empty, keys, values, seen, jnp.int32(0))
 
 
@@ -51,11 +51,11 @@ def wrote(
 ) -> tuple[Memory, Array]:
     """x [B, N, D] of the tokens that follow what ``memory`` has, through all blocks."""
     at, room = memory.written, memory.keys.shape[2]
-    before, own = jnp.arange(room) <= (at + jnp.arange(x.shape[1]))[:, None], []
+    before, own = jnp.arange(room)[None] <= (at + jnp.arange(x.shape[1]))[:, None], []
     for i, block in enumerate(blocks):
         q, k, v = block.attn.project(block.norm1(x), rope)
-        keys = jax.lax.dynamic_update_slice(memory.keys[i], k, (0, at, 0, 0))
-        values = jax.lax.dynamic_update_slice(memory.values[i], v, (0, at, 0, 0))
+        keys = jax.lax.dynamic_update_slice_in_dim(memory.keys[i], k, at, 1)
+        values = jax.lax.dynamic_update_slice_in_dim(memory.values[i], v, at, 1)
         x = x + block.attn.attend(q, keys, values, mask=before)[0]
         q = block.cross.query(block.norm_cross(x)).reshape(q.shape)
         seen = memory.seen[:, None, None]

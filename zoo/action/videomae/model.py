@@ -294,9 +294,10 @@ def grow_boxes(boxes: Array, grow: tuple[float, float], frame: tuple[int, int]) 
     if not any(grow):
         return boxes
     height, width = frame
-    side = jnp.asarray([width, height], jnp.float32)
+    pair = lambda x, y: jnp.asarray([x, y], jnp.float32).reshape((1,) * (boxes.ndim - 1) + (2,))
+    side = pair(width, height)
     low, high = boxes[..., :2] * side, boxes[..., 2:] * side
-    pad = (high - low + 1.0) * jnp.asarray(grow, jnp.float32) / 2
+    pad = (high - low + 1.0) * pair(*grow) / 2
     corners = [jnp.clip(low - pad, 0, side - 1) / side, jnp.clip(high + pad, 0, side - 1) / side]
     return jnp.concatenate(corners, axis=-1)
 

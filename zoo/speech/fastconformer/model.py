@@ -246,7 +246,7 @@ class FastConformer(nn.Module):
         for :func:`streamzoo.train.alignment.transducer_loss`."""
         c = self.config
         begun = jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=c.blank)
-        _, said = self.predict(self.said_nothing(len(tokens)), begun)
+        _, said = self.predict(self.said_nothing(tokens.shape[0]), begun)
         return self.join(self.heard(x)[:, :, None], said[:, None])
 
     def _touch(self, x: Array) -> None:
@@ -254,4 +254,4 @@ class FastConformer(nn.Module):
         if self.config.ctc:
             self.ctc(x)
         if self.config.layers:
-            self.lattice(x, jnp.zeros((len(x), 1), jnp.int32))
+            self.lattice(x, jnp.zeros((x.shape[0], 1), jnp.int32))

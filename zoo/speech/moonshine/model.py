@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ....layers.gaps import zero_invalid
 from ....layers.streaming import Array, DType
 from ....layers.transformer import Block, BlockConfig
 from ....layers.transformer.activations import gelu
@@ -126,12 +127,12 @@ class Moonshine(nn.Module):
         count = (lengths - STEM[0][0]) // STEM[0][1] + 1
         x = self._normed(jnp.tanh(self.conv1(audio[..., None].astype(self.conv1.dtype))), count)
         x = gelu(self.conv3(gelu(self.conv2(x))))
-        seen = jnp.arange(x.shape[1]) < features_of(lengths)[:, None]
+        seen = jnp.arange(x.shape[1])[None] < features_of(lengths)[:, None]
         rope = self._rope(jnp.arange(x.shape[1]))
         x = x[:, None]
         for block in self.encoder:
             x = block((), x, rope=rope, mask=seen[:, None, None])[1]
-        return self.encoder_norm(x[:, 0]) * seen[..., None], seen
+        return zero_invalid(self.encoder_norm(x[:, 0]), seen), seen
 
     def begin(self, features: Array, seen: Array, room: int) -> Memory:
         """The memory of a decoder that has heard ``features`` [B, F, D] and can write ``room``
@@ -146,19 +147,19 @@ class Moonshine(nn.Module):
 
     def _normed(self, x: Array, count: Array) -> Array:
         """x [B, F, D] by the mean and the variance of each stream's first ``count`` [B] rows."""
-        there = (jnp.arange(x.shape[1]) < count[:, None])[..., None]
-        total = jnp.maximum(count, 1)[:, None, None] * x.shape[2]
         wide = x.astype(jnp.float32)
+        there = (jnp.arange(x.shape[1])[None] < count[:, None])[..., None].astype(wide.dtype)
+        total = (jnp.maximum(count, 1)[:, None, None] * x.shape[2]).astype(wide.dtype)
         mean = jnp.sum(wide * there, (1, 2), keepdims=True) / total
         apart = (wide - mean) * there
         spread = jnp.sum(apart * apart, (1, 2), keepdims=True) / total
         normed = apart * jax.lax.rsqrt(spread + 1e-5)
-        return (normed * self.gain + self.offset).astype(x.dtype) * there
+        return ((normed * self.gain[None, None] + self.offset[None, None]) * there).astype(x.dtype)
 
     def _rope(self, places: Array) -> tuple[Array, Array]:
         """(cos, sin) [N, Dh / 2] of the places [N]; channels that are not turned have angle 0."""
         c = self.config
         rates = np.zeros(c.dim // c.heads // 2, np.float32)
         rates[: c.turned // 2] = c.theta ** -(np.arange(0, c.turned, 2) / c.turned)
-        angle = places[:, None].astype(jnp.float32) * rates
+        angle = places[:, None].astype(jnp.float32) * rates[None]
         return jnp.cos(angle), jnp.sin(angle)

@@ -155,7 +155,7 @@ class Parts(nn.Module):
                 f" {audio.shape[1]}; cut longer audio where nobody speaks"
             )
         if lengths is not None:
-            audio = zero_invalid(audio, jnp.arange(audio.shape[1]) < lengths[:, None])
+            audio = zero_invalid(audio, jnp.arange(audio.shape[1])[None] < lengths[:, None])
         audio = jnp.pad(audio, ((0, 0), (0, c.samples - audio.shape[1])))
         x = self.of_spectra(whisper_window(audio, c.bands))
         return x, jnp.ones(x.shape[:2], bool)
@@ -165,7 +165,7 @@ class Parts(nn.Module):
         others, or with ``causal`` those that a stream's would see."""
         conv1, _, conv2, _, placed, stack = self.net.layers
         x = gelu(conv2.clip(gelu(conv1.clip(mel))))
-        x = x + placed.table[: x.shape[1]].astype(x.dtype)
+        x = x + placed.table[None, : x.shape[1]].astype(x.dtype)
         return self.encoder_norm(stack.clip(x, causal=causal))
 
     def begin(self, features: Array, seen: Array, room: int) -> Memory:
@@ -178,7 +178,7 @@ class Parts(nn.Module):
     def write(self, memory: Memory, tokens: Array) -> tuple[Memory, Array]:
         """tokens [B, N] that follow what ``memory`` has -> (memory, logits [B, N, V])."""
         x = self.embed(tokens)
-        places = jnp.take(self.places, memory.written + jnp.arange(tokens.shape[1]), axis=0)
+        places = jnp.take(self.places, memory.written + jnp.arange(tokens.shape[1]), axis=0)[None]
         memory, x = wrote(self.decoder, memory, x + places.astype(x.dtype))
         return memory, self.embed.attend(self.decoder_norm(x))
 

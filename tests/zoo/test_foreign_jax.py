@@ -21,7 +21,8 @@ from streamzoo.zoo.weights import example_inputs, shapes_of
 
 # one small member of each family at once; the rest, which differ in sizes, in the slow part
 FAST = ("tsa-lite0", "gdn-lite0", "dinov3-s16", "repvit-m1", "efficientsam-ti16", "tracker-lite0",
-        "silero-vad", "hand-lite", "dsta-lite0/ucf11", "carelesswhisper-tiny", "smollm2-135m")  # fmt: skip
+        "silero-vad", "hand-lite", "dsta-lite0/ucf11", "carelesswhisper-tiny",
+        "smollm2-135m")  # fmt: skip
 
 
 def distinct():

@@ -19,9 +19,7 @@ def _with_sinks(budget: int) -> Recent:
 
 POLICIES: dict[str, Callable[[int], Policy]] = {
     "full": lambda budget: Recent(0, budget),
-    "streaming-llm": lambda budget: Recent(
-        min(4, budget - 1), budget - min(4, budget - 1), "cache"
-    ),
+    "streaming-llm": _with_sinks,
 }
 
 

@@ -15,6 +15,8 @@ EXAMPLE = "streamzoo info tsa-s16"
 NOTES = """
 Of a weights file it shows what its header says: streamzoo info runs/mine/weights.safetensors"""
 
+UNITS = {"speech": "samples", "text": "tokens"}  # what a model takes that takes no pictures
+
 
 def options(p: argparse.ArgumentParser) -> None:
     """Adds the options."""
@@ -61,19 +63,25 @@ def run(args: argparse.Namespace) -> None:
         carry = jax.tree.leaves(jax.eval_shape(lambda: model.init_carry(1)))
         size = sum(a.size * a.dtype.itemsize for a in carry)
         facts["carry"] = f"{size:,} bytes per stream, arrays: {len(carry)}"
-        facts["latency"] = f"{model.latency} frames"
+        facts["latency"] = f"{model.latency} {UNITS.get(card.task, 'frames')}"
         if args.budget:
             own = None if is_registered(args.model) else resolve(args.model).params
             needed = budget(card, own)
             facts |= needed.lines() | {"int8 on": "; ".join(table(needed))}
     else:
         facts["carry"] = "none: offline, reads a whole clip"
-    height, width = card.input_size
-    facts["input"] = f"{height} x {width} pixels (height x width), RGB"
-    facts["mean, std"] = f"{', '.join(map(str, card.mean))}; {', '.join(map(str, card.std))}"
-    facts["frame rate"] = f"{card.frame_rate:g} frames/s" if card.frame_rate else ""
+    if unit := UNITS.get(card.task):
+        rate = f" of sound, {card.frame_rate:,.0f} a second" if card.frame_rate else ""
+        facts["input"] = unit + rate
+    else:
+        height, width = card.input_size
+        facts["input"] = f"{height} x {width} pixels (height x width), RGB"
+        facts["mean, std"] = f"{', '.join(map(str, card.mean))}; {', '.join(map(str, card.std))}"
+        facts["frame rate"] = f"{card.frame_rate:g} frames/s" if card.frame_rate else ""
     facts["classes"] = ", ".join(card.classes)
-    facts["scores"] = "several classes at a time (sigmoid)" if card.multi_label else "one (softmax)"
+    if card.classes or card.task not in UNITS:
+        many = "several classes at a time (sigmoid)"
+        facts["scores"] = many if card.multi_label else "one (softmax)"
     for name in ("trained_on", "metric", "metric_command", "licence", "paper", "sha256"):
         facts[name.replace("_", " ")] = getattr(card, name)
     facts["config"] = ", ".join(

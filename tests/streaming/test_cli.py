@@ -113,6 +113,17 @@ def test_info(run, home):
     assert code == 0 and "offline" in out
 
 
+def test_info_of_a_model_that_takes_no_pictures(run):
+    for name, unit in {
+        "silero-vad": "samples of sound, 16,000 a second",
+        "smollm2-135m": "tokens",
+    }.items():
+        code, out, _ = run("info", name)
+        lines = dict(line.split(maxsplit=1) for line in out.splitlines() if "  " in line)
+        assert code == 0 and lines["input"] == unit and "pixels" not in out
+        assert lines["latency"].endswith(unit.split()[0])
+
+
 def test_watch_writes_and_says_where(run, clip, home, tmp_path, own_compile_cache):
     out = tmp_path / "new" / "out"
     code, text, err = run("watch", clip, "--model", tiny.NAME, "--out", out, "--frames", 15)

@@ -78,5 +78,5 @@ def test_a_change_of_resolution_keeps_the_clip(tmp_path):
 
 def test_it_needs_pillow(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    with pytest.raises(ImportError, match="streamzoo\\[demo\\]"):
+    with pytest.raises(ImportError, match=r"\.\[demo\]"):
         EventRecorder(tmp_path, "event", 10.0)

@@ -94,7 +94,7 @@ def test_missing_data_sets_are_told(tmp_path, capsys):
 
 def test_without_the_extra_the_remedy_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ImportError, match=r"streamzoo\[tfds\]"):
+    with pytest.raises(ImportError, match=r"\.\[tfds\]"):
         build(tmp_path)
 
 

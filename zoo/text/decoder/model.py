@@ -86,7 +86,7 @@ class DecoderConfig(Checked):
     theta: Positive = 10_000.0
     scaling: RopeScaling | None = None
     unturned: Whole = 0
-    sections: tuple[int, ...] = ()
+    sections: tuple[Count, ...] = ()
     interleaved: bool = False
     eps: Positive = 1e-5
     start: Whole = 1

@@ -54,7 +54,7 @@ DEVICES = (
         on_chip=8 << 20,
     ),
     Device(
-        "headset, robot board", 5, 7.5e12, 44e9, 8 << 30,
+        "headset, robot board", 0, 7.5e12, 44e9, 8 << 30,
         "Qualcomm, QRB5165 (RB5) product brief: 15 TOPS; LPDDR5 at 2,750 MHz, 64 bits",
     ),
     Device(

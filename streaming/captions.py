@@ -12,6 +12,18 @@ from .listening import Utterance
 KINDS = (".srt", ".vtt", ".jsonl")
 
 
+def check(path: str | os.PathLike[str], overwrite: bool) -> None:
+    """Refuses what :class:`Captions` would, before there is anything to write; raises as it does,
+    and FileNotFoundError: no such folder."""
+    path = Path(path)
+    if path.suffix.lower() not in KINDS:
+        raise ValueError(f"{path}: captions are {', '.join(KINDS)} files")
+    if path.exists() and not overwrite:
+        raise FileExistsError(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder")
+
+
 class Captions:
     """A file of captions; every one is on disk when ``write`` is done.
 
@@ -24,10 +36,9 @@ class Captions:
     """
 
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False):
+        check(path, overwrite)
         self.path, self.count = Path(path), 0
         self.kind = self.path.suffix.lower()
-        if self.kind not in KINDS:
-            raise ValueError(f"{self.path}: captions are {', '.join(KINDS)} files")
         self._file = self.path.open("w" if overwrite else "x", encoding="utf-8")  # noqa: SIM115
         if self.kind == ".vtt":
             self._file.write("WEBVTT\n\n")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def options(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Listens; the exit code."""
-    from ..captions import Captions
+    from ..captions import Captions, check
     from ..listening import Cutting, Listener
     from ..sources.sound import RATE, sound_of
 
@@ -63,15 +64,19 @@ def run(args: argparse.Namespace) -> int:
     if first is None:
         raise CliError(f"{args.source}: ends before its first sample")
     with contextlib.ExitStack() as stack:
+        # what will be written is refused before the model is loaded, and made after it: a command
+        # that fails leaves no empty file
         captions = None
-        if args.out:
-            try:
-                captions = stack.enter_context(Captions(args.out, args.overwrite))
-            except FileExistsError:
-                raise CliError(f"{args.out} is there already; --overwrite replaces it") from None
-            except (OSError, ValueError) as error:
-                raise CliError(str(error)) from None
+        with _refusing(args.out):
+            if args.out:
+                check(args.out, args.overwrite)
+        began = time.perf_counter()
+        say(f"{args.model}: loading, and compiling ...")
         listener = Listener(recogniser(args.model, args.longest), cutting)
+        say(f"ready after {time.perf_counter() - began:.1f} s; Ctrl-C stops")
+        with _refusing(args.out):
+            if args.out:
+                captions = stack.enter_context(Captions(args.out, args.overwrite))
         stop: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             before = signal.signal(number, lambda number, _: stop.append(number))
@@ -110,6 +115,16 @@ def run(args: argparse.Namespace) -> int:
     if captions is not None:
         say(f"wrote {captions.path}")
     return 0
+
+
+@contextlib.contextmanager
+def _refusing(path: str | None) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise CliError(f"{path} is there already; --overwrite replaces it") from None
+    except (OSError, ValueError) as error:
+        raise CliError(str(error)) from None
 
 
 CLEAR = "\r\x1b[K"
@@ -156,11 +171,13 @@ def recogniser(name: str, longest: float) -> Any:
     from ...layers.streaming import keeps_state
     from ...zoo import packages
     from ...zoo.registry import model_card
-    from ...zoo.resolve import resolve
+    from ...zoo.resolve import card_of, resolve
     from ...zoo.speech.moonshine.model import Moonshine
     from ...zoo.speech.moonshine.transcribe import Transcriber
     from ...zoo.speech.whisper.model import Whisper
 
+    if card_of(name).task != "speech":
+        raise CliError(f"{name} does not write what is said; --model {DEFAULT} does")
     model, params, _ = resolve(name)
     if isinstance(model, Whisper) and not keeps_state(model):
         return _whisper(name, model, params)

@@ -196,18 +196,21 @@ def test_captions(tmp_path):
 def test_wrong_sources_and_models_are_one_line(tmp_path, capsys):
     quiet = write(tmp_path / "quiet.wav", np.zeros(3 * RATE))
     (tmp_path / "there.srt").write_text("mine")
+    new = tmp_path / "new.srt"
     for words, says in (
         ([tmp_path / "no.wav"], "cannot be opened"),
         ([quiet, "--longest", "99"], "--longest or --every: longest 99"),
         ([quiet, "--out", tmp_path / "there.srt"], "--overwrite replaces it"),
         ([quiet, "--out", tmp_path / "a.doc"], "captions are"),
-        ([quiet, "--model", "yolox-nano/coco"], "does not write what is said"),
+        ([quiet, "--out", tmp_path / "no/a.srt"], "no such folder"),
+        ([quiet, "--out", new, "--model", "yolox-nano/coco"], "does not write what is said"),
         ([write(tmp_path / "empty.wav", np.zeros(0))], "ends before its first sample"),
     ):
         assert main(["listen", *map(str, words)]) != 0
         err = capsys.readouterr().err
         assert says in err and "Traceback" not in err
     assert (tmp_path / "there.srt").read_text() == "mine"
+    assert not new.exists()  # the same command with another model is not refused for it
 
 
 @pytest.mark.slow

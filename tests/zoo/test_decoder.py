@@ -356,11 +356,32 @@ def test_a_chat_template_says_what_it_refuses_and_reaches_nothing_else():
     tokenizer = bytewise(template)
     assert tokenizer.chat([{"role": "user", "content": "hi"}]) == "[hi]>"
     with pytest.raises(ValueError, match="only users"):
-        tokenizer.chat([{"role": "cat", "content": "hi"}])
+        tokenizer.chat([{"role": "assistant", "content": "hi"}])
+    hello = [{"role": "user", "content": "hi"}]
     with pytest.raises(ValueError, match="cannot be filled"):
-        bytewise("{{ messages.__class__.__mro__ }}").chat([])
+        bytewise("{{ messages.__class__.__mro__ }}").chat(hello)
     with pytest.raises(ValueError, match="no chat template"):
-        bytewise().chat([])
+        bytewise().chat(hello)
+
+
+@pytest.mark.parametrize(
+    "said, says",
+    [
+        ([], "no messages"),
+        ({"role": "user", "content": "hi"}, "a list of messages"),
+        ([{"role": "user", "content": None}], "message 0 has no text"),
+        (["hi"], "message 0 has no text"),
+        ([{"role": "cat", "content": "hi"}], "message 0 is of 'cat'"),
+        ("", "nothing to answer"),
+        ("bad \ud800", "half a letter at place 4"),
+    ],
+)
+def test_what_is_nothing_to_answer_is_refused(said, says):
+    speaker = Speaker(*tiny(context=16), bytewise("{{ messages }}"))
+    with pytest.raises(ValueError, match=says):
+        speaker(said)
+    with pytest.raises(ValueError, match="at least 1 token"):
+        speaker("hi", limit=0)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):

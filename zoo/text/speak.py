@@ -75,9 +75,12 @@ class Speaker:
         """The state after a text, or after messages in the model's own form.
 
         Raises:
-          ValueError: more tokens than the memory has slots.
+          ValueError: nothing was said, more tokens than the memory has slots, or no messages.
         """
-        return self.read(state, self.tokenizer.tokens(self._text(text)))
+        tokens = self.tokenizer.tokens(self._text(text))
+        if not tokens:
+            raise ValueError("an empty text: there is nothing to answer")
+        return self.read(state, tokens)
 
     def read(self, state: State, tokens: Sequence[int]) -> State:
         """The state after tokens. Raises as :meth:`hear`."""
@@ -86,7 +89,7 @@ class Speaker:
             raise ValueError(
                 f"{len(tokens)} tokens at once and a memory of {room}: the first"
                 f" {len(tokens) - room} would be forgotten before the last are read; shorten the"
-                f" text, or load the model with context={len(tokens)}"
+                f" text, or load the model with context={len(tokens)}, if it learned texts as long"
             )
         at = 0
         while at < len(tokens):
@@ -103,8 +106,10 @@ class Speaker:
         """The most likely tokens, one by one, each with the state after it.
 
         The end token is the last, unless ``limit`` tokens came first. A state is used up when the
-        next one is asked for; ``state`` itself stays as it is.
+        next one is asked for; ``state`` itself stays as it is. Raises ValueError: no tokens.
         """
+        if limit < 1:
+            raise ValueError(f"limit {limit}: at least 1 token")
         memory, logits = jax.tree.map(jnp.copy, state.memory), state.logits
         for _ in range(limit):
             token = int(np.argmax(np.asarray(logits)[0]))
@@ -114,7 +119,8 @@ class Speaker:
                 return
 
     def __call__(self, text: str | Messages, limit: int = 256) -> str:
-        """The answer to a text, or to messages."""
+        """What follows a text, word for word; or the answer to messages, in the model's own form:
+        a question is ``[{"role": "user", "content": "..."}]``."""
         return "".join(self.stream(text, limit))
 
     def stream(self, text: str | Messages, limit: int = 256) -> Iterator[str]:

@@ -13,6 +13,7 @@ from ..published import read_json
 
 CONTROL = 3  # a GGUF file's kind of tokens such as <|im_end|>
 UNFINISHED = "\ufffd"  # what bytes become that are no letter yet
+ROLES = ("system", "user", "assistant", "tool")  # who speaks, in templates of chats
 
 
 class Tokenizer:
@@ -69,7 +70,15 @@ class Tokenizer:
         return self.inner.get_vocab_size()
 
     def tokens(self, text: str) -> list[int]:
-        """The tokens of a text; words like ``<|im_end|>`` become the token of that name."""
+        """The tokens of a text; words like ``<|im_end|>`` become the token of that name.
+
+        Raises:
+          ValueError: half a letter (a lone surrogate), which no token can say.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"half a letter at place {error.start} of the text") from None
         return self.inner.encode(text, add_special_tokens=False).ids
 
     def text(self, tokens: Iterable[int], special: bool = False) -> str:
@@ -84,8 +93,9 @@ class Tokenizer:
           reply: end where the assistant begins to speak.
 
         Raises:
-          ValueError: the model has no chat template, or it refuses the messages.
+          ValueError: the model has no chat template, these are no messages, or it refuses them.
         """
+        _check(messages)
         if not self.template:
             raise ValueError("this model has no chat template: give it the text itself")
         try:
@@ -105,6 +115,19 @@ class Tokenizer:
             return made.render(messages=messages, add_generation_prompt=reply, **self.special)
         except jinja2.TemplateError as error:
             raise ValueError(f"the chat template cannot be filled: {error}") from None
+
+
+def _check(messages: Sequence[Mapping[str, str]]) -> None:
+    """Raises ValueError: no messages of a role and a text each."""
+    form = 'give a list of messages, each such as {"role": "user", "content": "Hello"}'
+    if isinstance(messages, Mapping) or not messages:
+        raise ValueError(f"no messages: {form}")
+    for at, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
+            raise ValueError(f"message {at} has no text: {form}")
+        if message.get("role") not in ROLES:
+            known = ", ".join(ROLES)
+            raise ValueError(f"message {at} is of {message.get('role')!r}; roles: {known}")
 
 
 class Writer:

@@ -90,7 +90,13 @@ def make_mesh(config: MeshConfig, lanes: int, accumulate: int = 1) -> Mesh:
     if -1 in sizes.values() and devices % known == 0:
         sizes = {name: devices // known if n == -1 else n for name, n in sizes.items()}
     elif known != devices:
-        raise MeshError(f"mesh {given} does not divide {devices} device{'s' * (devices > 1)}")
+        number = lambda n: f"{n} device{'s' * (n > 1)}"
+        if -1 in sizes.values():
+            told = f"does not divide {number(devices)}: the other sizes, {known} together, have to"
+        else:
+            there = "there is" if devices == 1 else "there are"
+            told = f"is of {number(known)} and {there} {devices}: a size of -1 takes what is there"
+        raise MeshError(f"mesh {given} {told}")
     share = sizes["data"] * sizes["fsdp"]
     if accumulate < 1 or lanes < 1 or lanes % (share * accumulate):
         parts = f" and {accumulate} micro-batches" if accumulate != 1 else ""

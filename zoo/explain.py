@@ -17,10 +17,10 @@ def explain_model(card: Card, batch: int = 1, steps: int = 1) -> Explanation:
     """The choices for ``steps`` frames of ``batch`` streams; the model is traced, not computed.
 
     It is empty where the model calls no operation that has a choice, as plain convolutions do.
-    Raises ValueError: the model has no step that takes frames (offline, sound, prompts).
+    Raises ValueError: the model has no step that takes frames (offline, sound, text, prompts).
     """
-    if not card.streaming or card.task in ("track", "speech"):
-        raise ValueError(f"{card.name} has no step that takes frames alone: nothing to explain")
+    if not card.streaming or card.task in ("track", "speech", "text"):
+        raise ValueError(f"{card.name} has no step that takes frames alone: no kernels per frame")
     model: Any = create_model(card.name, **card.overrides)
     carry = jax.eval_shape(lambda: model.init_carry(batch, card.input_size))
     frames = jax.ShapeDtypeStruct((batch, steps, *card.input_size, 3), np.float32)

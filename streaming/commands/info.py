@@ -66,8 +66,11 @@ def run(args: argparse.Namespace) -> None:
         facts["latency"] = f"{model.latency} {UNITS.get(card.task, 'frames')}"
         if args.budget:
             own = None if is_registered(args.model) else resolve(args.model).params
-            needed = budget(card, own)
-            facts |= needed.lines() | {"int8 on": "; ".join(table(needed))}
+            try:
+                needed = budget(card, own)
+                facts |= needed.lines() | {"int8 on": "; ".join(table(needed))}
+            except ValueError as error:
+                facts["budget"] = f"none: {error}"
     else:
         facts["carry"] = "none: offline, reads a whole clip"
     if unit := UNITS.get(card.task):
@@ -88,8 +91,11 @@ def run(args: argparse.Namespace) -> None:
         f"{f.name}={getattr(config, f.name)!r}" for f in dataclasses.fields(config)
     )
     if args.kernels:
-        told = str(explain_model(card)).splitlines()
-        facts["kernels"] = "; ".join(told) or "none: no operation of it has a choice"
+        try:
+            told = str(explain_model(card)).splitlines()
+            facts["kernels"] = "; ".join(told) or "none: no operation of it has a choice"
+        except ValueError as error:
+            facts["kernels"] = f"none: {error}"
     room = max(60, shutil.get_terminal_size((100, 24)).columns)
     for name, value in facts.items():
         if value:

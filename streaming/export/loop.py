@@ -256,12 +256,21 @@ class Artefact:
 
 
 def frames_of(video: str) -> Iterator[tuple[float, np.ndarray]]:
-    """(seconds, uint8 RGB [H, W, 3]) of a video file."""
+    """(seconds, uint8 RGB [H, W, 3]) of a video file; of one that is cut, what there is."""
     import av
+    from av.error import InvalidDataError
 
+    count = 0
     with av.open(video) as container:
-        for frame in container.decode(video=0):
-            yield float(frame.time or 0.0), frame.to_ndarray(format="rgb24")
+        try:
+            for frame in container.decode(video=0):
+                yield float(frame.time or 0.0), frame.to_ndarray(format="rgb24")
+                count += 1
+        except InvalidDataError:
+            if not count:
+                raise
+            told = f"{video}: truncated or damaged: {count} frames decoded"
+            print(f"warning: {told}", file=sys.stderr)
 
 
 def classes_of(card: Mapping, logits: np.ndarray, top: int = 5) -> dict[str, float]:

@@ -218,7 +218,10 @@ class FileSource(FrameSource):
         Raises SourceError: it broke off on its way here, and the rest is still there.
         """
         short = self._is_short()
-        of = f" of {self.frame_count}" if self.frame_count else ""
+        more = (
+            self.frame_count and self.frame_count != self._given
+        )  # some counts are of what is left
+        of = f" of {self.frame_count}" if more else ""
         cut = reason(self._cut) if self._cut else cut_short(self._path, self._format)
         why = f" ({cut})" if cut else ""
         if self._remote:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from streamzoo.streaming.export.loop import frames_of
 from streamzoo.streaming.sources import SourceError, open_source
 
 from .odd_files import write
@@ -139,6 +140,14 @@ def test_resolution_change_midstream(tmp_path):
     assert len(frames) >= 11 and (np.diff(times) > 0).all()
     np.testing.assert_array_equal(frames[0].image, reference(first, (32, 32))[0])
     np.testing.assert_array_equal(frames[-1].image, reference(second, (32, 32))[-1])
+
+
+def test_the_loop_without_jax_gives_what_a_cut_file_has_too(tmp_path, capsys):
+    clip = make_clip(tmp_path / "clip.mp4", frames=60, options={"movflags": "faststart"})
+    clip.write_bytes(clip.read_bytes()[: clip.stat().st_size * 2 // 3])
+    count = len(list(frames_of(str(clip))))
+    assert 10 < count < 60
+    assert f"truncated or damaged: {count} frames decoded" in capsys.readouterr().err
 
 
 def test_truncated_file_gives_what_it_has_and_says_so(tmp_path):

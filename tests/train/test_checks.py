@@ -47,7 +47,7 @@ WRONG = [
     ("synth_student", ["teacher=late.safetensors", "distil.blocks=0"], "numbers from 0 to 1"),
     ("synth_teacher", ["model.lookahead=16", "loop.frames=16"], "raise loop.frames"),
     ("smoke", ["loop.batch=5", "loop.accumulate=2"], "loop.batch=5 cannot be shared out"),
-    ("smoke", ["loop.mesh.data=3"], "does not divide 1 device"),
+    ("smoke", ["loop.mesh.data=3"], "is of 3 devices and there is 1"),
     ("smoke", ["model.name=tsa-lite1"], "did you mean"),
     ("smoke", ["model.weights=nothing.safetensors"], "model.weights: no weights at nothing"),
     ("smoke", ["data.kind=sinth"], "data.kind 'sinth': choose from synth"),

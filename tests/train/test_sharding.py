@@ -103,9 +103,9 @@ def test_rules_by_name(path, shape, spec):
 @pytest.mark.parametrize(
     "config, lanes, parts, text",
     [
-        (MeshConfig(data=3), 12, 1, "data=3, fsdp=1, tensor=1 does not divide 8 devices"),
+        (MeshConfig(data=3), 12, 1, "data=3, fsdp=1, tensor=1 is of 3 devices and there are 8"),
         (MeshConfig(fsdp=3), 12, 1, "does not divide 8 devices"),
-        (MeshConfig(data=2), 12, 1, "does not divide 8 devices"),
+        (MeshConfig(data=2), 12, 1, "a size of -1 takes what is there"),
         (MeshConfig(fsdp=-1), 8, 1, "at most one"),
         (MeshConfig(), 12, 1, "loop.batch=12 cannot be shared out over data=8 x fsdp=1"),
         (MeshConfig(), 12, 1, "loop.batch=16 can"),

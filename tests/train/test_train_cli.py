@@ -74,7 +74,10 @@ def test_a_run_says_what_it_uses_and_what_it_left(tmp_path, capsys):
         (["--config", str(TOY), "--set", "loop.steps=many"], "wants a whole number"),
         (["--config", str(TOY), "--set", "loop.steps=0"], "steps is at least 1"),
         (["--config", str(TOY), "--set", "loop.optim.name=sgd"], "adamw, muon"),
-        (["--config", str(TOY), "--set", "loop.mesh.data=3", "loop.out=OUT"], "does not divide 1"),
+        (
+            ["--config", str(TOY), "--set", "loop.mesh.data=3", "loop.out=OUT"],
+            "is of 3 devices and there is 1",
+        ),
         (["--config", str(TOY), "--set", "loop.accumulate=3", "loop.out=OUT"], "loop.batch=9 can"),
         (["--config", str(TOY), "--resume", "--set", "loop.out=OUT"], "there is no checkpoint in"),
         (["--config", str(TOY), "--set", "loop.out=OUT/file/x"], "file"),

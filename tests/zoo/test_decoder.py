@@ -377,7 +377,8 @@ def test_a_chat_template_says_what_it_refuses_and_reaches_nothing_else():
     ],
 )
 def test_what_is_nothing_to_answer_is_refused(said, says):
-    speaker = Speaker(*tiny(context=16), bytewise("{{ messages }}"))
+    model, variables = tiny(context=16)
+    speaker = Speaker(model, variables, bytewise("{{ messages }}"))
     with pytest.raises(ValueError, match=says):
         speaker(said)
     with pytest.raises(ValueError, match="at least 1 token"):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 
+from ...layers.signal.emitted import Series
 from ..registry import Card
 
 RATE = 16_000  # samples per second of every model here
@@ -28,6 +32,34 @@ def check_audio(audio: Any, model: str) -> None:
             f"{model} takes floats from -1 to 1 at {RATE} Hz, got {audio.dtype}; 16-bit samples"
             " become them by audio / 32768"
         )
+
+
+class OfSamples(nn.Module):
+    """A network of samples that is late by what its front end and its encoder look ahead."""
+
+    @nn.nowrap
+    def body(self) -> Series:
+        """The front end and the encoder, for what needs no parameters."""
+        raise NotImplementedError
+
+    @property
+    def lookahead(self) -> Fraction:
+        return self.body().lookahead
+
+    @property
+    def latency(self) -> int:
+        """Samples until what they bring is final."""
+        return math.ceil(self.lookahead)
+
+    @nn.nowrap
+    def emitted(self, count: int) -> int:
+        """Features after ``count`` samples."""
+        return self.body().emitted(count)
+
+    @nn.nowrap
+    def length(self, count: int) -> int:
+        """Features of a recording of ``count`` samples."""
+        return self.body().length(count)
 
 
 def some_audio(module: Any, card: Card) -> tuple:

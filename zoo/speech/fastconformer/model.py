@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from fractions import Fraction
 from typing import Any
 
 import flax.linen as nn
@@ -24,7 +23,7 @@ from ....layers.signal.mel import nemo_log_mel
 from ....layers.streaming import Array, Carry, DType
 from ....layers.transformer import BlockConfig
 from ...ranges import Checked, Count, Whole
-from ..hearing import check_audio
+from ..hearing import OfSamples, check_audio
 
 AHEAD = (0, 1, 6, 13)  # frames of 80 ms that the published models are trained to look ahead
 STRIDE = 1280  # samples of a frame
@@ -129,7 +128,7 @@ class Transducer(nn.Module):
         return self.head(nn.relu(heard + said))
 
 
-class FastConformer(nn.Module):
+class FastConformer(OfSamples):
     """[B, T] samples -> features [B, F, dim], one per 1280 samples.
 
     ``ctc`` and ``lattice`` turn features into logits; :mod:`.recognise` into tokens, as a stream.
@@ -162,25 +161,6 @@ class FastConformer(nn.Module):
     def body(self) -> Series:
         """The front end and the encoder, for what needs no parameters."""
         return Series((nemo_log_mel(self.config.bands), self.encoder(True)), parent=None)
-
-    @property
-    def lookahead(self) -> Fraction:
-        return self.body().lookahead
-
-    @property
-    def latency(self) -> int:
-        """Samples until what they bring is final."""
-        return math.ceil(self.lookahead)
-
-    @nn.nowrap
-    def emitted(self, count: int) -> int:
-        """Features after ``count`` samples."""
-        return self.body().emitted(count)
-
-    @nn.nowrap
-    def length(self, count: int) -> int:
-        """Features of a recording of ``count`` samples."""
-        return self.body().length(count)
 
     def setup(self):
         c = self.config

@@ -8,8 +8,6 @@ the features are final 12 frames, 240 ms, later. Text is the work of its decoder
 from __future__ import annotations
 
 import dataclasses
-import math
-from fractions import Fraction
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +21,7 @@ from ....layers.streaming import Array, Carry, DType
 from ....layers.transformer import BlockConfig
 from ....layers.transformer.norms import layer_norm
 from ...ranges import Checked, Count, Whole
-from ..hearing import check_audio
+from ..hearing import OfSamples, check_audio
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,7 @@ class MoonshineEncoderConfig(Checked):
         return BlockConfig(self.dim, self.heads, dtype=self.dtype, **options)
 
 
-class MoonshineEncoder(nn.Module):
+class MoonshineEncoder(OfSamples):
     """[B, T] samples -> features [B, F, dim], one per 320 samples.
 
     Frame f is out when the samples of frame f + 12 are: nothing that was given is withdrawn.
@@ -70,25 +68,6 @@ class MoonshineEncoder(nn.Module):
         cfg = self.config
         blocks = (Sliding(cfg.block, *window, parent=None) for window in cfg.windows)
         return Series((moonshine_stem(cfg.dim, cfg.frame), *blocks), parent=None)
-
-    @property
-    def lookahead(self) -> Fraction:
-        return self.body().lookahead
-
-    @property
-    def latency(self) -> int:
-        """Samples until what they bring is final."""
-        return math.ceil(self.lookahead)
-
-    @nn.nowrap
-    def emitted(self, count: int) -> int:
-        """Features after ``count`` samples."""
-        return self.body().emitted(count)
-
-    @nn.nowrap
-    def length(self, count: int) -> int:
-        """Features of a recording of ``count`` samples."""
-        return self.body().length(count)
 
     def setup(self):
         cfg = self.config

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from fractions import Fraction
 from typing import Any
 
 import flax.linen as nn
@@ -26,7 +25,7 @@ from ....layers.transformer import Block, BlockConfig
 from ....layers.transformer.activations import gelu
 from ....layers.transformer.norms import layer_norm
 from ...ranges import Checked, Count, Whole
-from ..hearing import check_audio
+from ..hearing import OfSamples, check_audio
 from ..written import Memory, heard, wrote
 
 HOP = 320  # samples of a feature
@@ -197,7 +196,7 @@ class Whisper(Parts):
         return self.write(memory, tokens)[1]
 
 
-class CarelessWhisper(Parts):
+class CarelessWhisper(OfSamples, Parts):
     """[B, T] samples -> features [B, F, dim], one per 320 samples, as a stream.
 
     A feature is final when its chunk, 20 ms beyond it and 199 samples are heard. After a window
@@ -212,25 +211,6 @@ class CarelessWhisper(Parts):
     def body(self) -> Series:
         """The front end and the encoder, for what needs no parameters."""
         return Series((whisper_log_mel(self.config.bands), self.encoder(True)), parent=None)
-
-    @property
-    def lookahead(self) -> Fraction:
-        return self.body().lookahead
-
-    @property
-    def latency(self) -> int:
-        """Samples until what they bring is final."""
-        return math.ceil(self.lookahead)
-
-    @nn.nowrap
-    def emitted(self, count: int) -> int:
-        """Features after ``count`` samples."""
-        return self.body().emitted(count)
-
-    @nn.nowrap
-    def length(self, count: int) -> int:
-        """Features of a recording of ``count`` samples."""
-        return self.body().length(count)
 
     def setup(self):
         super().setup()

@@ -18,6 +18,7 @@ LETTERS = {
     "N": "nsa",
     "K": "knn",
     "F": "favor",
+    "I": "lif",
     "S": "shift",
     "C": "conv",
     "-": "none",

@@ -30,6 +30,7 @@ MIXERS: dict[str, tuple[str, str, str]] = {
     "gated_attention": ("gated_attention", "GatedAttention", "residual"),
     "nsa": ("nsa", "NSA", "residual"),
     "knn": ("knn_memory", "KNNMemory", "residual"),
+    "lif": ("lif", "LIF", "residual"),
 }
 PLACES = ("stream", "input", "residual", "before")
 

@@ -206,11 +206,11 @@ def subject(name):
     if name == "slow-fast":
         policy = SlowFast(3)
 
-        def step(carry, x, valid):
+        def pooled(carry, x, valid):
             carry, tokens, stay = policy(carry, x, valid)
             return carry, (stay, jnp.where(stay[..., None], tokens, 0))
 
-        return Subject(policy.init_carry, step, grids)
+        return Subject(policy.init_carry, pooled, grids)
     drop = AnchorDrop(3, 0.3)
 
     def step(carry, x, valid):

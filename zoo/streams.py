@@ -9,8 +9,8 @@ from ..layers.codec.running import follows, runs
 from ..layers.streaming import StreamingModule
 from .action.videomae.model import VideoMAE
 from .action.videomae.window import SlidingWindow, WindowConfig
-from .encode.cached import FrameMemo
 from .encode.convnext.model import ConvNeXt
+from .encode.every_frame import EveryFrame
 from .encode.repvit.model import RepViT
 from .encode.transnetv2.model import TransNetV2, TransNetV2Stream
 from .encode.vit import ImageViT
@@ -40,7 +40,7 @@ def _as_stream(model: Any, card: Card) -> Any:
             )
         return model
     if isinstance(model, ImageViT | ConvNeXt | RepViT):
-        return FrameMemo(model, threshold=0.0, period=1)
+        return EveryFrame(model)
     if isinstance(model, VideoMAE):
         fields = {f.name: getattr(model.config, f.name) for f in dataclasses.fields(model.config)}
         return SlidingWindow(WindowConfig(**fields))

@@ -60,6 +60,13 @@ class _Configured(Protocol):
 
 
 @runtime_checkable
+class _Encoding(Protocol):
+    encoder: Any
+
+    def clone(self, **fields: Any) -> Any: ...
+
+
+@runtime_checkable
 class _Deciding(Protocol):
     decision: Any
     heads: Any
@@ -83,10 +90,14 @@ def classes_of_frame(module: Any) -> bool:
 
 
 def in_dtype(module: Any, dtype: str) -> Any | None:
-    """The module with this compute type; None where its config has none to choose."""
-    if not isinstance(module, _Configured) or not isinstance(module.config, _Typed):
-        return None
-    return module.clone(config=dataclasses.replace(module.config, dtype=dtype))
+    """The module with this compute type; None where its config has none to choose. Of a stream
+    around an encoder it is the encoder's."""
+    if isinstance(module, _Configured):
+        if not isinstance(module.config, _Typed):
+            return None
+        return module.clone(config=dataclasses.replace(module.config, dtype=dtype))
+    inner = in_dtype(module.encoder, dtype) if isinstance(module, _Encoding) else None
+    return module.clone(encoder=inner) if inner is not None else None
 
 
 def stem_of(config: Dataclass) -> str:

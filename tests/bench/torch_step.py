@@ -1,8 +1,13 @@
-"""The step of a TSA student written in PyTorch, as a torch user would, and its worker process.
+"""The step of a TSA or DSTA student written in PyTorch, as a torch user would.
 
 Same shapes and same work as ``create_model("tsa-s16", heads=("frame",), num_classes=80)``: uint8
 frame, normalise, patch embedding, blocks with a causal shift of 1/8 of the channels on the
-residual stream, SDPA attention, MLP with the exact GELU, final norm, frame head, next carry.
+residual stream, SDPA attention, MLP with the exact GELU, final norm, frame head, next carry. Of
+``dsta-s16`` the memory is an LSTM per token behind the attention, its state in float32.
+
+Every array of the carry is contiguous and stands alone: with views of other arrays the guards of
+``torch.compile`` fail at every second step, until it gives up and runs eagerly. A step that would
+compile again is an error here (``error_on_recompile``).
 """
 
 from __future__ import annotations
@@ -20,37 +25,61 @@ import torch.nn.functional as F
 from torch import nn
 
 
-class Block(nn.Module):
-    def __init__(self, dim: int, heads: int, eps: float):
+class LSTM(nn.Module):
+    """A state (h, c), each [B, N, D] in float32, per token."""
+
+    def __init__(self, dim: int):
         super().__init__()
+        self.input, self.recurrent = nn.Linear(dim, 4 * dim), nn.Linear(dim, 4 * dim, bias=False)
+
+    def forward(self, past, x):
+        h, c = past
+        z = self.input(x).float() + self.recurrent(h.to(x.dtype)).float()
+        i, f, g, o = z.chunk(4, dim=-1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        return (h, c), h.to(x.dtype)
+
+
+class Block(nn.Module):
+    def __init__(self, dim: int, heads: int, eps: float, memory: str):
+        super().__init__()
+        if memory == "lstm":
+            self.norm_t, self.mixer = nn.LayerNorm(dim, eps), LSTM(dim)
+        self.memory = memory
         self.heads, self.shifted = heads, dim // 8
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, past, x):
-        """past [B, N, D / 8], x [B, N, D] -> (the next past, x)."""
-        future = x[..., : self.shifted]
-        x = torch.cat([past, x[..., self.shifted :]], dim=-1)
+        """past [B, N, D / 8] or (h, c), x [B, N, D] -> (the next past, x)."""
+        future: Any = None
+        if self.memory == "shift":
+            future = x[..., : self.shifted].contiguous()
+            x = torch.cat([past, x[..., self.shifted :]], dim=-1)
         batch, tokens, dim = x.shape
         qkv = self.qkv(self.norm1(x)).view(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
         x = x + self.out(y)
+        if self.memory == "lstm":
+            future, y = self.mixer(past, self.norm_t(x))
+            x = x + y
         return future, x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
 class Student(nn.Module):
-    """(carry: one [B, N, D / 8] per block, uint8 frame [B, H, W, 3]) -> (carry, logits [B, C])."""
+    """(carry: an array or a pair per block, uint8 frame [B, H, W, 3]) -> (carry, logits [B, C])."""
 
-    def __init__(self, tokens, patch, dim, depth, heads, classes, eps, mean, std):
+    def __init__(self, tokens, patch, dim, depth, heads, classes, eps, mean, std, memory="shift"):
         super().__init__()
         self.patch = patch
         self.register_buffer("mean", torch.tensor(mean))
         self.register_buffer("std", torch.tensor(std))
         self.embed = nn.Linear(patch * patch * 3, dim)
         self.pos = nn.Parameter(torch.zeros(tokens, dim))
-        self.blocks = nn.ModuleList(Block(dim, heads, eps) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(dim, heads, eps, memory) for _ in range(depth))
         self.norm, self.head_norm = nn.LayerNorm(dim, eps), nn.LayerNorm(dim, eps)
         self.head = nn.Linear(dim, classes)
 
@@ -91,6 +120,12 @@ class Student(nn.Module):
             for layer, block in enumerate(self.blocks):
                 for mine, name in names.items():
                     put(getattr(block, mine), f"blocks/layer0/{name}", layer)
+                mixer: Any = getattr(block, "mixer", None)
+                if mixer is not None:
+                    put(block.norm_t, "blocks/layer0/norm_t", layer)
+                    put(mixer.input, "blocks/layer0/mixer/input", layer)
+                    w = flat["blocks/layer0/mixer/recurrent"][layer]
+                    mixer.recurrent.weight.copy_(torch.from_numpy(w.T.copy()))
 
 
 class Variant:
@@ -103,19 +138,30 @@ class Variant:
         student = student.to(kind)
         student.mean, student.std = student.mean.float(), student.std.float()
         self.frames = [torch.from_numpy(f) for f in task["frames"]]
-        shape = task["shape"]
-        past = torch.zeros(1, shape["tokens"], shape["dim"] // 8, dtype=kind)
-        self.carry = [past] * shape["depth"]
+        self.shape, self.kind = task["shape"], kind
+        self.frozen = mode == "frozen"
+        self.carry, self.count = self.fresh(), 0
         start = time.perf_counter()
         self.options: dict[str, Any] = {"freezing": True} if mode == "frozen" else {}
         self.run = student
         if mode != "eager":
-            self.run = torch.compile(student, options=self.options)
-        self.count = 0
-        with torch.inference_mode(mode != "frozen"), torch.no_grad():
-            self.run(self.carry, self.frames[0])
-        self.frozen = mode == "frozen"
+            self.run = torch.compile(student, options=self.options, fullgraph=True, dynamic=False)
+            torch._dynamo.config.error_on_recompile = False
+        self.step()
+        self.step()  # of a carry that the step itself made: its guards are those of all later ones
         self.compile_s = time.perf_counter() - start
+        if mode != "eager":
+            torch._dynamo.config.error_on_recompile = True
+
+    def fresh(self) -> list[Any]:
+        """The carry of a stream that has seen nothing."""
+        s = self.shape
+        one = lambda width, kind: torch.zeros(1, s["tokens"], width, dtype=kind)
+        with torch.inference_mode(not self.frozen):
+            if s.get("memory") == "lstm":
+                pair = lambda: (one(s["dim"], torch.float32), one(s["dim"], torch.float32))
+                return [pair() for _ in range(s["depth"])]
+            return [one(s["dim"] // 8, self.kind) for _ in range(s["depth"])]
 
     def step(self):
         # Freezing needs no_grad while it traces; the others run in inference mode, the faster one.
@@ -127,10 +173,10 @@ class Variant:
 
     def trace(self, steps: int) -> np.ndarray:
         """Logits of the first frames of a new stream and its carry after them, flat."""
-        self.carry = [torch.zeros_like(past) for past in self.carry]
-        self.count = 0
+        self.carry, self.count = self.fresh(), 0
         logits = [self.step().numpy().ravel() for _ in range(steps)]
-        return np.concatenate([*logits, *(past.float().numpy().ravel() for past in self.carry)])
+        flat = [a for past in self.carry for a in (past if isinstance(past, tuple) else (past,))]
+        return np.concatenate([*logits, *(a.float().numpy().ravel() for a in flat)])
 
 
 def make(task: dict[str, Any], flat: dict[str, np.ndarray], variant: str) -> Variant:

@@ -22,7 +22,11 @@ from streamzoo.layers.recompute import (
 from streamzoo.layers.transformer import Attention, BlockConfig
 from streamzoo.zoo.encode.cached import CachedEncoder, FrameMemo
 from streamzoo.zoo.encode.convnext.model import ConvNeXt, ConvNeXtConfig
+from streamzoo.zoo.encode.every_frame import EveryFrame
 from streamzoo.zoo.encode.vit import ImageViT, ImageViTConfig, block_of
+from streamzoo.zoo.registry import Card
+from streamzoo.zoo.streams import as_stream
+from streamzoo.zoo.traits import in_dtype
 
 # rotary angles, no key bias, gains, registers: all that the blocks of DINOv3 have
 CONFIG = ImageViTConfig(
@@ -65,6 +69,13 @@ def memo():
     return Subject.of(FrameMemo(encoder, threshold=0.12, period=3, square=8), params, frames)
 
 
+@functools.cache
+def every():
+    encoder = ConvNeXt(ConvNeXtConfig((32, 48), (8,), (1,), filter=3, layer_scale=0.5))
+    params = lively(jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 32, 48, 3))))
+    return Subject.of(EveryFrame(encoder), params, frames)
+
+
 LAWS = [law for law in contract.LAWS if law is not contract.check_latency]
 # one program per number of frames is compiled: few numbers, shared among the laws
 FEWER = {
@@ -99,6 +110,29 @@ def test_a_full_budget_is_the_plain_encoder_bit_for_bit(policy):
         want = plain(weights(), x[:, t])
         for name in ("features", "pooled", "prefix"):
             np.testing.assert_array_equal(getattr(out, name)[:, 0], getattr(want, name))
+
+
+def test_an_encoder_as_a_stream_is_the_encoder_at_every_frame():
+    stream, x = as_stream(ImageViT(CONFIG), Card("a", summary="b")), frames(0, 2, 3)
+    assert stream.init_carry(2) == ()
+    here = jnp.asarray([[True, False, True], [True, True, True]])
+    carry, out = jax.jit(stream.apply)(weights(), (), x, here)
+    want = jax.jit(ImageViT(CONFIG).apply)(weights(), x.reshape(6, *x.shape[2:]))
+    assert carry == ()
+    for name in ("features", "pooled", "prefix"):
+        a, b = getattr(out, name), getattr(want, name)
+        b = b.reshape(2, 3, *b.shape[1:])
+        np.testing.assert_allclose(a[:, 2], b[:, 2], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(a[0, 1], np.zeros_like(a[0, 1]))
+    narrow = in_dtype(stream, "bfloat16")
+    assert narrow is not None and narrow.encoder.config.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    "law", [contract.check_chunking, contract.check_slots, contract.check_gaps]
+)
+def test_the_carry_law_of_every_frame(law):
+    law(every(), **FEWER[law])
 
 
 def test_parameters_are_those_of_the_encoder():

@@ -51,7 +51,8 @@ class PrefixVerifier(nn.Module):
         scores = scores.astype(jnp.float32) * self.dim**-0.5
         # one prefix may have no tokens: its weights are 0, and so is their gradient
         weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)) * there
-        weights = weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
+        total = weights.sum(axis=-1, keepdims=True)
+        weights = weights / jnp.where(total > 0, total, 1.0)
         pooled = jnp.einsum("bs,bsd->bd", weights.astype(h.dtype), self.value(h))
         return self.head(self.norm(pooled))[:, 0].astype(jnp.float32), weights
 

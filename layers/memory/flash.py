@@ -42,7 +42,8 @@ def synopsis(
     own = (found.labels[:, None] == jnp.arange(start.shape[0])[None]) & (weights > 0)[:, None]
     share = own * weights[:, None] if weighted_time else own.astype(x.dtype)
     number = jnp.arange(x.shape[0], dtype=x.dtype)
-    times = (share * number[:, None]).sum(axis=0) / jnp.maximum(share.sum(axis=0), 1e-30)
+    total = share.sum(axis=0)
+    times = (share * number[:, None]).sum(axis=0) / jnp.where(total > 0, total, 1.0)
     order = jnp.argsort(times, stable=True)
     return Synopsis(found.centroids[order], found.weights[order], times[order])
 

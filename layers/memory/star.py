@@ -8,6 +8,8 @@ looked for among frames that are kept. ``counts=False`` and ``bank_first=True`` 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import flax.linen as nn
 import flax.struct
 import jax
@@ -138,7 +140,8 @@ class StarMemory(nn.Module):
         fits = (count <= self.long)[:, None]
         centroids = jnp.where(fits[..., None], flat[:, : self.long], found.centroids)
         weights = jnp.where(fits, weight[:, : self.long], found.weights)
-        after = carry.replace(
+        after = replace(
+            carry,
             centroids=centroids.reshape(carry.centroids.shape),
             weights=weights,
             abstract=self._abstracted(carry.abstract, self._pooled(x, 1)[:, :, 0], seen),
@@ -147,7 +150,7 @@ class StarMemory(nn.Module):
             pooled=small,
             frames=seen + x.shape[1],
         )
-        return after.replace(keys=self._key_frames(after, flat, weight, seen))
+        return replace(after, keys=self._key_frames(after, flat, weight, seen))
 
     @nn.nowrap
     def _pooled(self, x: Array, side: int) -> Array:
@@ -180,7 +183,8 @@ class StarMemory(nn.Module):
         scores = jnp.einsum("baw,btw->bat", self.query(memory), self.key(rows)) * self.width**-0.5
         late = ~fills[:, None]
         weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)) * late
-        weights = self.ratio * weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
+        total = weights.sum(axis=-1, keepdims=True)
+        weights = self.ratio * weights / jnp.where(total > 0, total, 1.0)
         kept = 1 - weights.sum(axis=-1, keepdims=True)
         return memory * kept + jnp.einsum("bat,btd->bad", weights, rows)
 

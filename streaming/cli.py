@@ -13,6 +13,7 @@ from types import ModuleType
 
 from .commands import (
     bench,
+    chat,
     cluster,
     compress,
     convert,
@@ -41,6 +42,7 @@ COMMANDS: dict[str, ModuleType] = {
     "watch": watch,
     "track": track,
     "listen": listen,
+    "chat": chat,
     "export": export,
     "run": run,
     "bench": bench,
@@ -50,7 +52,7 @@ COMMANDS: dict[str, ModuleType] = {
     "compress": compress,
 }
 # they keep what they compile
-COMPILING = ("watch", "track", "listen", "demo", "export", "bench", "serve", "compress")
+COMPILING = ("watch", "track", "listen", "chat", "demo", "export", "bench", "serve", "compress")
 # Command lines of their own, in a room that this one does not import: name -> (module, function,
 # what it does). The function takes the words after the name, and the name to call itself by.
 ELSEWHERE = {
@@ -74,6 +76,7 @@ EXAMPLES = """examples:
   streamzoo export tsa-lite0/synth --to onnx
   streamzoo track dog.mp4 --point 320,200
   streamzoo listen meeting.wav --out meeting.srt
+  streamzoo chat street.mp4 --ask "How many people are there?" --at 30
   streamzoo bench tsa-s16 dsta-s16 --teacher videomae-window-s16 --batch 1 2 4
   streamzoo serve --model dsta-lite0/ucf11 --stream rtsp://127.0.0.1:8554/cam
   streamzoo convert checkpoint.safetensors --out weights.safetensors

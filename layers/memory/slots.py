@@ -90,18 +90,6 @@ def store(slots: Slots, keys: Array, values: Array, notes: Notes, slot: Array) -
     return replace(slots, keys=new_keys, values=new_values, notes=kept)
 
 
-def free_slots(notes: Notes, fresh: Array) -> Array:
-    """The i-th new token of ``fresh`` [B, T] goes into the i-th slot that is free: [B, T] int32, C
-    for the others, and for those that find no room."""
-    held = notes["serial"] >= 0
-    capacity = held.shape[1]
-    order = jnp.argsort(held, axis=1, stable=True).astype(jnp.int32)
-    rank = jnp.cumsum(fresh, axis=1, dtype=jnp.int32) - 1
-    room = capacity - held.sum(axis=1, dtype=jnp.int32)[:, None]
-    slot = jnp.take_along_axis(order, jnp.clip(rank, 0, capacity - 1), axis=1)
-    return jnp.where(fresh & (rank < room), slot, capacity)
-
-
 def forget(notes: Notes, keep: Array) -> Notes:
     """The notes with the slots emptied that are not in ``keep`` [B, C]."""
     return {**notes, "serial": jnp.where(keep, notes["serial"], EMPTY)}

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from ..memory import Notes, Slots, View, forget, free_slots, joined, numbered
+from ..memory import Notes, Slots, View, forget, joined, numbered
 from ..streaming import Array
 from .policy import Arrival
+
+LATE = jnp.iinfo(jnp.int32).max
 
 
 @dataclass(frozen=True)
@@ -25,11 +29,13 @@ class Contiguous:
     """Keeps what fits, and reads it as one text without holes.
 
     Rows are ordered by their segment, and within it by when they came. A chunk's rows must not
-    belong before rows that are there already; :func:`move` is for that.
+    belong before rows that are there already; :func:`move` is for that. Rows leave by events
+    (``ChunkSinks.make_room``, ``StreamingVLM.begin_turn``, :func:`drop`), and where those leave no
+    room, each token takes that of the oldest row of the first segment that is not pinned; of a
+    pinned one only where there is no other.
 
     Attributes:
-      budget: slots. A token that finds none is read, with those before it, and not kept: rows leave
-        by events alone (``ChunkSinks.make_room``, ``StreamingVLM.begin_turn``, :func:`drop`).
+      budget: slots.
 
     Raises:
       ValueError: no slots.
@@ -45,6 +51,11 @@ class Contiguous:
     def capacity(self) -> int:
         return self.budget
 
+    @property
+    def pinned(self) -> int:
+        """Segments below this one leave by events, while there are others."""
+        return 0
+
     def notes(self, axes: int) -> dict[str, tuple[int, ...]]:
         return {"segment": (), "turn": (), "role": (), "advance": (), "offset": (axes,)}
 
@@ -56,26 +67,83 @@ class Contiguous:
         for name, shape in self.notes(axes).items():
             plain = jnp.full((*valid.shape, *shape), int(name == "advance"), jnp.int32)
             new[name] = jnp.asarray(told.get(name, plain), jnp.int32)
-        slot = free_slots(slots.notes, valid)
-        stays = slot < self.capacity
-        old = slots.notes["serial"] >= 0
-        steps = valid.shape[1]
-        back = jnp.arange(steps)[:, None] - jnp.arange(steps)
-        own = (stays[:, None] & (back > 0)) | ((back == 0) & valid[:, None])
-        before = jnp.broadcast_to(old[:, None], (*valid.shape, old.shape[1]))
-        # one that is not kept takes no room from those behind it
-        moves = jnp.where(stays, new["advance"], 0)
-        both = {**{n: joined(slots.notes, new, n) for n in new}}
-        both["advance"] = jnp.concatenate([slots.notes["advance"], moves], axis=1)
+        both = {name: joined(slots.notes, new, name) for name in new}
+        taken = seats(slots.notes, new, self.pinned)
+        old, steps = self.capacity, valid.shape[1]
+        came = jnp.where(jnp.arange(old + steps) < old, -1, jnp.arange(old + steps) - old)
+        now = jnp.arange(steps)[:, None]
+        there = (came <= now)[None] & (taken.until[:, None] > now[None])
+        there &= (both["serial"] >= 0)[:, None] & valid[..., None]
         place = places(both)
         # only differences count, and small numbers have exact angles
         base = place.max(axis=(1, 2), keepdims=True)
-        view = View(
-            jnp.concatenate([before, own], axis=2),
-            place - base,
-            (place[:, old.shape[1] :] - base)[:, :, None],
-        )
+        queries = (place[:, old:] - base)[:, :, None]
+        group = None
+        if self.pinned:  # between these rows and the others a hole closes as rows leave
+            group = (both["segment"] >= self.pinned).astype(jnp.int32)
+            gone = jnp.where(group[:, old:] > 0, taken.gone, 0)[..., None, None]
+            queries = jnp.concatenate([queries - gone, queries], axis=2)
+        last = taken.until[:, old:] > steps  # nothing of this chunk took its slot
+        slot = jnp.where(valid & last, taken.slot, old)
+        view = View(there, place - base, queries, group)
         return Arrival(new, view, slot, seen, slots.next + (seen - slots.seen))
+
+
+class Seats(NamedTuple):
+    """Where T new tokens go that come one by one, K rows counted from the slots' on.
+
+    slot: [B, T] int32.
+    until: [B, K] int32, the number of the token that took a row's slot; later than all, where none
+      did.
+    gone: [B, T] int32, what the rows that are not pinned and left so far had advanced.
+    """
+
+    slot: Array
+    until: Array
+    gone: Array
+
+
+def seats(old: Notes, new: Notes, pinned: int) -> Seats:
+    """Each new token takes a free slot, or that of the first row that is not pinned."""
+    batch, capacity = old["serial"].shape
+    steps = new["serial"].shape[1]
+    stream = jnp.arange(batch)
+
+    def sit(state, now):
+        rows, owner, until, gone = state
+        held = rows["serial"] >= 0
+        free, loose = ~held, held & (rows["segment"] >= pinned)
+        has = lambda mask: mask.any(axis=1, keepdims=True)
+        among = jnp.where(has(free), free, jnp.where(has(loose), loose, held))
+        slot = jnp.argmin(jnp.where(among, _first(rows, among), LATE), axis=1)
+        take = lambda a: jnp.take_along_axis(a, slot[:, None], axis=1)[:, 0]
+        there = now["serial"] >= 0
+        leaves = there & take(held)
+        number = now["number"]
+        left = jnp.where(leaves, take(owner), capacity + steps)
+        until = until.at[stream, left].set(number, mode="drop")
+        counted = leaves & (take(rows["segment"]) >= pinned)
+        gone = gone + jnp.where(counted, take(rows["advance"]), 0)
+        put = lambda a, value: a.at[stream, slot].set(jnp.where(there, value, take(a)))
+        rows = {name: put(rows[name], now[name]) for name in rows}
+        return (rows, put(owner, capacity + number), until, gone), (slot.astype(jnp.int32), gone)
+
+    names = ("serial", "segment", "advance")
+    over = {name: new[name].swapaxes(0, 1) for name in names}
+    over["number"] = jnp.arange(steps, dtype=jnp.int32)
+    own = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32), (batch, capacity))
+    until = jnp.full((batch, capacity + steps), LATE, jnp.int32)
+    first = {name: old[name] for name in names}, own, until, jnp.zeros(batch, jnp.int32)
+    (_, _, until, _), (slot, gone) = jax.lax.scan(sit, first, over)
+    return Seats(slot.swapaxes(0, 1), until, gone.swapaxes(0, 1))
+
+
+def _first(rows: Notes, among: Array) -> Array:
+    """[B, C]: by this the first row of ``among`` is the smallest: of the lowest segment, the
+    oldest."""
+    segment = jnp.where(among, rows["segment"], LATE)
+    lowest = segment == segment.min(axis=1, keepdims=True)
+    return jnp.where(among & lowest, rows["serial"], LATE)
 
 
 def ordered(notes: Notes) -> Array:
@@ -127,9 +195,17 @@ class ChunkSinks(Contiguous):
     Attributes:
       sinks: rows that stay.
       budget: all rows, a chunk that comes included.
+
+    Raises:
+      ValueError: no slots beside the sinks.
     """
 
     sinks: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.sinks < self.budget:
+            raise ValueError(f"{self.sinks} sinks of {self.budget} slots leave none for what comes")
 
     def make_room(self, slots: Slots, count: int) -> Slots:
         """Before ``count`` tokens come: all but the sinks and the latest rows leave.

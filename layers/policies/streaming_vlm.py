@@ -41,6 +41,11 @@ class StreamingVLM(Contiguous):
     window: int = 512
     cut: bool = False
 
+    @property
+    def pinned(self) -> int:
+        """Turns leave before what stands in front of them, where a turn is longer than the room."""
+        return TALK
+
     def begin_turn(self, slots: Slots, turn: Array | int) -> Slots:
         """What leaves before turn ``turn`` (from 0) comes."""
         texts, pictures = self.text_rounds, self.visual_rounds

@@ -30,20 +30,39 @@ class State(NamedTuple):
     logits: Array
 
 
+Told = Mapping[
+    str, int
+]  # notes of a text for the policy of the memory, as ``segment`` and ``turn``
+
+
+def _notes(told: dict[str, Array], steps: int) -> dict[str, Array]:
+    return {name: jnp.full((1, steps), value, jnp.int32) for name, value in told.items()}
+
+
 @functools.partial(jax.jit, static_argnames="model")
-def _hear(model: Decoder, params: Params, memory: Slots, tokens: Array, count: Array) -> State:
+def _hear(
+    model: Decoder,
+    params: Params,
+    memory: Slots,
+    tokens: Array,
+    count: Array,
+    told: dict[str, Array],
+) -> State:
     apply: Any = model.apply
     valid = jnp.arange(tokens.shape[1])[None] < count
-    memory, x = apply(params, memory, tokens, valid, method=Decoder.read)
+    notes = _notes(told, tokens.shape[1])
+    memory, x = apply(params, memory, tokens, valid, told=notes, method=Decoder.read)
     # the head is a third of a small model: the last token alone needs it
     last = jax.lax.dynamic_index_in_dim(x, count - 1, axis=1, keepdims=False)
     return State(memory, apply(params, last, method=Decoder.say))
 
 
 @functools.partial(jax.jit, static_argnames="model", donate_argnums=2)
-def _say(model: Decoder, params: Params, memory: Slots, token: Array) -> State:
+def _say(
+    model: Decoder, params: Params, memory: Slots, token: Array, told: dict[str, Array]
+) -> State:
     apply: Any = model.apply
-    memory, logits = apply(params, memory, token[None])
+    memory, logits = apply(params, memory, token[None], told=_notes(told, 1))
     return State(memory, logits[:, -1])
 
 
@@ -77,13 +96,14 @@ class Speaker:
         Raises:
           ValueError: nothing was said, more tokens than the memory has slots, or no messages.
         """
-        tokens = self.tokenizer.tokens(self._text(text))
+        tokens = self._tokens(text)
         if not tokens:
             raise ValueError("an empty text: there is nothing to answer")
         return self.read(state, tokens)
 
-    def read(self, state: State, tokens: Sequence[int]) -> State:
-        """The state after tokens. Raises as :meth:`hear`."""
+    def read(self, state: State, tokens: Sequence[int], told: Told | None = None) -> State:
+        """The state after tokens, which have the notes ``told``. Raises as :meth:`hear`."""
+        notes = {name: np.int32(value) for name, value in (told or {}).items()}
         room = self.model.config.keeps.capacity
         if len(tokens) > room:
             raise ValueError(
@@ -98,11 +118,13 @@ class Speaker:
             part = np.zeros((1, length), np.int32)
             count = min(left, length)
             part[0, :count] = tokens[at : at + count]
-            state = _hear(self.model, self.params, state.memory, part, np.int32(count))
+            state = _hear(self.model, self.params, state.memory, part, np.int32(count), notes)
             at += count
         return state
 
-    def answer(self, state: State, limit: int = 256) -> Iterator[tuple[int, State]]:
+    def answer(
+        self, state: State, limit: int = 256, told: Told | None = None
+    ) -> Iterator[tuple[int, State]]:
         """The most likely tokens, one by one, each with the state after it.
 
         The end token is the last, unless ``limit`` tokens came first. A state is used up when the
@@ -111,9 +133,11 @@ class Speaker:
         if limit < 1:
             raise ValueError(f"limit {limit}: at least 1 token")
         memory, logits = jax.tree.map(jnp.copy, state.memory), state.logits
+        notes = {name: np.int32(value) for name, value in (told or {}).items()}
         for _ in range(limit):
             token = int(np.argmax(np.asarray(logits)[0]))
-            memory, logits = _say(self.model, self.params, memory, np.asarray([token], np.int32))
+            said = np.asarray([token], np.int32)
+            memory, logits = _say(self.model, self.params, memory, said, notes)
             yield token, State(memory, logits)
             if token == self.model.config.end:
                 return
@@ -132,5 +156,6 @@ class Speaker:
         if rest := writer.end():
             yield rest
 
-    def _text(self, text: str | Messages) -> str:
-        return text if isinstance(text, str) else self.tokenizer.chat(text)
+    def _tokens(self, text: str | Messages) -> list[int]:
+        known = self.tokenizer
+        return known.tokens(text) if isinstance(text, str) else known.chat_tokens(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from ..published import read_json
 
 CONTROL = 3  # a GGUF file's kind of tokens such as <|im_end|>
 UNFINISHED = "\ufffd"  # what bytes become that are no letter yet
+_MARK = "\ue000{}\ue001"  # where a message's content stands in a template; nobody writes these
+_MARKED = "\ue000(\\d+)\ue001"
 ROLES = ("system", "user", "assistant", "tool")  # who speaks, in templates of chats
 
 
@@ -80,6 +83,45 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise ValueError(f"half a letter at place {error.start} of the text") from None
         return self.inner.encode(text, add_special_tokens=False).ids
+
+    def words(self, text: str) -> list[int]:
+        """The tokens of a text of which nothing is a command: ``<|im_end|>`` is ten letters.
+
+        Raises:
+          ValueError: as :meth:`tokens`.
+        """
+        before = self.inner.encode_special_tokens
+        self.inner.encode_special_tokens = True
+        try:
+            return self.tokens(text)
+        finally:
+            self.inner.encode_special_tokens = before
+
+    def chat_tokens(self, messages: Sequence[Mapping[str, str]], reply: bool = True) -> list[int]:
+        """The tokens of a conversation, whose contents are words alone: whoever writes
+        ``<|im_end|>`` into a message does not end it.
+
+        Raises:
+          ValueError: as :meth:`chat` and :meth:`tokens`.
+        """
+        whole = self.chat(messages, reply)
+        frame = self.chat([{**m, "content": ""} for m in messages], reply)
+        if self._commands(whole) == self._commands(frame):
+            return self.tokens(whole)
+        marked = [{**m, "content": _MARK.format(at)} for at, m in enumerate(messages)]
+        tokens: list[int] = []
+        for at, part in enumerate(re.split(_MARKED, self.chat(marked, reply))):
+            is_content = at % 2 == 1  # the number of a message, in between the template's own text
+            tokens += (
+                self.words(messages[int(part)]["content"]) if is_content else self.tokens(part)
+            )
+        return tokens
+
+    def _commands(self, text: str) -> list[str]:
+        """The special tokens that a text names."""
+        known = {t.content for t in self.inner.get_added_tokens_decoder().values() if t.special}
+        found = re.findall("|".join(map(re.escape, sorted(known))) or "(?!)", text)
+        return found
 
     def text(self, tokens: Iterable[int], special: bool = False) -> str:
         """The text of tokens, with ``special`` also those that are no words."""

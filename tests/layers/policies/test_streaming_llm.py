@@ -12,7 +12,8 @@ import pytest
 from streamzoo.layers import contract
 from streamzoo.layers.contract import Subject
 from streamzoo.layers.memory import empty_slots
-from streamzoo.layers.policies import ChunkSinks, Contiguous, StreamingVLM
+from streamzoo.layers.policies import POLICIES as POLICY_NAMES
+from streamzoo.layers.policies import ChunkSinks, Contiguous, StreamingVLM, create
 from streamzoo.layers.policies import streaming_vlm as vlm
 from streamzoo.layers.policies.contiguous import drop, move, ordered, places, trim
 from streamzoo.zoo.convert import convert
@@ -74,8 +75,8 @@ def test_chunks_see_what_they_see_in_the_authors_cache():
 
 POLICIES = {
     "contiguous": Contiguous(48),
-    "contiguous-full": Contiguous(5),  # what finds no room is read and not kept
-    "streaming-vlm": StreamingVLM(32, 1, 1, 4, 4),
+    "contiguous-full": Contiguous(5),  # the oldest row leaves
+    "streaming-vlm": StreamingVLM(8, 1, 1, 2, 2),
 }
 
 
@@ -93,10 +94,40 @@ LAWS = [
 
 @pytest.mark.parametrize("name, law", LAWS)
 def test_carry_law(name, law):
-    # a memory whose rows leave by events alone keeps nothing new once it is full, so a long stream
-    # is one that fits: the events are tried above, and in test_streaming_vlm.py
-    frames = {"frames": 24} if law is contract.check_endurance else {}
-    law(subject(name), **frames)
+    law(subject(name))
+
+
+@pytest.mark.parametrize("name", ["contiguous-full", pytest.param("head", marks=pytest.mark.slow)])
+def test_a_full_memory_forgets_its_oldest_rows_and_never_the_new(name):
+    """With a head in front, a token sees what it would see with those rows alone, side by side."""
+    head = name == "head"
+    policy = StreamingVLM(6, 1, 1, 2, 2) if head else Contiguous(5)
+    model, variables = tiny(policy=policy, depth=1)
+    step = jax.jit(model.apply)
+    ids = tokens(3, 1, 11)
+    told = {"segment": np.where(np.arange(11) < 2, vlm.HEAD, vlm.TALK)[None]} if head else {}
+    at = lambda a, b: {k: v[:, a:b] for k, v in told.items()}
+    carry = model.init_carry(1)
+    carry, _ = step(variables, carry, ids[:, :2], told=at(0, 2))
+    carry, _ = step(variables, carry, ids[:, 2:8], told=at(2, 8))
+    carry, logits = step(variables, carry, ids[:, 8:], told=at(8, 11))
+    want = [0, 1, 7, 8, 9, 10] if head else [6, 7, 8, 9, 10]
+    assert sorted(serials(carry)) == want
+    kept = ids[:, want]
+    alone = step(
+        variables, model.init_carry(1), kept, told={k: v[:, want] for k, v in told.items()}
+    )
+    np.testing.assert_allclose(logits[:, -1], alone[1][:, -1], atol=2e-5)
+
+
+def test_policies_by_name():
+    for name in POLICY_NAMES:
+        assert create(name, 128).capacity == 128, name
+    assert create("streaming-vlm").capacity == 1024
+    with pytest.raises(ValueError, match="did you mean streaming-"):
+        create("streaming-vllm")
+    with pytest.raises(ValueError, match="leave none for what comes"):
+        ChunkSinks(budget=4)
 
 
 def slots_of(policy, *rows):

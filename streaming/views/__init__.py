@@ -15,6 +15,7 @@ __all__ = ["VIEWS", "View", "register_view", "view_class", "view_of"]
 # not here has the plain view: its small arrays are sent, and nothing is drawn.
 VIEWS: dict[str, str | type[View[Any]]] = {
     "action": "action:ActionView",
+    "depth": "depth:DepthView",
     "detect": "detect:DetectView",
     "follow": "follow:FollowView",
     "live": "live:LiveView",

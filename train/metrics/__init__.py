@@ -11,6 +11,7 @@ from .average_precision import (
     voc_average_precision,
 )
 from .delay import Delay, Event, detection_delay
+from .depth import DepthError, depth_error, flicker, trajectory_error
 from .jf import (
     Jaccard,
     boundary_accuracy,
@@ -24,6 +25,10 @@ from .probe import Probe, knn, linear_probe
 from .stream import Latency, auc, detection_map, f1_score, latency_summary, most_that_hold
 
 __all__ = [
+    "trajectory_error",
+    "flicker",
+    "depth_error",
+    "DepthError",
     "VARIANTS",
     "AveragePrecision",
     "Delay",

@@ -34,6 +34,7 @@ POSITIONS = ("learned", "rope", "none")
 # name -> how a learned table comes to another grid: (kernel, antialias)
 RESIZE = {
     "bicubic": ("bicubic", False),
+    "bilinear": ("bilinear", False),
     "bicubic-aa": ("bicubic", True),
     "bilinear-aa": ("bilinear", True),
     "crop": ("bilinear", False),  # RADIO: to a square of the longer side, then the upper left

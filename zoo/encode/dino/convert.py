@@ -95,7 +95,7 @@ DINOV2 = {
 }
 
 
-def _plan_dinov2(tensors: Tensors, config: Config) -> Plan:
+def plan_dinov2(tensors: Tensors, config: Config) -> Plan:
     shown = settings(config, "DINOv2", DINOV2)
     prefix = next((k.split("embeddings")[0] for k in tensors if "embeddings.cls_token" in k), "")
     patches = prefix + "embeddings.patch_embeddings.projection"
@@ -233,7 +233,7 @@ register_converter(
     Converter(
         "dinov2-transformers",
         _is_dinov2,
-        _plan_dinov2,
+        plan_dinov2,
         "DINOv2 with or without registers, as transformers saves it",
     )
 )

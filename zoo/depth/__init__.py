@@ -1,0 +1,1 @@
+"""Depth: how far every pixel is, in single frames and in streams."""

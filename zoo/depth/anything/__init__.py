@@ -1,0 +1,3 @@
+"""Depth Anything, first and second version, relative and metric."""
+
+NAMES = ("depthanything-*",)

@@ -1,0 +1,3 @@
+"""DPT, the transformer of MiDaS 3."""
+
+NAMES = ("dpt-*",)

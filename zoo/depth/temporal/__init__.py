@@ -1,0 +1,3 @@
+"""Depth of a stream that does not flicker."""
+
+NAMES = ("temporaldepth-*",)

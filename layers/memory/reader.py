@@ -20,7 +20,7 @@ class View(NamedTuple):
     small, so that their angles are exact however long a stream runs.
 
     Attributes:
-      seen: [B, T, K] bool.
+      seen: [B, T, K] bool, T or B of length one where they all see the same; None: all of it.
       keys: [B, K, A] int32, positions on A axes (1 for texts; time, height and width for M-RoPE).
       queries: [B, T, P, A] int32: where a query stands for the keys of each of P groups.
       group: [B, K] int32, the group of a key; None where P is 1.
@@ -28,7 +28,7 @@ class View(NamedTuple):
         may be read twice, from two places, and others not at all.
     """
 
-    seen: Array
+    seen: Array | None
     keys: Array
     queries: Array
     group: Array | None = None
@@ -55,7 +55,7 @@ class Reader(NamedTuple):
 
     Attributes:
       keys, values: [B, C, G, Dh], or [B, L, C, G, Dh] of all layers.
-      seen: [B, T, K] bool.
+      seen: [B, T, K] bool or None, as of :class:`View`.
       key_turn: (cos, sin) [B, K, 1, Dh / 2].
       query_turn: (cos, sin) [B, T, P, 1, Dh / 2].
       group, source: [B, K] int32 or None.
@@ -64,7 +64,7 @@ class Reader(NamedTuple):
 
     keys: Array
     values: Array
-    seen: Array
+    seen: Array | None
     key_turn: tuple[Array, Array]
     query_turn: tuple[Array, Array]
     group: Array | None
@@ -105,7 +105,7 @@ class Reader(NamedTuple):
             # a key is zero where queries stand for other groups, so each product is of one turn
             own = (self.group[..., None] == jnp.arange(groups)).astype(k.dtype)
             k = jnp.concatenate([k * own[:, :, p, None, None] for p in range(groups)], axis=-1)
-        mask = self.seen[:, None]
+        mask = None if self.seen is None else self.seen[:, None]
         return attention(q, k, v, mask=mask, scale=scale, softcap=softcap), *new
 
     def _turn(self, x: Array, turn: tuple[Array, Array]) -> Array:

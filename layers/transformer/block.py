@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ..mixers import Mix
+from ..ranks import to_rank
 from ..streaming import Carry
 from .attention import Attention, CrossAttention, Memory, Rope
 from .config import BlockConfig
@@ -92,9 +93,9 @@ class Block(nn.Module):
           mask: bool, broadcastable to [B * T, H, N, N]: which token sees which.
           context: [B, T, K, C] or [B, 1, K, C], read by the cross-attention.
           condition: [B, T, 6, D], or [B, T, N, 6, D] per token; with ``config.modulated``.
-          memory: the N tokens of a frame read it and follow what it has (T is 1; it masks and turns
-            them, so no ``rope`` and no ``mask``). The ``keys`` and ``values`` [B, R, G, Dh] that
-            it says to keep are among the intermediates then.
+          memory: the T * N tokens read it and each other, and follow what it has (it masks and
+            turns them, so no ``rope`` and no ``mask``). The ``keys`` and ``values`` [B, R, G, Dh]
+            that it says to keep are among the intermediates then.
 
         Returns:
           (carry, y [B, T, N, D], the intermediates named in ``taps``).
@@ -109,11 +110,12 @@ class Block(nn.Module):
         h = _modulate(self.norm1(x), shift1, scale1)
         if place == "input":
             carry, h = self.mixer(carry, h, valid)
-        frames = h.reshape(-1, *h.shape[2:])
         found, rows = {}, None
         if memory is not None:
-            h, found["keys"], found["values"] = self.attn.recall(frames, memory)
+            together = h.reshape(h.shape[0], -1, h.shape[-1])
+            h, found["keys"], found["values"] = self.attn.recall(together, memory)
         else:
+            frames = h.reshape(-1, *h.shape[2:])
             h, rows = self.attn(frames, rope, weights="attention" in taps, mask=mask)
         x = x + _gated(self.scale1, h.reshape(x.shape), gate1)
         if place == "residual":
@@ -137,12 +139,16 @@ class Block(nn.Module):
         if condition.ndim == x.ndim:  # one for all tokens of a frame
             condition = condition[:, :, None]
         # fp32: the published networks add the table to the time embedding in fp32
-        parts = condition.astype(jnp.float32) + self.modulation
+        condition = condition.astype(jnp.float32)
+        parts = condition + to_rank(self.modulation, condition)
         return (parts[..., i, :] for i in range(6))
 
     def _read(self, x: Array, context: Array | None) -> Array:
         if context is None:
             raise ValueError("a block with cross-attention needs a context [B, T, K, C]")
+        if context.shape[1] == 1:  # one for all frames: its keys and values are computed once
+            flat = self.cross(x.reshape(x.shape[0], -1, x.shape[-1]), context[:, 0])
+            return flat.reshape(x.shape)
         context = jnp.broadcast_to(context, (*x.shape[:2], *context.shape[2:]))
         flat = self.cross(x.reshape(-1, *x.shape[2:]), context.reshape(-1, *context.shape[2:]))
         return flat.reshape(x.shape)

@@ -90,6 +90,41 @@ def yolox(tfjs: Path | None) -> dict[str, Any]:
     )  # fmt: skip
 
 
+def fastestdet(tfjs: Path | None) -> dict[str, Any] | None:
+    """The exported network's cells, and the detections after the authors' postprocess."""
+    import onnxruntime
+
+    from tests.zoo.test_fastestdet import ONNX, plain
+
+    del tfjs
+    if not ONNX.is_file():
+        return None
+    session = onnxruntime.InferenceSession(str(ONNX), providers=["CPUExecutionProvider"])
+    plan, params = convert_checkpoint(ONNX)
+    model = streamzoo.create_model(plan.model)
+    both = jax.jit(lambda v, x: (model.apply(v, x, method="raw"), model.apply(v, (), x[None])[1]))
+    worst, far, same, objects = 0.0, 0.0, 0, 0
+    video = frames((352, 352))
+    for image in video:
+        x = image[None].astype(np.float32) / 255
+        answer: Any = session.run(None, {"input.1": x[..., ::-1].transpose(0, 3, 1, 2)})[0]
+        want = answer.transpose(0, 2, 3, 1)
+        got, out = jax.tree.map(np.asarray, both(params, x))
+        worst = max(worst, float(np.abs(got - want).max()))
+        listed = plain(want[0], model.config.threshold, model.config.iou)
+        n = int(out.valid.sum())
+        objects += len(listed)
+        if out.labels[0, 0, :n].tolist() == [int(label) for label, _, _ in listed]:
+            same += 1
+            if n:
+                gap = np.abs(out.boxes[0, 0, :n] - np.stack([box for _, _, box in listed]))
+                far = max(far, 352 * float(gap.max()))
+    return dict(
+        runtime=f"onnxruntime {onnxruntime.__version__}", frames=len(video), raw=worst,
+        raw_of="cells' probabilities, offsets, sizes", same=same, found=objects, pixels=far,
+    )  # fmt: skip
+
+
 def movenet(name: str, graph: str, size: tuple[int, int], tfjs: Path | None) -> dict | None:
     """The graph's points, boxes and scores; the same persons above the threshold."""
     if tfjs is None:
@@ -169,6 +204,7 @@ def movinet(tfjs: Path | None) -> dict | None:
 
 ROWS: dict[str, Callable[[Path | None], dict | None]] = {
     "yolox-nano/coco": yolox,
+    "fastestdet-tiny": fastestdet,
     "movinet-a0": movinet,
     "palm-lite/mediapipe": functools.partial(palm, frames),
     "movenet-multi/coco": functools.partial(

@@ -28,6 +28,7 @@ from .trees import flatten, is_float, nest
 
 Config: TypeAlias = Mapping[str, Any] | None  # of a checkpoint: its config.json, or its graph
 FORMAT_VERSION = "1"
+GRAPHS = {".onnx", ".tflite", ".ort", ".gguf"}
 PICKLES = {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar"}
 
 
@@ -48,6 +49,11 @@ def _opened(path: str | Path) -> Iterator[Any]:
         )
     if not path.is_file():
         raise WeightsError(f"{path}: no such weights file")
+    if path.suffix.lower() in GRAPHS:
+        raise WeightsError(
+            f"{path}: a published graph and no weights of ours; make them of it with"
+            f" `streamzoo convert {path} --out {path.stem}.safetensors`"
+        )
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file

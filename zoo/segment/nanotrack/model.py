@@ -164,13 +164,14 @@ class NanoTrack(StreamTracker):
         colour = jnp.broadcast_to(frames.mean(axis=(1, 2))[:, None], carry.colour.shape)
         low, high = box[..., :2], box[..., 2:]
         pick = lambda new, kept: jnp.where(boxed[..., None], new, kept)
-        carry = carry.replace(
+        carry = dataclasses.replace(
+            carry,
             active=active | boxed,
             centre=pick((low + high - 1) / 2, carry.centre),
             size=pick(jnp.maximum(high - low, 1.0), carry.size),
             colour=pick(colour, carry.colour),
         )
-        carry = carry.replace(template=self._templates(carry, frames, boxed))
+        carry = dataclasses.replace(carry, template=self._templates(carry, frames, boxed))
         score = jnp.where(boxed, SURE, score)
         there = boxed | (jax.nn.sigmoid(score) >= self.config.lost)
         shown = carry.active & there & ~unclear
@@ -239,8 +240,10 @@ class NanoTrack(StreamTracker):
         centre = jnp.clip(carry.centre + moved / zoom[..., None], 0.0, limit)
         size = jnp.clip(carry.size * (1 - rate) + found * rate, LEAST, jnp.maximum(limit, LEAST))
         keep = active[..., None]
-        carry = carry.replace(
-            centre=jnp.where(keep, centre, carry.centre), size=jnp.where(keep, size, carry.size)
+        carry = dataclasses.replace(
+            carry,
+            centre=jnp.where(keep, centre, carry.centre),
+            size=jnp.where(keep, size, carry.size),
         )
         return carry, of(logits)
 

@@ -28,7 +28,7 @@ class _Period(nn.Module):
         for i, mix in enumerate(self.pattern):
             setattr(self, f"layer{i}", Block(self.config, mix))
 
-    def __call__(self, states, x, index, valid, rope, taps, given, memories):
+    def __call__(self, states, x, index, valid, rope, taps, given, memories, added):
         """states: one carry per pattern entry with leaves [B, repeats, ...]; index: which one."""
         found = []
         updated = []
@@ -37,6 +37,10 @@ class _Period(nn.Module):
             if memories is not None:
                 given = {**given, "memory": memories.layer(index * len(self.pattern) + i)}
             here, x, tap = getattr(self, f"layer{i}")(here, x, valid, rope, taps, **given)
+            if added is not None:
+                layer = index * len(self.pattern) + i
+                own = jnp.take(added, jnp.minimum(layer, added.shape[0] - 1), axis=0)
+                x = x + jnp.where(layer < added.shape[0], own, jnp.zeros((), own.dtype))
             updated.append(
                 jax.tree.map(
                     lambda a, new: jax.lax.dynamic_update_index_in_dim(a, new, index, 1),
@@ -109,6 +113,7 @@ class BlockStack(nn.Module):
         rope: Rope | None = None,
         taps: Taps = (),
         memories: Memories | None = None,
+        added: Array | None = None,
         **given: Array | None,
     ) -> tuple[Carry, Array, dict[str, Array]]:
         """All blocks.
@@ -118,6 +123,7 @@ class BlockStack(nn.Module):
           x: [B, T, N, D].
           valid, rope, taps: as of :class:`Block`.
           memories: the ``memory`` of every block.
+          added: [S, B, T, N, D], what is added to the tokens after each of the first S blocks.
           given: ``mask``, ``context`` and ``condition``, as of :class:`Block`; the same for all.
 
         Returns:
@@ -126,7 +132,7 @@ class BlockStack(nn.Module):
 
         def body(period, loop, index):
             states, x = loop
-            states, x, found = period(states, x, index, valid, rope, taps, given, memories)
+            states, x, found = period(states, x, index, valid, rope, taps, given, memories, added)
             return (states, x), found
 
         scan = nn.scan(

@@ -219,15 +219,21 @@ class Decoder(nn.Module):
         *,
         features: Array | None = None,
         told: Mapping[str, Array] | None = None,
+        added: Array | None = None,
     ) -> tuple[Slots, Array]:
-        """As the call, without the head: (carry, the last block's features [B, T, D], normed)."""
+        """As the call, without the head: (carry, the last block's features [B, T, D], normed).
+
+        ``added`` [S, B, T, D] is added to the tokens after each of the first S blocks (DeepStack).
+        """
         c = self.config
         x = self._embedded(tokens, features, valid)
         there = jnp.ones(x.shape[:2], bool) if valid is None else valid
         arrival = c.keeps.arrive(carry, there, c.axes, told or {})
         turned = jnp.asarray(c.turned)
         memories = Reader.of(carry.keys, carry.values, arrival.view, c.rotary, turned)
-        _, x, found = self.blocks(((),), x[:, None], memories=memories)
+        some = added if added is not None and added.shape[0] else None
+        more = None if some is None else some[:, :, None].astype(x.dtype)
+        _, x, found = self.blocks(((),), x[:, None], memories=memories, added=more)
         keys, values = (found[name].swapaxes(0, 1) for name in ("keys", "values"))
         after = store(carry, keys, values, arrival.notes, arrival.slot)
         after = dataclasses.replace(after, seen=arrival.seen, next=arrival.next)

@@ -1,0 +1,3 @@
+"""TAEHV: a tiny autoencoder for the latents of video generators."""
+
+NAMES = ("taehv",)

@@ -17,7 +17,7 @@ it, and loop.py, which runs it on a video without JAX (`streamzoo run` does the 
 Without: streamzoo export out/street.jsonl writes STEM.csv, one row per object and frame, and
 STEM.coco.json, boxes in pixels, beside the JSON lines. Ids of tracks are the column id, and
 track_id in COCO."""
-FORMATS = ("stablehlo", "onnx", "openvino")
+FORMATS = ("stablehlo", "onnx", "openvino", "litert")
 
 
 def options(p: argparse.ArgumentParser) -> None:

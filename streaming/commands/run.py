@@ -18,7 +18,9 @@ def options(p: argparse.ArgumentParser) -> None:
     """Adds the options."""
     p.add_argument("artefact", metavar="CARD", help="the JSON card of an exported model")
     p.add_argument("video", metavar="VIDEO", help="a video file")
-    p.add_argument("--runtime", choices=("onnxruntime", "openvino"), help="default: by the format")
+    p.add_argument(
+        "--runtime", choices=("onnxruntime", "openvino", "litert"), help="default: by the format"
+    )
     p.add_argument("--frames", metavar="N", type=option(Count), help="stop after so many frames")
 
 

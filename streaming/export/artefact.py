@@ -28,7 +28,10 @@ FORMATS = {
     "stablehlo": TAKES["jax"],
     "onnx": TAKES["onnxruntime"],
     "openvino": TAKES["openvino"],
+    "litert": ("fp32", "int8"),  # int8 is its dynamic range: activations as they come
 }
+VERSIONED = ("streamzoo", "jax", "flax", "onnx", "onnxruntime", "openvino", "tensorflow",
+             "tensorflow-cpu", "ai-edge-litert")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +112,10 @@ def export(
         raise RuntimeRefused(
             "--stateful with --batch dynamic: a state inside has one size; give a number of streams"
         )
+    if to == "litert" and batch is None:
+        raise RuntimeRefused(
+            "--to litert with --batch dynamic: its sizes are fixed; give a number of streams"
+        )
     model = as_stream(model, card)
     height, width = size or card.input_size
     args = arguments(model, card, batch or 1, (height, width))
@@ -159,7 +166,7 @@ def export(
         "multi_label": card.multi_label,
         "latency": model.latency,
         "licence": card.licence,
-        "versions": _versions("streamzoo", "jax", "flax", "onnx", "onnxruntime", "openvino"),
+        "versions": _versions(*VERSIONED),
         "sha256": {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
         **extra,
     }  # fmt: skip
@@ -228,11 +235,19 @@ def _onnx(model, params, card, args, size, folder, stem, to, precision, stateful
             ]
             for lists in zip(*(leaves for _, *leaves in tried), strict=True)
         )
-    runtime = "onnxruntime" if to == "onnx" else to
-    made = quantised.quantised(made, precision, runtime)
+    if to != "litert":  # whose converter does so by itself
+        runtime = "onnxruntime" if to == "onnx" else to
+        made = quantised.quantised(made, precision, runtime)
     border = lambda xs: [Leaf(x.name, x.shape, onnx_program.border(x.dtype)) for x in xs]
     inputs, outputs = border(inputs), border(outputs)
     extra: dict[str, Any] = {"opset": made.opset_import[0].version}
+    if to == "litert":
+        from . import litert
+
+        path = folder / f"{stem}.tflite"
+        say("converting with TensorFlow")
+        path.write_bytes(litert.converted(made, precision))
+        return [path], inputs, outputs, extra
     path = folder / f"{stem}.onnx"
     path.write_bytes(made.SerializeToString())
     files = [path]

@@ -2,8 +2,9 @@
 
     python loop.py model.json street.mp4
 
-It needs numpy, PyAV (``av``) and ``onnxruntime`` or ``openvino``. The state of the stream is a
-dictionary of arrays: outputs of one frame are inputs of the next, as the card says under "state".
+It needs numpy, PyAV (``av``) and ``onnxruntime``, ``openvino`` or ``ai-edge-litert``. The state of
+the stream is a dictionary of arrays: outputs of one frame are inputs of the next, as the card says
+under "state".
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import sys
 import threading
 import time
@@ -104,7 +106,47 @@ class _OpenVINO:
                 state.state = openvino.Tensor(np.ascontiguousarray(states[state.name]))
 
 
-OPEN = {"onnxruntime": open_onnxruntime, "openvino": open_openvino}
+def open_litert(model: str | bytes, precision: str = "fp32") -> Callable[[Arrays], Arrays]:
+    """A LiteRT (TensorFlow Lite) file or its bytes, as above. Inputs and outputs have the names of
+    their places, "i0", ... and "o0", ...: see :func:`_by_place`."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        raise ArtefactError("LiteRT is missing: pip install ai-edge-litert") from None
+    given: Any = {"model_content": model} if isinstance(model, bytes) else {"model_path": model}
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    interpreter, turn = Interpreter(num_threads=threads, **given), threading.Lock()
+    interpreter.allocate_tensors()
+    # "serving_default_i3:0", or "i3"
+    place = lambda d: d["name"].split(":")[0].rpartition("_")[2]
+    inputs = {place(d): d["index"] for d in interpreter.get_input_details()}
+    outputs = [d["index"] for d in interpreter.get_output_details()]
+
+    def run(arrays: Arrays) -> Arrays:
+        with turn:
+            for name, index in inputs.items():
+                interpreter.set_tensor(index, arrays[name])
+            interpreter.invoke()
+            return {f"o{k}": interpreter.get_tensor(index) for k, index in enumerate(outputs)}
+
+    return run
+
+
+def _by_place(run: Callable[[Arrays], Arrays], card: Mapping) -> Callable[[Arrays], Arrays]:
+    """By the names of the card what takes and gives arrays by their places."""
+    inputs = {i["name"]: f"i{k}" for k, i in enumerate(card["inputs"])}
+    outputs = [o["name"] for o in card["outputs"]]
+
+    def named(arrays: Arrays) -> Arrays:
+        found = run({place: arrays[name] for name, place in inputs.items()})
+        return {name: found[f"o{k}"] for k, name in enumerate(outputs)}
+
+    return named
+
+
+OPEN = {"onnxruntime": open_onnxruntime, "openvino": open_openvino, "litert": open_litert}
+# kind of file -> runtimes that read it, the first by default
+READS = {"onnx": ("onnxruntime", "openvino"), "openvino": ("openvino",), "litert": ("litert",)}
 
 
 class Artefact:
@@ -132,7 +174,7 @@ class Artefact:
         if kind == "stablehlo":
             raise ArtefactError(
                 f"{path}: a StableHLO program is for JAX and other XLA runtimes; export the model"
-                " --to onnx or --to openvino"
+                " --to onnx, openvino or litert"
             )
         model = path.with_name(self.card["file"])
         for name, digest in self.card["sha256"].items():
@@ -141,10 +183,17 @@ class Artefact:
                 raise ArtefactError(f"{path}: its file {name} is missing; export the model again")
             if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
                 raise ArtefactError(f"{file}: not the file of its card (its sha256 differs)")
-        runtime = runtime or {"onnx": "onnxruntime", "openvino": "openvino"}[kind]
-        if kind == "openvino" and runtime == "onnxruntime":
-            raise ArtefactError(f"{path}: ONNX Runtime reads no OpenVINO files; export --to onnx")
+        if kind not in READS:
+            raise ArtefactError(f"{path}: of kind {kind!r}, which this program does not read")
+        runtime = runtime or READS[kind][0]
+        if runtime not in READS[kind]:
+            raise ArtefactError(
+                f"{path}: an artefact for {', '.join(READS[kind])}, which {runtime} does not read;"
+                f" export the model --to {'litert' if runtime == 'litert' else 'onnx'}"
+            )
         self._run: Any = OPEN[runtime](str(model), self.card["precision"])
+        if runtime == "litert":
+            self._run = _by_place(self._run, self.card)
         self._initial = np.load(path.with_name(self.card["initial"]))
         self.inputs = {i["name"]: i for i in self.card["inputs"]}
         self.batch, _, *self.size, _ = self.inputs["frames"]["shape"]  # "streams": any number

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from .contiguous import ChunkSinks, Contiguous
+from .dual import Dual
 from .peak_end import PeakEnd
 from .policy import Arrival, Policy
 from .recent import Recent
@@ -39,6 +40,7 @@ POLICIES: dict[str, Callable[[int], Policy]] = {
     "rekv": _rekv,
     "livestar": PeakEnd,
     "contiguous": Contiguous,
+    "dual": lambda budget: Dual(budget - budget // 4, budget // 4),
 }
 
 
@@ -65,6 +67,7 @@ __all__ = [
     "Arrival",
     "ChunkSinks",
     "Contiguous",
+    "Dual",
     "PeakEnd",
     "Policy",
     "ReKV",

@@ -13,6 +13,9 @@ from streamzoo.layers.contract import Subject
 from streamzoo.layers.nsa import NSA, choose_pages, compressed_attention, nsa_attention
 from streamzoo.layers.paged_ring import init_ring, push, turn
 
+from ..language import golden as shared
+from ..language import needs_goldens
+
 GOLDEN = pathlib.Path(__file__).parent / "data" / "fla_nsa.npz"
 DIM, TOKENS = 32, 2
 LAYERS = {
@@ -172,3 +175,12 @@ def test_blocks_of_no_size_are_refused():
     x = jnp.zeros((1, 4, 1, 8))
     with pytest.raises(ValueError, match="block_size 0"):
         nsa_attention(x, x, x, (None, jnp.ones((1, 4, 1)), None), None, 0)
+
+
+@needs_goldens
+def test_two_branches_of_the_shared_golden():
+    z, told = shared("nsa")
+    size = told["constants"]["block"]
+    call = jax.jit(lambda *x: nsa_attention(*x, block_size=size, window=0))
+    gates, chosen = (z["g_cmp"], z["g_slc"], None), jnp.asarray(z["block_indices"], jnp.int32)
+    np.testing.assert_allclose(call(z["q"], z["k"], z["v"], gates, chosen), z["out"], atol=5e-6)

@@ -19,14 +19,18 @@ from streamzoo.layers.recompute import (
     put,
     take,
 )
-from streamzoo.layers.transformer import Attention, BlockConfig
+from streamzoo.layers.transformer import Attention, Block, BlockConfig
+from streamzoo.zoo.convert import convert
 from streamzoo.zoo.encode.cached import CachedEncoder, FrameMemo
+from streamzoo.zoo.encode.clip.convert import block_rules
 from streamzoo.zoo.encode.convnext.model import ConvNeXt, ConvNeXtConfig
 from streamzoo.zoo.encode.every_frame import EveryFrame
 from streamzoo.zoo.encode.vit import ImageViT, ImageViTConfig, block_of
 from streamzoo.zoo.registry import Card
 from streamzoo.zoo.streams import as_stream
 from streamzoo.zoo.traits import in_dtype
+
+from ..language import golden, needs_goldens
 
 # rotary angles, no key bias, gains, registers: all that the blocks of DINOv3 have
 CONFIG = ImageViTConfig(
@@ -240,3 +244,31 @@ def test_another_frame_size_is_named():
     live = CachedEncoder(CONFIG, POLICY)
     with pytest.raises(ValueError, match="another batch size, frame size"):
         live.apply(weights(), live.init_carry(1), jnp.zeros((1, 1, 32, 32, 3)))
+
+
+@needs_goldens
+def test_tokens_that_are_computed_anew_are_stcs():
+    """Chunks take turns: all tokens, with the last frame as reference, then those whose keys
+    changed most."""
+    z, _ = golden("stc_cacher")
+    tensors = {f"encoder.layers.{k[2:]}": v for k, v in z.items() if k.startswith("p/")}
+    params = convert(tensors, block_rules("", 3))["params"]["blocks"]["layer0"]
+    config = BlockConfig(24, 4, mlp_ratio=40 / 24, activation="gelu_tanh", eps=1e-6)
+    block = Block(config)
+    layer = lambda i: {"params": jax.tree.map(lambda a: a[i], params)}
+    whole = jax.jit(lambda p, x: block.apply(p, x, method=full_block))
+    part = jax.jit(lambda p, x, refs: block.apply(p, x, refs, None, 4, method=partial_block)[0])
+    refs = {}
+    for chunk in range(5):
+        x = plain = z[f"in{chunk}"]
+        for i in range(3):
+            plain, _ = whole(layer(i), plain)
+            if chunk % 2 == 0:
+                x, found = whole(layer(i), x)
+                refs[i] = jax.tree.map(lambda a: a[-1:], found)
+            else:
+                same = jax.tree.map(lambda a, x=x: jnp.repeat(a, len(x), axis=0), refs[i])
+                x = part(layer(i), x, same)
+            want = z[f"out{chunk}_layer{i}"]
+            np.testing.assert_allclose(x, want, atol=2e-5, err_msg=f"{chunk} {i}")
+        np.testing.assert_allclose(plain, z[f"full{chunk}"], atol=2e-5)

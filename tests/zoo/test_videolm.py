@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from streamzoo.layers.policies import Contiguous
+from streamzoo.layers.policies.contiguous import drop, ranks
+from streamzoo.layers.policies.contiguous import places as rows_places
 from streamzoo.zoo.convert import ConvertError, convert
 from streamzoo.zoo.videolm import VideoLM, VideoLMConfig
 from streamzoo.zoo.videolm.convert import UNUSED, plan_of
@@ -149,3 +152,69 @@ def test_checkpoints_that_do_not_fit():
         VideoLMConfig(QwenVisionConfig(), decoder, "linear")
     with pytest.raises(ValueError, match="and an encoder"):
         VideoLMConfig(QwenVisionConfig(), decoder, "shuffle")
+
+
+@needs_goldens
+def test_rounds_under_streaming_vlms_cache_are_the_authors():
+    """Un-rotated keys, positions from what is kept, the oldest picture dropped from round 3 on."""
+    z, _ = golden("streamingvlm_body")
+    tensors = {}
+    for key, array in case(z, "p").items():
+        tensors[key.replace("model.visual", "visual").replace("language_model.", "")] = array
+    told = {
+        "model_type": "qwen2_5_vl",
+        "text_config": dict(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, vocab_size=300, rms_norm_eps=1e-5, hidden_act="silu",
+            rope_parameters=dict(rope_theta=10_000.0, mrope_section=[1, 1, 2]),
+        ),
+        "vision_config": dict(
+            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=32,
+            patch_size=14, window_size=56, spatial_merge_size=2, fullatt_block_indexes=[1],
+        ),
+    }  # fmt: skip
+    config, table = plan_of(tensors, told, policy=Contiguous(128))
+    model, variables = VideoLM(config), convert(tensors, table)
+    see = jax.jit(lambda p: model.apply(variables, p, (1, 4, 6), method=VideoLM.see).tokens)
+
+    @jax.jit
+    def step(carry, ids, x, count, told):
+        valid = jnp.arange(16)[None] < count
+        return model.apply(variables, carry, ids, x, ids == 256, valid, told=told)
+
+    def read(carry, ids, x):
+        ids = np.asarray(ids)
+        rank = np.cumsum(ids == 256) - 1
+        there = (ids == 256)[:, None]
+        offset = np.where(there, np.stack([0 * rank, rank // 3, rank % 3], 1), 0)
+        advance = np.where(ids != 256, 1, np.where(rank == 5, 3, 0))
+        pad = lambda a: np.pad(a, ((0, 16 - len(a)),) + ((0, 0),) * (a.ndim - 1))[None]
+        notes = {"offset": pad(offset).astype(np.int32), "advance": pad(advance).astype(np.int32)}
+        rows = np.where(there, np.asarray(x)[np.clip(rank, 0, 5)], 0)
+        carry, logits = step(carry, pad(ids.astype(np.int32)), pad(rows), len(ids), notes)
+        return carry, logits[0, : len(ids)]
+
+    carry = model.init_carry(1)
+    for r in range(7):
+        own = case(z, f"r{r}")
+        if "pruned" in own:
+            rank = ranks(carry.notes)
+            first, last = own["pruned"]  # with the marks around the picture
+            carry = drop(carry, (rank >= first) & (rank <= last))
+        past = int(own["n_past"])
+        assert int(carry.used[0]) == past
+        picture = see(jnp.asarray(z["pixels"][r], jnp.float32))
+        carry, logits = read(carry, own["ids"][past:], picture)
+        row = np.asarray(rows_places(carry.notes))[0][np.argsort(np.asarray(ranks(carry.notes))[0])]
+        np.testing.assert_array_equal(row[: len(own["ids"])].T, own["mrope"])
+        found = [logits]
+        for token in own["generated"][:2]:
+            carry, logits = read(carry, [token], picture)
+            found.append(logits)
+        got = np.concatenate(found)
+        np.testing.assert_allclose(got, own["logits"], atol=3e-5 * own["logits"].std())
+        assert got[-3:].argmax(1).tolist() == own["generated"].tolist()
+    order = np.argsort(np.asarray(ranks(carry.notes))[0])[:93]
+    keys = np.asarray(carry.keys)[0][:, order].swapaxes(1, 2)
+    np.testing.assert_allclose(keys[0], z["final_k0"], atol=2e-5)
+    np.testing.assert_allclose(keys[1], z["final_k1"], atol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,6 @@ TINY = dict(
     channels=4, image_size=(4, 4), dim=24, hidden=48, depth=2, heads=2, frequencies=16, text_dim=8,
     text_length=6,
 )  # fmt: skip
-NETWORK = Generator.create("wan-tiny", **TINY).engine.module
 RUN = [
     *("longlive", "rolling-forcing", "stream-diffusion-v2"),
     *(pytest.param(name, marks=pytest.mark.slow)
@@ -27,14 +27,18 @@ RUN = [
 ]  # fmt: skip
 
 
-def generator(value, seed=0):
-    made = Generator.create("wan-tiny", rollout=value, seed=seed, **TINY)
-    # everything off its initial value, so that a prompt and a time count
-    leaves, tree = jax.tree.flatten(made.variables)
-    keys = jax.random.split(jax.random.key(5), len(leaves))
-    leaves = [a + 0.2 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
-    made.variables = jax.tree.unflatten(tree, leaves)
-    return made
+@functools.cache
+def tiny():
+    """(network, variables), everything off its initial value, so that prompt and time count."""
+    made = Generator.create("wan-tiny", **TINY)
+    rng = np.random.default_rng(5)
+    moved = lambda a: np.asarray(a) + 0.2 * rng.normal(size=a.shape).astype(np.float32)
+    return made.engine.module, jax.tree.map(moved, made.variables)
+
+
+@functools.cache
+def generator(value):
+    return Generator(*tiny(), value)
 
 
 def prompt(seed, batch=1):
@@ -187,7 +191,7 @@ def test_a_reference_stays_ahead():
 
 @pytest.mark.parametrize("name", list(ROLLOUTS))
 def test_strict_flags_64_bits_and_donation(name):
-    made = Generator(NETWORK, Generator.create("wan-tiny", **TINY).variables, name)
+    made = generator(name)
     state = jax.eval_shape(lambda: made.engine.init_state(jnp.zeros((2, 2), jnp.uint32)))
     text = jax.ShapeDtypeStruct((2, 6, 8), jnp.float32)
     want = jax.eval_shape(made._step, made.variables, state, text)

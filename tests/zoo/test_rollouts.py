@@ -73,7 +73,12 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("name", PLAIN)
+FAST = ("self_forcing_rollout_w12_s3", "longlive_infinite_attention_w12_s3")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FAST)) for n in PLAIN]
+)
 def test_windows_and_sinks(name):
     run = Run(name, PLAIN[name])
     for _ in range(run.noise.shape[1] // 3):

@@ -14,7 +14,7 @@ from ..positions import rotate_halves
 from ..ranks import to_rank
 from ..streaming import DType
 from .config import BlockConfig
-from .norms import rms_norm
+from .norms import layer_norm, rms_norm
 
 Array = jax.Array
 Rope = tuple[Array, Array]
@@ -82,16 +82,20 @@ class FusedProjection(nn.Module):
         return jnp.split(y, np.cumsum(self.widths)[:-1], axis=-1)
 
 
-def _norm(config: BlockConfig) -> nn.RMSNorm:
-    return rms_norm(config.eps, config.dtype)
+QKNorm = nn.RMSNorm | nn.LayerNorm
 
 
-def _heads(x: Array, config: BlockConfig, norm: nn.RMSNorm | None) -> Array:
+def _norm(config: BlockConfig) -> QKNorm:
+    make = layer_norm if config.qk_norm == "layer" else rms_norm
+    return make(config.eps, config.dtype)
+
+
+def _heads(x: Array, config: BlockConfig, norm: QKNorm | None) -> Array:
     """x [M, N, H * Dh] -> [M, N, H, Dh], normed per head or over all heads."""
     if norm is not None and config.qk_norm == "all":
         x = norm(x)
     x = x.reshape(*x.shape[:-1], -1, config.head)
-    return norm(x) if norm is not None and config.qk_norm == "head" else x
+    return norm(x) if norm is not None and config.qk_norm in ("head", "layer") else x
 
 
 class Attention(nn.Module):

@@ -10,7 +10,7 @@ from ..streaming import DType
 from .activations import ACTIVATIONS
 
 NORMS = ("layer", "rms")
-QK_NORMS = (None, "head", "all")
+QK_NORMS = (None, "head", "all", "layer")
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class BlockConfig:
       head_dim: width of a head; None takes dim / heads.
       biased: which of queries, keys and values have a bias ("qkv", "qv", "").
       out_bias, mlp_bias: the attention's output and the MLP's layers have a bias.
-      qk_norm: an RMS norm of queries and keys: per ``head`` (Qwen3), over ``all`` heads together
-        (Wan), or None.
+      qk_norm: a norm of queries and keys: RMS per ``head`` (Qwen3) or over ``all`` heads together
+        (Wan), a ``layer`` norm per head (VGGT), or None.
       softcap: bound of the attention's logits, cap * tanh(logits / cap); None for none.
       causal: a token sees itself and those before it within its frame (texts).
       window: of the tokens before it, itself included, how many it sees; needs ``causal``.

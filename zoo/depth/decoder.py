@@ -73,9 +73,11 @@ class Enlarge(nn.Module):
 
 
 class ResidualUnit(nn.Module):
-    """x + conv(relu(conv(relu(x))))."""
+    """x + conv(relu(conv(relu(x)))). ``rectified``: relu(x) + ..., which is what the published code
+    of VGGT computes, as it rectifies in place."""
 
     dim: int
+    rectified: bool = False
     dtype: DType = jnp.float32
 
     def setup(self):
@@ -83,7 +85,9 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv(self.dim, (3, 3), padding=1, dtype=self.dtype)
 
     def __call__(self, x: Array) -> Array:
-        return x + self.conv2(nn.relu(self.conv1(nn.relu(x))))
+        positive = nn.relu(x)
+        change = self.conv2(nn.relu(self.conv1(positive)))
+        return (positive if self.rectified else x) + change
 
 
 class Fuse(nn.Module):
@@ -91,12 +95,13 @@ class Fuse(nn.Module):
 
     dim: int
     merges: bool
+    rectified: bool = False
     dtype: DType = jnp.float32
 
     def setup(self):
         if self.merges:
-            self.unit1 = ResidualUnit(self.dim, self.dtype)
-        self.unit2 = ResidualUnit(self.dim, self.dtype)
+            self.unit1 = ResidualUnit(self.dim, self.rectified, self.dtype)
+        self.unit2 = ResidualUnit(self.dim, self.rectified, self.dtype)
         self.out = nn.Dense(self.dim, dtype=self.dtype)
 
     def __call__(self, x: Array, fine: Array | None, size: Sequence[int] | None) -> Array:
@@ -115,11 +120,13 @@ class Neck(nn.Module):
       widths: channels of each layer's map.
       fused: channels of the answer.
       doubles: enlarge by 2 at each step (DPT); otherwise to the sides of the next map.
+      rectified: see :class:`ResidualUnit`.
     """
 
     widths: tuple[int, ...]
     fused: int
     doubles: bool = False
+    rectified: bool = False
     dtype: DType = jnp.float32
 
     def setup(self):
@@ -134,7 +141,7 @@ class Neck(nn.Module):
             narrow = nn.Conv(self.fused, (3, 3), padding=1, use_bias=False, **kind)
             setattr(self, f"narrow{i}", narrow)
             # the deepest layer comes first and has nothing to be merged with
-            setattr(self, f"fuse{i}", Fuse(self.fused, i > 0, **kind))
+            setattr(self, f"fuse{i}", Fuse(self.fused, i > 0, self.rectified, **kind))
 
     def __call__(self, maps: Sequence[Array], places: Sequence[Array] | None = None) -> Array:
         """Fuses.

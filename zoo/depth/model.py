@@ -105,7 +105,7 @@ class DepthViT(PerFrame[Depth]):
         self.encoder = ImageViT(encoder)
         if cfg.readout == "project":
             self.readouts = [nn.Dense(encoder.dim, dtype=dtype) for _ in cfg.layers]
-        self.neck = Neck(cfg.widths, cfg.fused, cfg.doubles, dtype)
+        self.neck = Neck(cfg.widths, cfg.fused, cfg.doubles, dtype=dtype)
         self.head = DepthHead(cfg.fused, cfg.hidden, dtype)
 
     def find(self, pictures: Array) -> Depth:

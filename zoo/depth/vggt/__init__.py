@@ -1,0 +1,3 @@
+"""VGGT: cameras, depth and points of several views at once, and of a stream."""
+
+NAMES = ("vggt-*", "vggtstream-*")

@@ -22,6 +22,7 @@ from . import checks
 from .agreement import agree, hold_out
 from .base import BaseRecipe, header
 from .clip_teacher import ClipTeacher, streaming
+from .compressing import CompressConfig, Compressing
 from .data import pipeline
 from .data.base import DataError, Source
 from .datasets import DataConfig, data_set
@@ -98,6 +99,7 @@ class Recipe(BaseRecipe):
         labels.
       labels: learn from the labels all the same; a teacher then only gives the first weights.
       distil, supervise: how, with and without a teacher.
+      compress: fewer bits or fewer weights while it learns.
       keep_targets: compute the teacher's answers once and keep them, or at every step anew.
       cache: folder for what is kept: decoded frames, persons, features, teachers' answers.
     """
@@ -109,6 +111,7 @@ class Recipe(BaseRecipe):
     labels: bool = False
     distil: DistilConfig = DistilConfig()
     supervise: SuperviseConfig = SuperviseConfig()
+    compress: CompressConfig = CompressConfig()
     keep_targets: bool = True
     cache: str = "runs/cache"
     loop: LoopConfig = LoopConfig()
@@ -172,6 +175,8 @@ class Recipe(BaseRecipe):
             if self.keep_targets:
                 source = taught(source, task, teacher_variables, self.cache)
         task.header = header(self.model.name, fields, card)
+        if self.compress.wanted:
+            task = Compressing(task, self.compress)
         loop = self.loop
 
         def batches(host: int, hosts: int) -> Any:

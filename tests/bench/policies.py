@@ -155,7 +155,8 @@ class Run:
         def step(carry, now):
             number, frame, word, there = now
             if self.case.star is not None:
-                carry, read = self.case.star.apply(self.star, carry, frame[None, None])
+                call: Any = self.case.star.apply
+                carry, read = call(self.star, carry, frame[None, None])
                 return carry, read.sum()
             memory, before = carry
             valid = jnp.ones((1, CELLS), bool)
@@ -244,7 +245,7 @@ def measure(name: str, case: Case, frames: int, seeds: int) -> dict[str, Any]:
             own = made["lag"] == lag
             right.setdefault(lag, []).append(float((said == made["answer"])[own].mean()))
         size = bytes_of(carry)
-    row = dict(
+    row: dict[str, Any] = dict(
         policy=name, bytes=size, frame_ms=float(np.median(frame_ms)),
         first_ms=float(np.median(first_ms)), accuracy={k: np.mean(v) for k, v in right.items()},
         spread=float(np.std([np.mean([v[s] for v in right.values()]) for s in range(seeds)])),

@@ -19,6 +19,7 @@ VIEWS: dict[str, str | type[View[Any]]] = {
     "detect": "detect:DetectView",
     "follow": "follow:FollowView",
     "live": "live:LiveView",
+    "matte": "matte:MatteView",
     "pose": "pose:PoseView",
     "track": "track:TrackView",
 }

@@ -152,8 +152,9 @@ def movenet(name: str, graph: str, size: tuple[int, int], tfjs: Path | None) -> 
     )  # fmt: skip
 
 
-def published(tfjs: Path, graph: str, video: np.ndarray) -> np.ndarray:
-    """What TensorFlow.js makes of uint8 frames [N, H, W, 3]: float32, flat."""
+def published(tfjs: Path, graph: str, video: np.ndarray, scale: float | None = None) -> np.ndarray:
+    """What TensorFlow.js makes of uint8 frames [N, H, W, 3]: float32, flat. They are given as
+    integers, or as floats divided by ``scale``."""
     with tempfile.TemporaryDirectory(dir=tfjs) as folder:
         here = Path(folder)
         shutil.copy(HERE / "tfjs_run.mjs", here)  # beside node_modules
@@ -161,7 +162,8 @@ def published(tfjs: Path, graph: str, video: np.ndarray) -> np.ndarray:
         count, height, width, _ = video.shape
         subprocess.run(
             ["node", here / "tfjs_run.mjs", tfjs / "package" / "models" / f"{graph}.json",
-             here / "frames.bin", here / "answers.bin", str(count), str(height), str(width)],
+             here / "frames.bin", here / "answers.bin", str(count), str(height), str(width),
+             *([str(scale)] if scale else [])],
             check=True, capture_output=True,
         )  # fmt: skip
         return np.fromfile(here / "answers.bin", np.float32)
@@ -202,6 +204,23 @@ def movinet(tfjs: Path | None) -> dict | None:
     )  # fmt: skip
 
 
+def selfie(tfjs: Path | None) -> dict | None:
+    """The graph's mask; "same": frames in which no cell is on the other side of a half."""
+    if tfjs is None:
+        return None
+    model, params = streamzoo.load("selfie-lite/mediapipe")
+    video = frames((256, 256))
+    run = jax.jit(lambda v, x: model.apply(v, x, method="raw"))
+    got = np.stack([np.asarray(run(params, f[None] / np.float32(255)))[0] for f in video])
+    want = published(tfjs, "selfie", video, scale=255.0).reshape(got.shape)
+    same = ((got > 0.5) == (want > 0.5)).all(axis=(1, 2))
+    return dict(
+        runtime="TensorFlow.js 4.22, WASM", frames=len(video),
+        raw=float(np.abs(got - want).max()), raw_of="alpha of 65,536 cells", same=int(same.sum()),
+        found=int(((want > 0.5).mean(axis=(1, 2)) > 0.01).sum()), pixels=0.0,
+    )  # fmt: skip
+
+
 ROWS: dict[str, Callable[[Path | None], dict | None]] = {
     "yolox-nano/coco": yolox,
     "fastestdet-tiny": fastestdet,
@@ -213,6 +232,7 @@ ROWS: dict[str, Callable[[Path | None], dict | None]] = {
     "movenet-single/coco": functools.partial(
         movenet, "movenet-single/coco", "movenet-lightning", (192, 192)
     ),
+    "selfie-lite/mediapipe": selfie,
 }
 HEAD = """# Ported networks on real frames
 

@@ -1,0 +1,1 @@
+"""Mattes: which pixels are a person, in single frames and in streams."""

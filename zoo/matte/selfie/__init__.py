@@ -1,0 +1,3 @@
+"""MediaPipe's selfie segmentation."""
+
+NAMES = ("selfie-*",)

@@ -18,6 +18,7 @@ from .commands import (
     compress,
     convert,
     demo,
+    depth,
     export,
     info,
     listen,
@@ -41,6 +42,7 @@ COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "watch": watch,
     "track": track,
+    "depth": depth,
     "listen": listen,
     "chat": chat,
     "export": export,
@@ -52,7 +54,18 @@ COMMANDS: dict[str, ModuleType] = {
     "compress": compress,
 }
 # they keep what they compile
-COMPILING = ("watch", "track", "listen", "chat", "demo", "export", "bench", "serve", "compress")
+COMPILING = (
+    "watch",
+    "track",
+    "depth",
+    "listen",
+    "chat",
+    "demo",
+    "export",
+    "bench",
+    "serve",
+    "compress",
+)
 # Command lines of their own, in a room that this one does not import: name -> (module, function,
 # what it does). The function takes the words after the name, and the name to call itself by.
 ELSEWHERE = {
@@ -75,6 +88,7 @@ EXAMPLES = """examples:
   streamzoo export out/street.jsonl
   streamzoo export tsa-lite0/synth --to onnx
   streamzoo track dog.mp4 --point 320,200
+  streamzoo depth street.mp4 --scene outdoor
   streamzoo listen meeting.wav --out meeting.srt
   streamzoo chat street.mp4 --ask "How many people are there?" --at 30
   streamzoo bench tsa-s16 dsta-s16 --teacher videomae-window-s16 --batch 1 2 4

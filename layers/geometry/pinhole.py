@@ -10,6 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from ..streaming import AnyArray
+
 Array = jax.Array
 CANONICAL = 1000.0  # focal length in pixels of Metric3D's canonical camera
 
@@ -21,8 +23,9 @@ def pixel_grid(height: int, width: int) -> tuple[Array, Array]:
     return jnp.broadcast_to(u[None], (height, width)), jnp.broadcast_to(v[:, None], (height, width))
 
 
-def unproject(depth: Array, focal: Array) -> Array:
+def unproject(depth: AnyArray, focal: AnyArray) -> Array:
     """depth [..., H, W], focal [..., 2] (x, y, in pixels) -> points [..., H, W, 3]."""
+    depth, focal = jnp.asarray(depth), jnp.asarray(focal)
     u, v = pixel_grid(*depth.shape[-2:])
     lead = (1,) * (depth.ndim - 2)
     u, v = u.reshape(*lead, *u.shape), v.reshape(*lead, *v.shape)

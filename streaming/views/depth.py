@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...zoo.depth.outputs import Depth
+from ...zoo.depth.outputs import Depth, Geometry
 from .base import Answered, Line, View
 
 # near to far: bright yellow, orange, red, violet, dark blue
@@ -26,19 +26,27 @@ def colours(nearness: np.ndarray) -> np.ndarray:
     return (mixed + 0.5).astype(np.uint8)
 
 
-class DepthView(View[Depth]):
-    """Of a JSON line ``depth``: ``unit`` ("m", or "inverse", without a scale), ``near``, ``median``
-    and ``far``: the nearest and the farthest 2 % end there; ``confidence`` where there is one."""
+def unit_of(found: Depth | Geometry) -> str:
+    """What the numbers of a map are."""
+    if bool(np.asarray(found.metric)):
+        return "m"
+    return "scene" if isinstance(found, Geometry) else "inverse"
+
+
+class DepthView(View[Depth | Geometry]):
+    """Of a JSON line ``depth``: ``unit`` ("m"; "scene": distances of unknown scale; "inverse"),
+    ``near``, ``median`` and ``far``: the nearest and the farthest 2 % end there; ``confidence``
+    where there is one."""
 
     _range: tuple[float, float] | None = None
 
-    def fields(self, result: Answered[Depth]) -> Line:
+    def fields(self, result: Answered[Depth | Geometry]) -> Line:
         found = result.output
-        metric = bool(found.metric)
+        unit = unit_of(found)
         low, middle, high = np.percentile(np.asarray(found.depth, np.float32), (2, 50, 98))
-        near, far = (low, high) if metric else (high, low)
+        near, far = (high, low) if unit == "inverse" else (low, high)
         line: Line = {
-            "unit": "m" if metric else "inverse",
+            "unit": unit,
             "near": round(float(near), 4),
             "median": round(float(middle), 4),
             "far": round(float(far), 4),
@@ -47,7 +55,7 @@ class DepthView(View[Depth]):
             line["confidence"] = round(float(found.confidence), 4)
         return {"depth": line}
 
-    def sent(self, result: Answered[Depth]) -> Line:
+    def sent(self, result: Answered[Depth | Geometry]) -> Line:
         return self.fields(result)
 
     def told(self, record: Line) -> Line:
@@ -58,7 +66,7 @@ class DepthView(View[Depth]):
         found = result.output
         depth = np.asarray(found.depth, np.float32)
         # metres in colours of their inverse: near things differ more than far ones
-        inverse = 1 / np.maximum(depth, 1e-3) if bool(found.metric) else depth
+        inverse = depth if unit_of(found) == "inverse" else 1 / np.maximum(depth, 1e-3)
         low, high = (float(v) for v in np.percentile(inverse, (2, 98)))
         if self._range is not None:
             low = KEEP * self._range[0] + (1 - KEEP) * low

@@ -157,7 +157,7 @@ def test_a_slope_is_one_layer_and_nothing_is_none():
 
 
 def test_layers_without_a_link_keep_their_scale():
-    near_far = np.repeat(np.float32([2.0, 8.0]), 200).reshape(1, 20, 20)
+    near_far = np.repeat(np.asarray([2.0, 8.0], np.float32), 200).reshape(1, 20, 20)
     labels = (near_far > 5).astype(np.int32)
     across = near_far.swapaxes(1, 2)  # left and right, where it was above and below: IoU 1 / 3
     got = depth_layers.layer_scales(near_far, across, labels, labels.swapaxes(1, 2), 2)

@@ -22,7 +22,10 @@ from tests.layers.compare import close
 GOLDENS = Path(__file__).parents[3] / "shared/goldens/geometry"
 needs_goldens = pytest.mark.skipif(not GOLDENS.is_dir(), reason="shared goldens are not there")
 KEYS = GOLDENS / "vggt_full_keys.json"
-MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+MEAN, STD = (
+    np.asarray([0.485, 0.456, 0.406], np.float32),
+    np.asarray([0.229, 0.224, 0.225], np.float32),
+)
 
 
 @functools.cache

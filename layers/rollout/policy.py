@@ -32,6 +32,9 @@ class Rollout:
         levels are denoised together, each pass finishes the oldest and takes in a new one (Rolling
         Forcing); ``levels``: as many blocks, each alone with a memory of its level
         (StreamDiffusionV2; Live Avatar's timestep-forcing pipeline).
+      micro: passes per step of a window: its blocks go down so many of ``levels``, and as many
+        blocks stand in it as there are steps in the list (StreamDiT).
+      straight: of a window: the next level is reached along the flow; False: by new noise.
       switch: what a new prompt does to the memory: ``keep`` it, ``recache`` it from the latest
         ``latents`` frames, or ``flush`` it down to the sinks and the last ``flushed`` frames.
       global_sink: a recache leaves the sinks as they are; False: its first frames are the new ones.
@@ -50,6 +53,8 @@ class Rollout:
     clean: bool = True
     clean_read: Read | None = None
     order: str = "block"
+    micro: int = 1
+    straight: bool = False
     switch: str = "keep"
     global_sink: bool = True
     latents: int = 0
@@ -72,13 +77,16 @@ class Rollout:
             )
         if self.keep.sinks % self.block and self.keep.sinks > self.block:
             raise ValueError(f"{self.keep.sinks} sinks are no whole blocks of {self.block} frames")
-        for read in (self.read, self.clean_read or self.read):
-            if read.reach(self.keep, self.block) > self.keep.recent + (not read.sinks) * (
-                self.keep.sinks
-            ):
+        together = self.block * (1 + self.under_way * (self.order == "window"))
+        reads = [(self.read, together)]
+        if self.clean:
+            reads.append((self.clean_read or self.read, self.block))
+        for read, frames in reads:
+            reach, kept = read.reach(self.keep, frames), self.keep.recent
+            if reach > kept + self.keep.sinks * (not read.sinks):
                 raise ValueError(
-                    f"a window of {read.window} frames reads {read.reach(self.keep, self.block)}"
-                    f" recent ones, and {self.keep.recent} are kept"
+                    f"a window of {read.window} frames reads {reach} recent ones, and {kept} are"
+                    " kept"
                 )
         if self.switch == "recache" and self.latents < self.keep.sinks + self.keep.recent:
             raise ValueError(
@@ -87,13 +95,18 @@ class Rollout:
             )
         if self.order != "block" and (len(self.levels.times) != 1 or self.switch == "recache"):
             raise ValueError(f"order {self.order!r} has one list of levels and no recache")
+        if self.micro != 1 and (self.order != "window" or len(self.levels.steady) % self.micro):
+            raise ValueError(
+                f"{len(self.levels.steady)} levels in steps of {self.micro}: a window whose blocks"
+                " are a whole number"
+            )
         if self.order == "levels" and self.clean:
             raise ValueError("the levels of a pipeline keep what they saw: clean=False")
 
     @property
     def under_way(self) -> int:
         """Blocks that are begun and not finished before a step, once the stream runs."""
-        return 0 if self.order == "block" else len(self.levels.steady) - 1
+        return 0 if self.order == "block" else len(self.levels.steady) // self.micro - 1
 
     @property
     def latency(self) -> int:
@@ -153,6 +166,39 @@ def rolling_forcing() -> Rollout:
         clean_read=Read(21, sinks=False),
         order="window",
         source="Liu et al., Rolling Forcing (arXiv 2509.25161)",
+    )
+
+
+def partitions(chunks: int, size: int, micro: int = 1, reference: int = 0) -> Rollout:
+    """StreamDiT's buffer (arXiv 2507.03745, section 3.2) of ``chunks`` chunks of ``size`` frames,
+    ``micro`` passes from one shift to the next, and ``reference`` finished frames that are read
+    along. One chunk is plain diffusion of a clip, chunks of one frame are a full diagonal."""
+    count = chunks * micro
+    times = tuple(1000.0 * (count - i) / count for i in range(count))
+    return Rollout(
+        Keep(recent=reference),
+        Read(reference + chunks * size),
+        Levels((times,), shift=1.0),
+        clean_read=Read(reference + size),
+        block=size,
+        clean=reference > 0,
+        order="window",
+        micro=micro,
+        straight=True,
+        source="Kodaira et al., StreamDiT (arXiv 2507.03745), section 3.2",
+    )
+
+
+def rain() -> Rollout:
+    """RAIN (arXiv 2412.19489): four groups of four frames at four levels, no memory behind them."""
+    return Rollout(
+        Keep(recent=0),
+        Read(16),
+        Levels(((999.0, 749.0, 499.0, 249.0),), shift=1.0),
+        block=4,
+        clean=False,
+        order="window",
+        source="Shu et al., RAIN (arXiv 2412.19489), section 3.1",
     )
 
 
@@ -221,6 +267,8 @@ ROLLOUTS: dict[str, Callable[[], Rollout]] = {
     "infinity-rope": infinity_rope,
     "anchor-forcing": anchor_forcing,
     "rolling-forcing": rolling_forcing,
+    "rain": rain,
+    "streamdit": lambda: partitions(8, 2, 4),
     "stream-diffusion-v2": stream_diffusion_v2,
     "diagonal-distillation": diagonal_distillation,
     "live-avatar": live_avatar,

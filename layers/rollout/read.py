@@ -64,7 +64,8 @@ class Read:
         before = (ids >= 0) & (ids < start[:, None])
         near = before & (ids >= (start - reach)[:, None])
         region = jnp.asarray(keep.region)[None]
-        seen = near & (region == RECENT)
+        # refreshed sinks take frames out of turn: what the ring has is recent, however old
+        seen = (near if keep.refresh is None else before) & (region == RECENT)
         seen |= (before if self.sinks else near) & (region == SINK)
         seen |= before & ~(ids >= (start - reach)[:, None]) & (region == SLOW)
         seen |= (ids >= 0) & (region == CONDITION)

@@ -82,6 +82,7 @@ def tiny_plan(roll, blocks, **options):
     return roll.plan(jax.random.key(3), blocks, 1, **options)
 
 
+@pytest.mark.slow
 def test_gradient_block_by_block_is_that_of_the_whole_rollout():
     """Also from a state that was carried here: what LongLive's long tuning does (its window is the
     rollout, the carry a constant)."""
@@ -111,6 +112,7 @@ def test_gradient_block_by_block_is_that_of_the_whole_rollout():
         tail_weights(6, 7)
 
 
+@pytest.mark.slow
 def test_memory_of_a_training_step_does_not_grow_with_the_rollout():
     made, text = generator("longlive"), prompt(0)
     roll, state = SelfRollout(made.engine), made.start()

@@ -189,7 +189,12 @@ def test_a_reference_stays_ahead():
         assert int(table.keys[0, 9]) == place, start
 
 
-@pytest.mark.parametrize("name", list(ROLLOUTS))
+STRICT = ("longlive", "infinity-rope", "anchor-forcing", "rain", "live-avatar")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in STRICT)) for n in ROLLOUTS]
+)
 def test_strict_flags_64_bits_and_donation(name):
     made = generator(name)
     state = jax.eval_shape(lambda: made.engine.init_state(jnp.zeros((2, 2), jnp.uint32)))

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ...layers.rollout import Rollout, rollout
 from ...layers.streaming import AnyArray, Array, Params
@@ -37,12 +39,35 @@ class Generator:
       module: a network that reads frames of a memory (``zoo.generate.Wan``).
       variables: its parameters.
       rollout: how video is made: a value of ``layers.rollout`` or the name of one.
+      donate: the state that a step is given is changed in place, and cannot be used again: no copy
+        of the memory per block.
+      mesh: devices over which a pipeline of levels runs, by its axis ``level``; None: one.
+
+    Raises:
+      ValueError: a mesh for a rollout of another order, or levels that it does not divide.
     """
 
-    def __init__(self, module: Denoiser, variables: Params, rollout_: Rollout | str = "longlive"):
+    def __init__(
+        self,
+        module: Denoiser,
+        variables: Params,
+        rollout_: Rollout | str = "longlive",
+        *,
+        donate: bool = False,
+        mesh: Mesh | None = None,
+    ):
         value = rollout(rollout_) if isinstance(rollout_, str) else rollout_
         self.engine, self.variables = Engine(module, value), variables
-        self._step = jax.jit(functools.partial(STEPS[value.order], self.engine))
+        one: Callable[..., Any] = STEPS[value.order]
+        if mesh is not None:
+            if value.order != "levels":
+                raise ValueError(f"a mesh of levels, and a rollout in the order {value.order!r}")
+            levels.sharded(self.engine, mesh)  # fails early
+            mesh = Mesh(mesh.devices, mesh.axis_names)
+            one = levels.step_over(mesh)
+        self.mesh = mesh
+        own = functools.partial(one, self.engine)
+        self._step = jax.jit(own, donate_argnums=(1,) if donate else ())
         self._switch = jax.jit(self.engine.switch)
         self._extend = jax.jit(functools.partial(blocks.extend, self.engine))
         self._warm = jax.jit(functools.partial(levels.warm, self.engine))
@@ -78,7 +103,8 @@ class Generator:
         """Streams that made nothing yet. A stream's noise depends on ``seed`` and its row."""
         rows = jnp.arange(batch, dtype=jnp.uint32)
         keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(seed), row))(rows)
-        return self.engine.init_state(jax.random.key_data(keys))
+        state = self.engine.init_state(jax.random.key_data(keys))
+        return state if self.mesh is None else levels.placed(state, self.mesh)
 
     def step(
         self,

@@ -45,6 +45,7 @@ class GeneratorState:
         return Marks(self.since, self.prompts, self.cut)
 
 
+@exportable
 class Made(NamedTuple):
     """What a step made.
 

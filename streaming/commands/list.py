@@ -15,7 +15,7 @@ EXAMPLE = "streamzoo list '*tsa*' --pretrained"
 
 def options(p: argparse.ArgumentParser) -> None:
     """Adds the options."""
-    p.add_argument("pattern", nargs="?", default="*", help="shell pattern (default: all)")
+    p.add_argument("pattern", nargs="?", default="*", help="word, or shell pattern (default: all)")
     p.add_argument("--pretrained", action="store_true", help="only models with weights")
     p.add_argument("--streaming", action="store_true", help="only models with a carry")
 
@@ -24,8 +24,12 @@ def run(args: argparse.Namespace) -> None:
     """Prints names that match, with a line each."""
     from ...zoo import list_models, model_card
 
+    # a plain word is looked for in the names
+    plain = not any(sign in args.pattern for sign in "*?[")
     names = list_models(
-        args.pattern, streaming=args.streaming or None, pretrained=args.pretrained or None
+        f"*{args.pattern}*" if plain else args.pattern,
+        streaming=args.streaming or None,
+        pretrained=args.pretrained or None,
     )
     if not names:
         kinds = [k for k in ("pretrained", "streaming") if getattr(args, k)]

@@ -72,7 +72,11 @@ def _decoded(text: str, say: Callable[[str], None]) -> Iterator[np.ndarray]:
             raise SourceError(f"{name}: has no sound")
         stream = container.streams.audio[0]
         if (stream.rate, stream.channels) != (RATE, 1):
-            say(f"{name}: {stream.rate} Hz, channels: {stream.channels}; heard as {RATE} Hz, one")
+            mixed = ", their mean: what is opposite in two is not heard" * (stream.channels > 1)
+            say(
+                f"{name}: {stream.rate} Hz, channels: {stream.channels}; heard as {RATE} Hz,"
+                f" one{mixed}"
+            )
         resampler = av.AudioResampler("fltp", rate=RATE)
         try:
             for frame in container.decode(stream):

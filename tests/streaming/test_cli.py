@@ -95,6 +95,8 @@ def test_list(run):
     assert all(line[at:].startswith(("stream ", "offline ")) for line in lines[1:])
     marked = {line.split()[0] for line in lines[1:] if line[at - 2] == "*"}
     assert tiny.NAME in marked and marked == set(streamzoo.list_models(pretrained=True))
+    code, out, _ = run("list", "whisper-tiny")  # a word, not a pattern
+    assert code == 0 and "carelesswhisper-tiny" in out and "whisper-tiny/en" in out
     code, out, _ = run("list", "videomae-*", "--streaming")
     assert code == 0 and "videomae-window-s16" in out and "\nvideomae-s16 " not in out
 

@@ -143,8 +143,9 @@ def moonshine2(folder):
     z = golden("moonshine_v2_streaming")
     weights = {k.removeprefix("param/"): z[k] for k in z if k.startswith("param/")}
     save_file(weights, folder / "model.safetensors")
-    shown = {"model_type": "moonshine_streaming", "encoder_config": {"num_attention_heads": 4,
-             "num_key_value_heads": 4}}  # fmt: skip
+    heads = {"num_attention_heads": 4}
+    shown = {"model_type": "moonshine_streaming", **heads,
+             "encoder_config": {**heads, "num_key_value_heads": 4}}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(shown))
     plan, variables = convert_checkpoint(folder)
     return z, create_model(plan.model, **plan.overrides), variables
@@ -280,3 +281,57 @@ def test_cards_of_audio_are_read_back():
     card = model_card("silero-vad/v6")
     assert Card.from_json(card.to_json()) == card
     assert json.loads(card.to_json())["sha256"]
+
+
+@needs_shared
+def test_moonshine2_writes_what_transformers_writes(tmp_path_factory):
+    z, model, variables = moonshine2(tmp_path_factory.mktemp("moonshine2c"))
+    features, _ = heard(model, variables, z["audio"], [5000])
+    seen = np.ones((1, len(features)), bool)
+    begin = jax.jit(
+        lambda f: model.apply(variables, f, seen, 16, method="begin"), static_argnums=()
+    )
+    write = jax.jit(lambda m, t: model.apply(variables, m, t, method="write"))
+    # at once, and in two pieces
+    memory, logits = write(begin(features[None]), z["dec_ids"].astype(np.int32))
+    np.testing.assert_allclose(logits[0], z["dec_logits"], atol=2e-5)
+    memory, first = write(begin(features[None]), z["dec_ids"][:, :3].astype(np.int32))
+    _, rest = write(memory, z["dec_ids"][:, 3:].astype(np.int32))
+    both = np.concatenate([first, rest], axis=1)
+    np.testing.assert_allclose(both[0], z["dec_logits"], atol=2e-5)
+    want = z["greedy_ids"][0]
+    memory, tokens = begin(features[None]), [int(want[0])]
+    while len(tokens) < len(want):
+        memory, logits = write(memory, np.array([tokens[-1:]], np.int32))
+        tokens.append(int(logits[0, -1].argmax()))
+    assert tokens == want.tolist()
+
+
+@needs_shared
+def test_moonshine2_says_early_what_is_not_final(tmp_path_factory):
+    z, model, variables = moonshine2(tmp_path_factory.mktemp("moonshine2d"))
+    carry, out = jax.jit(model.apply)(variables, model.init_carry(1), z["audio"][None, : 40 * 320])
+    early = jax.jit(lambda c: model.apply(variables, c, method="provisional"))(carry)
+    final = np.asarray(out.x)[np.asarray(out.valid)]
+    not_final = np.asarray(early.x)[np.asarray(early.valid)]
+    assert (len(final), len(not_final)) == (28, 12)
+    np.testing.assert_allclose(not_final, z["encoder_out_cut40"][28:], atol=2e-5)
+    # they change when more comes, and the carry is as if they had not been asked for
+    assert np.abs(not_final - z["encoder_out"][28:40]).max() > 0.01
+    _, out = jax.jit(model.apply)(variables, carry, z["audio"][None, 40 * 320 :])
+    np.testing.assert_allclose(
+        np.asarray(out.x)[np.asarray(out.valid)], z["encoder_out"][28:48], atol=2e-5
+    )
+
+
+@needs_shared
+def test_moonshine2s_encoder_alone_is_read(tmp_path):
+    z = golden("moonshine_v2_streaming")
+    weights = {k.removeprefix("param/"): z[k] for k in z if k.startswith("param/model.encoder")}
+    save_file(weights, tmp_path / "model.safetensors")
+    told = {"num_attention_heads": 4, "num_key_value_heads": 4, "model_type": "moonshine_streaming"}
+    (tmp_path / "config.json").write_text(json.dumps({"encoder_config": told} | told))
+    plan, variables = convert_checkpoint(tmp_path)
+    assert plan.model == "moonshine2-encoder-tiny"
+    got, _ = heard(create_model(plan.model, **plan.overrides), variables, z["audio"])
+    np.testing.assert_allclose(got, z["encoder_out"], atol=2e-5)

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from .fastconformer.model import FastConformer, FastConformerConfig
     from .fastconformer.recognise import Recogniser
     from .gtcrn.model import GTCRN, GTCRNConfig
+    from .moonshine.live import MoonshineLive
     from .moonshine.model import Moonshine, MoonshineConfig
     from .moonshine2.model import MoonshineEncoder, MoonshineEncoderConfig
+    from .moonshine2.words import Moonshine2, Moonshine2Config
     from .silero.model import SileroConfig, SileroVAD
     from .whisper.live import Live
     from .whisper.model import CarelessWhisper, Whisper, WhisperConfig
@@ -25,9 +27,12 @@ __all__ = [
     "GTCRNConfig",
     "Live",
     "Moonshine",
+    "Moonshine2",
+    "Moonshine2Config",
     "MoonshineConfig",
     "MoonshineEncoder",
     "MoonshineEncoderConfig",
+    "MoonshineLive",
     "Recogniser",
     "SileroConfig",
     "SileroVAD",

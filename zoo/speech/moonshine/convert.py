@@ -40,12 +40,12 @@ DEFAULTS: Fields = {
 BASE = {"model_type": "moonshine", "partial_rotary_factor": 0.62, "rope_theta": 10_000.0}
 
 
-def _norm(pattern: str, target: str) -> list[Rule]:
+def bare_norm(pattern: str, target: str) -> list[Rule]:
     """A norm that is published without a bias."""
     return [Rule(pattern, f"{target}/scale"), Rule(pattern, f"{target}/bias", np.zeros_like)]
 
 
-def _turned(heads: int, turned: int) -> Callable[[np.ndarray], np.ndarray]:
+def turned_kernel(heads: int, turned: int) -> Callable[[np.ndarray], np.ndarray]:
     """A projection whose heads' channels come in the order of ``turned_first``."""
 
     def kernel(x: np.ndarray) -> np.ndarray:
@@ -57,8 +57,8 @@ def _turned(heads: int, turned: int) -> Callable[[np.ndarray], np.ndarray]:
 
 def _rules(encoder: int, decoder: int, heads: int, turned: int) -> list[Rule]:
     rules = [Rule(r"model\.decoder\.embed_tokens\.weight", "embed/embedding")]
-    rules += _norm(r"model\.encoder\.layer_norm\.weight", "encoder_norm")
-    rules += _norm(r"model\.decoder\.norm\.weight", "decoder_norm")
+    rules += bare_norm(r"model\.encoder\.layer_norm\.weight", "encoder_norm")
+    rules += bare_norm(r"model\.decoder\.norm\.weight", "decoder_norm")
     rules.append(Rule(r"model\.encoder\.groupnorm\.weight", "gain"))
     rules.append(Rule(r"model\.encoder\.groupnorm\.bias", "offset"))
     for i in (1, 2, 3):
@@ -68,28 +68,28 @@ def _rules(encoder: int, decoder: int, heads: int, turned: int) -> list[Rule]:
     for side, depth in (("encoder", encoder), ("decoder", decoder)):
         for i in range(depth):
             at, ours = rf"model\.{side}\.layers\.{i}\.", f"{side}_{i}"
-            rules += _norm(at + r"input_layernorm\.weight", f"{ours}/norm1")
+            rules += bare_norm(at + r"input_layernorm\.weight", f"{ours}/norm1")
             own = at + r"self_attn\."
             for part, name in enumerate("qkv"):
-                kernel = linear if name == "v" else _turned(heads, turned)
+                kernel = linear if name == "v" else turned_kernel(heads, turned)
                 key, target = own + rf"{name}_proj\.weight", f"{ours}/attn/qkv/kernel"
                 rules.append(Rule(key, target, kernel, part=(part, 3)))
             rules.append(Rule(own + r"o_proj\.weight", f"{ours}/attn/out/kernel", linear))
-            rules += _mlp(at, ours) if side == "encoder" else _decoding(at, ours)
+            rules += _mlp(at, ours) if side == "encoder" else decoding(at, ours)
     return rules
 
 
 def _mlp(at: str, ours: str) -> list[Rule]:
-    rules = _norm(at + r"post_attention_layernorm\.weight", f"{ours}/norm2")
+    rules = bare_norm(at + r"post_attention_layernorm\.weight", f"{ours}/norm2")
     for theirs, name in (("fc1", "up"), ("fc2", "down")):
         rules.append(Rule(at + rf"mlp\.{theirs}\.weight", f"{ours}/mlp/{name}/kernel", linear))
         rules.append(Rule(at + rf"mlp\.{theirs}\.bias", f"{ours}/mlp/{name}/bias"))
     return rules
 
 
-def _decoding(at: str, ours: str) -> list[Rule]:
-    rules = _norm(at + r"post_attention_layernorm\.weight", f"{ours}/norm_cross")
-    rules += _norm(at + r"final_layernorm\.weight", f"{ours}/norm2")
+def decoding(at: str, ours: str) -> list[Rule]:
+    rules = bare_norm(at + r"post_attention_layernorm\.weight", f"{ours}/norm_cross")
+    rules += bare_norm(at + r"final_layernorm\.weight", f"{ours}/norm2")
     heard = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
     for theirs, name in heard.items():
         key = at + rf"encoder_attn\.{theirs}\.weight"

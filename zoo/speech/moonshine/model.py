@@ -41,6 +41,8 @@ class MoonshineConfig(Checked):
       theta: base of the angles.
       vocabulary: tokens.
       start, end: the tokens before and after a text.
+      hop, ahead, past: of a stream, features, 24 ms each, that are final together, and how many
+        behind and before them they see.
     """
 
     dim: Count = 416
@@ -53,6 +55,9 @@ class MoonshineConfig(Checked):
     vocabulary: Count = 32_768
     start: Whole = 1
     end: Whole = 2
+    hop: Count = 10
+    ahead: Whole = 10
+    past: Count = 750
     dtype: DType = "float32"
 
     def block(self, decodes: bool) -> BlockConfig:
@@ -80,8 +85,16 @@ def turned_first(head: int, turned: int) -> np.ndarray:
     return np.concatenate([first, np.arange(1, turned, 2), rest[half:]])
 
 
-class Moonshine(nn.Module):
-    """Audio [B, T] and tokens [B, N] -> logits [B, N, V] of the tokens that follow each.
+def angles(places: Array, head: int, turned: int, theta: float) -> tuple[Array, Array]:
+    """(cos, sin) [N, head / 2] of the places [N]; channels that are not turned have angle 0."""
+    rates = np.zeros(head // 2, np.float32)
+    rates[: turned // 2] = theta ** -(np.arange(0, turned, 2) / turned)
+    angle = places[:, None].astype(jnp.float32) * rates[None]
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+class Parts(nn.Module):
+    """A decoder and what is done with it.
 
     ``encode`` and ``begin`` hear an utterance once, ``write`` then takes tokens, one or many at a
     time, with the same numbers.
@@ -94,17 +107,41 @@ class Moonshine(nn.Module):
     def setup(self):
         c = self.config
         dtype = jnp.dtype(c.dtype)
+        self.gain = self.param("gain", nn.initializers.ones, (c.dim,))
+        self.offset = self.param("offset", nn.initializers.zeros, (c.dim,))
+        self.decoder = [Block(c.block(True)) for _ in range(c.decoder)]
+        self.encoder_norm, self.decoder_norm = layer_norm(1e-5, dtype), layer_norm(1e-5, dtype)
+        self.embed = nn.Embed(c.vocabulary, c.dim, dtype=dtype)
+
+    def begin(self, features: Array, seen: Array, room: int) -> Memory:
+        """The memory of a decoder that has heard ``features`` [B, F, D] and can write ``room``
+        tokens."""
+        return heard(self.decoder, features, seen, room)
+
+    def write(self, memory: Memory, tokens: Array) -> tuple[Memory, Array]:
+        """tokens [B, N] that follow what ``memory`` has -> (memory, logits [B, N, V])."""
+        rope = self._rope(memory.written + jnp.arange(tokens.shape[1]))
+        memory, x = wrote(self.decoder, memory, self.embed(tokens), rope)
+        return memory, self.embed.attend(self.decoder_norm(x))
+
+    def _rope(self, places: Array) -> tuple[Array, Array]:
+        c = self.config
+        return angles(places, c.dim // c.heads, c.turned, c.theta)
+
+
+class Moonshine(Parts):
+    """Audio [B, T] and tokens [B, N] -> logits [B, N, V] of the tokens that follow each."""
+
+    def setup(self):
+        super().setup()
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
         conv = lambda i, width, bias: nn.Conv(
             width, STEM[i][0], STEM[i][1], "VALID", use_bias=bias, dtype=dtype
         )
         self.conv1, self.conv2 = conv(0, c.dim, False), conv(1, 2 * c.dim, True)
         self.conv3 = conv(2, c.dim, True)
-        self.gain = self.param("gain", nn.initializers.ones, (c.dim,))
-        self.offset = self.param("offset", nn.initializers.zeros, (c.dim,))
         self.encoder = [Block(c.block(False)) for _ in range(c.encoder)]
-        self.decoder = [Block(c.block(True)) for _ in range(c.decoder)]
-        self.encoder_norm, self.decoder_norm = layer_norm(1e-5, dtype), layer_norm(1e-5, dtype)
-        self.embed = nn.Embed(c.vocabulary, c.dim, dtype=dtype)
 
     def __call__(self, audio: Array, tokens: Array, lengths: Array | None = None) -> Array:
         """audio [B, T] from -1 to 1 at 16 kHz, of which ``lengths`` [B] samples are there, tokens
@@ -134,17 +171,6 @@ class Moonshine(nn.Module):
             x = block((), x, rope=rope, mask=seen[:, None, None])[1]
         return zero_invalid(self.encoder_norm(x[:, 0]), seen), seen
 
-    def begin(self, features: Array, seen: Array, room: int) -> Memory:
-        """The memory of a decoder that has heard ``features`` [B, F, D] and can write ``room``
-        tokens."""
-        return heard(self.decoder, features, seen, room)
-
-    def write(self, memory: Memory, tokens: Array) -> tuple[Memory, Array]:
-        """tokens [B, N] that follow what ``memory`` has -> (memory, logits [B, N, V])."""
-        rope = self._rope(memory.written + jnp.arange(tokens.shape[1]))
-        memory, x = wrote(self.decoder, memory, self.embed(tokens), rope)
-        return memory, self.embed.attend(self.decoder_norm(x))
-
     def _normed(self, x: Array, count: Array) -> Array:
         """x [B, F, D] by the mean and the variance of each stream's first ``count`` [B] rows."""
         wide = x.astype(jnp.float32)
@@ -155,11 +181,3 @@ class Moonshine(nn.Module):
         spread = jnp.sum(apart * apart, (1, 2), keepdims=True) / total
         normed = apart * jax.lax.rsqrt(spread + 1e-5)
         return ((normed * self.gain[None, None] + self.offset[None, None]) * there).astype(x.dtype)
-
-    def _rope(self, places: Array) -> tuple[Array, Array]:
-        """(cos, sin) [N, Dh / 2] of the places [N]; channels that are not turned have angle 0."""
-        c = self.config
-        rates = np.zeros(c.dim // c.heads // 2, np.float32)
-        rates[: c.turned // 2] = c.theta ** -(np.arange(0, c.turned, 2) / c.turned)
-        angle = places[:, None].astype(jnp.float32) * rates[None]
-        return jnp.cos(angle), jnp.sin(angle)

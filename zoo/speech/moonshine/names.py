@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from ....layers.streaming import Fields
 from ...registry import Card, register
-from ..hearing import RATE
+from ..hearing import RATE, some_audio
+from .live import MoonshineLive
 from .model import SHORTEST, Moonshine, MoonshineConfig
 
 FACTS: Fields = dict(
@@ -17,8 +18,9 @@ FACTS: Fields = dict(
     input_size=(1, 1),  # no pictures
     frame_rate=float(RATE),
     value_range=(-1.0, 1.0),
-    streaming=False,
 )
+WHOLE: Fields = dict(streaming=False)
+LIVE: Fields = dict(latency=7296)
 
 
 def some_speech(module: Any, card: Card) -> tuple:
@@ -33,7 +35,13 @@ for size, config in {
 }.items():
     name = f"moonshine-{size}"
     summary = "words of an utterance, once it has ended; in English"
-    register(name, Moonshine, config, Card(name, summary=summary, **FACTS), inputs=some_speech)
+    register(
+        name, Moonshine, config, Card(name, summary=summary, **FACTS, **WHOLE), inputs=some_speech
+    )
+
+    live = f"moonshine-live-{size}"
+    card = Card(live, summary="words of English while they are spoken", **FACTS, **LIVE)
+    register(live, MoonshineLive, config, card, inputs=some_audio)
 
 register(
     "moonshine-base/en",
@@ -46,6 +54,7 @@ register(
         sha256="9d1a19e044cbf89a207723d1adb667de89a5671a1e3e611b8ebe721b2c31219c",
         trained_on="200,000 hours of speech, by its authors",
         **FACTS,
+        **WHOLE,
     ),
     inputs=some_speech,
 )

@@ -2,7 +2,7 @@
 
 Source: transformers' ``moonshine_streaming``. A causal stem makes 50 features a second; blocks
 without positions see windows of 16 frames, and the outer ones 3 frames that are still to come, so
-the features are final 12 frames, 240 ms, later. Text is the work of its decoder, which is not here.
+the features are final 12 frames, 240 ms, later. Text is the work of its decoder (:mod:`.words`).
 """
 
 from __future__ import annotations

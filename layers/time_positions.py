@@ -7,27 +7,30 @@ of pictures may lie between two whole ones.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 RATE = 13.0  # positions per second: one for each feature of sound
 
 
-class Words(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Words:
     """Tokens of text: each a position further on all axes."""
 
     count: int
 
 
-class Sound(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Sound:
     """Features of sound, ``RATE`` per second, the first at the beginning of its part."""
 
     count: int
 
 
-class Frames(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Frames:
     """Pictures of rows x columns tokens, ``seconds`` apart."""
 
     count: int
@@ -36,7 +39,8 @@ class Frames(NamedTuple):
     seconds: float = 0.0
 
 
-class Film(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Film:
     """Pictures and their sound, which begin together and are told by time."""
 
     frames: Frames

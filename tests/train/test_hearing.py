@@ -30,7 +30,7 @@ def folder(tmp_path):
         data = (loud * rng.uniform(-9000, 9000, len(loud))).astype("<i2")
         place = f"sounds/{'apart/' * (number == 3)}{number}.wav"
         with wave.open(str(tmp_path / place), "wb") as file:
-            file.setnchannels(1), file.setsampwidth(2), file.setframerate(RATE)
+            file.setparams((1, 2, RATE, 0, "NONE", ""))
             file.writeframes(data.tobytes())
     return tmp_path
 

@@ -95,12 +95,38 @@ def best_tokens(
     Returns:
       (tokens [B, room] without the prompt, how many of them came before the end [B]).
     """
-    apply, end, batch = model.apply, model.config.end, audio.shape[0]
+    features, seen = model.apply(params, audio, lengths, method="encode")
     prompt = jnp.full((1,), model.config.start, jnp.int32) if prompt is None else prompt
-    told = jnp.broadcast_to(prompt, (batch, len(prompt)))
-    encoded = apply(params, audio, lengths, method="encode")
-    memory = apply(params, *encoded, room + len(prompt), method="begin")
+    told = jnp.broadcast_to(prompt, (features.shape[0], len(prompt)))
+    given = (features, seen, limit, room, told, None, never, never_first)
+    return best_of(model, params, *given)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "room"))
+def best_of(
+    model: Any,
+    params: Params,
+    features: Array,
+    seen: Array,
+    limit: Array,
+    room: int,
+    told: Array | None = None,
+    there: Array | None = None,
+    never: Array | None = None,
+    never_first: Array | None = None,
+) -> tuple[Array, Array]:
+    """Greedy decoding of what was heard already: ``features`` [B, F, D], those that are ``seen``
+    [B, F]. The rest as :func:`best_tokens`, but ``told`` [B, P], what was written already, of which
+    the first ``there`` (int32, one for all) are; None: all of them."""
+    apply, end, batch = model.apply, model.config.end, features.shape[0]
+    told = jnp.full((batch, 1), model.config.start, jnp.int32) if told is None else told
+    memory = apply(params, features, seen, room + told.shape[1], method="begin")
     memory, logits = apply(params, memory, told, method="write")
+    if there is None:
+        logits = logits[:, -1]
+    else:  # what lies behind is written over
+        logits = jnp.take(logits, there - 1, axis=1)
+        memory = memory._replace(written=there.astype(memory.written.dtype))
 
     def best(logits: Array, *banned: Array | None) -> Array:
         for mask in banned:
@@ -118,7 +144,7 @@ def best_tokens(
         last = best(logits[:, 0], never)
         return memory, last, out, done | (last == end) | (at >= limit), count, at
 
-    first = best(logits[:, -1], never, never_first)
+    first = best(logits, never, never_first)
     out = jnp.full((batch, room), end, jnp.int32)
     none = jnp.zeros(batch, jnp.int32)
     state = (memory, first, out, (first == end) | (limit <= 0), none, jnp.int32(0))

@@ -132,7 +132,7 @@ def _plan(tensors: Mapping[str, np.ndarray], config: Config) -> Plan:
     if "decoder.embed_tokens.weight" in one:
         return _whole(tensors, one, config, blocks, sizes)
     names = ("dim", "hidden", "heads", "frame", "windows")
-    fields = dict(zip(names, sizes, strict=True))
+    fields: Fields = dict(zip(names, sizes, strict=True))
     return Plan("moonshine2-encoder-tiny", _rules(blocks), fields)
 
 

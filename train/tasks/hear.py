@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...layers import lora
 from ...layers.gaps import zero_invalid
 from ...layers.streaming import Array, Carry, Params
 from ...zoo.ranges import Checked, Count, Weight
-from .. import lora
 from ..base import ModelTask
 from ..losses import soft_class
 from ..types import Batch, Evaluate, Loss

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ..layers.streaming import Array, Params
-from ..layers.transformer.attention import FusedProjection
+from .streaming import Array, Params
+from .transformer.attention import FusedProjection
 
 Lora = Mapping[str, Mapping[str, Array]]  # "encoder_0/attn/qkv" -> {"a": [D, r], "b": [r, O]}
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from streamzoo.layers import lora
 from streamzoo.layers.transformer import Block, BlockConfig
-from streamzoo.train import lora
 
 CONFIG = BlockConfig(8, 2, biased="qv", mlp_ratio=2.0)
 X = jax.random.normal(jax.random.key(0), (2, 1, 5, 8))

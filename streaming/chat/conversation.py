@@ -17,6 +17,7 @@ from ...zoo.text.speak import Speaker, State
 from ...zoo.text.tokenizer import Tokenizer, Writer
 from ..triggers import Gate
 from .narrator import Round
+from .support import Told
 
 SYSTEM = (
     "You watch a camera. The user tells you what it sees, moment by moment. When you are asked,"
@@ -37,6 +38,7 @@ class Said:
       first_ms: until the first word; 0 for silence.
       total_ms: until the last.
       tokens: that were said.
+      supported: every word that says something was told before; else some of it is invented.
     """
 
     time: float
@@ -46,6 +48,7 @@ class Said:
     first_ms: float = 0.0
     total_ms: float = 0.0
     tokens: int = 0
+    supported: bool = True
 
 
 class Conversation:
@@ -57,6 +60,8 @@ class Conversation:
       system: what the model is told first, which stays: of the policy's sinks, or its head.
       limit: tokens of a remark or an answer at most.
       keep: remarks are remembered, too. A small model then says the same again and again.
+      grounded: a remark with words that nobody told it is not made: it is silent, and counts in
+        ``withheld``. Answers are given, and marked (``Said.supported``).
 
     Raises:
       ValueError: a system text that leaves no room for rounds.
@@ -69,8 +74,10 @@ class Conversation:
         system: str = SYSTEM,
         limit: int = 40,
         keep: bool = False,
+        grounded: bool = True,
     ):
         self.speaker, self.gate, self.limit, self.keep = speaker, gate, limit, keep
+        self.grounded, self.told, self.withheld = grounded, Told(), 0
         self.policy = speaker.model.config.keeps
         self._frames = _Frames(speaker, system)
         head = self._frames.head
@@ -106,6 +113,7 @@ class Conversation:
         if self.gate is not None and self.gate_state is not None:
             self.gate_state, speaks = self.gate(self.gate_state, told.score)
         self._begin_turn()
+        self.told.add(told.text)
         tokens = self._frames.user(told.text, reply=False)
         if (over := len(tokens) - self.room // 2) > 0:
             self.cut += over
@@ -118,6 +126,9 @@ class Conversation:
         asked = self._frames.user(REMARK, reply=True)
         state = self.speaker.read(self.state, asked, self._notes(vlm.TALK, vlm.USER))
         said, after = self._speak(state, begin, told.time, "remark")
+        if self.grounded and not said.supported:
+            self.withheld += 1
+            return Said(told.time, "silent", supported=False)
         if self.keep:
             self.state = after
         return said
@@ -170,7 +181,8 @@ class Conversation:
         closing = self._frames.closing(ended) if kind == "remark" else []
         if closing:
             after = self.speaker.read(after, closing, self._notes(vlm.TALK, vlm.FRAME))
-        return Said(at, kind, text, question, first, total, len(words)), after
+        ground = self.told.supports(text, question)
+        return Said(at, kind, text, question, first, total, len(words), ground), after
 
     def _begin_turn(self) -> None:
         if isinstance(self.policy, StreamingVLM):

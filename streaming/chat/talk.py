@@ -137,8 +137,8 @@ def talk(
       typed: questions that were typed since it was called last.
 
     Returns:
-      frames, rounds, remarks, answers, silent, dropped, memory_bytes, held, cut, first_ms (median),
-      model_ms, fps.
+      frames, rounds, remarks, answers, silent, dropped, withheld, memory_bytes, held, cut, first_ms
+      (median), model_ms, fps.
     """
     narrator, meter = narrator or Narrator(), Meter()
     waiting = sorted(questions, key=lambda q: np.inf if q.at is None else q.at)
@@ -195,6 +195,7 @@ def talk(
         answers=counts.answers,
         silent=counts.silent,
         dropped=counts.dropped,
+        withheld=conversation.withheld,
         memory_bytes=conversation.memory_bytes,
         held=conversation.held,
         cut=conversation.cut,

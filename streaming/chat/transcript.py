@@ -51,7 +51,8 @@ def lines(told: Round | None, said: Said) -> list[str]:
     """What a person reads."""
     found = [f"      {told.text}"] if told is not None and told.events else []
     if said.kind == "answer":
-        found += [f"{clock(said.time):>5} ? {said.question}", f"      > {said.text}"]
+        doubt = "" if said.supported else "  (not all of this was seen)"
+        found += [f"{clock(said.time):>5} ? {said.question}", f"      > {said.text}{doubt}"]
     elif said.kind == "remark":
         found.append(f"{clock(said.time):>5} * {said.text}")
     return found

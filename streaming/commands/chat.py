@@ -21,6 +21,8 @@ NOTES = """
 A perception model sees; what it finds becomes words, and a small language model has no more than
 these: it can be asked who was there, who came and left. Its memory has a constant size; --policy
 says what that keeps. A question leaves no trace in it. In a terminal, questions can be typed.
+A small model invents: remarks with words that nobody told it are withheld (--all-remarks shows
+them), and answers with such words are marked. It counts and compares badly.
 The transcript (--out) is .jsonl with all that is known, or .txt to read."""
 
 
@@ -49,6 +51,7 @@ def options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--quiet", action="store_true", help="no remarks, answers alone")
     p.add_argument("--keep-remarks", action="store_true", help="remember what was remarked, too")
+    p.add_argument("--all-remarks", action="store_true", help="also those with invented words")
     p.add_argument("--limit", metavar="N", type=option(Count), default=40, help="tokens said")
     p.add_argument("--out", metavar="FILE", help="transcript: .jsonl or .txt")
     p.add_argument("--overwrite", action="store_true", help="replace a transcript that is there")
@@ -97,7 +100,9 @@ def run(args: argparse.Namespace) -> int:
         )
         speaker = _speaker(args)
         gate = None if args.quiet else Gate(1.0, repeat=True, pause=1)
-        conversation = Conversation(speaker, gate, limit=args.limit, keep=args.keep_remarks)
+        conversation = Conversation(
+            speaker, gate, limit=args.limit, keep=args.keep_remarks, grounded=not args.all_remarks
+        )
         model, params = load(name)
         session = stack.enter_context(Session(Step(model, params, card), source.size))
         transcript = Transcript(claim) if claim is not None else None
@@ -120,7 +125,8 @@ def run(args: argparse.Namespace) -> int:
     say(
         f"{figures['frames']:.0f} frames at {figures['fps']:.1f} frames/s, {figures['rounds']:.0f}"
         f" rounds: {figures['remarks']:.0f} remarks, {figures['answers']:.0f} answers,"
-        f" {figures['silent']:.0f} silent, {figures['dropped']:.0f} dropped; memory"
+        f" {figures['silent']:.0f} silent ({figures['withheld']:.0f} as invented),"
+        f" {figures['dropped']:.0f} dropped; memory"
         f" {figures['held']:.0f} of {args.memory} tokens, {size_text(figures['memory_bytes'])};"
         f" first word p50 {figures['first_ms']:.0f} ms"
     )

@@ -11,6 +11,7 @@ import pytest
 from streamzoo.streaming import cli
 from streamzoo.streaming.chat import Conversation, Narrator, Round, Transcript
 from streamzoo.streaming.chat.conversation import policy_for
+from streamzoo.streaming.chat.support import Told
 from streamzoo.streaming.chat.talk import Question, talk
 from streamzoo.streaming.results import Claim
 from streamzoo.streaming.triggers import Gate
@@ -30,7 +31,7 @@ def talking(policy="streaming-llm", budget=96, **options):
     kept = policy_for(policy, budget, tokenizer, "look")
     model, variables = tiny(policy=kept, depth=1, start=0, end=256)
     speaker = Speaker(model, variables, tokenizer)
-    return Conversation(speaker, **{"system": "look", "limit": 4, **options})
+    return Conversation(speaker, **{"system": "look", "limit": 4, "grounded": False, **options})
 
 
 def told(at, *events):
@@ -107,6 +108,24 @@ def test_silence_is_an_answer_and_a_gate_speaks():
         held.append(talk_.held)
     assert held[0] + 4 < held[1]  # the remark and what asks for it
     assert "".join(talk_.stream("why")).strip() == talk_.ask("why").text
+
+
+def test_what_nobody_told_is_withheld(monkeypatch):
+    told_ = Told(rounds=2)
+    told_.add("[0:04] In view: 2 cars. Car 2 came in on the right. Person 3 moves to the left.")
+    assert told_.supports("Person 3 is moving to the left.")
+    assert told_.supports("There are 2 cars in view.") and told_.supports("No.")
+    assert not told_.supports("The new car is a 2018 Toyota.")
+    assert not told_.supports("There are 4 cars.")
+    assert not told_.supports("There is no dog.") and told_.supports("No dog.", "Is there a dog?")
+    for _ in range(2):
+        told_.add("Nobody is in view.")
+    assert not told_.supports("2 cars.")  # forgotten, as the memory forgets
+    talk_ = talking(grounded=True)
+    monkeypatch.setattr(talk_.told, "supports", lambda *_: False)
+    said = talk_.hear(told(0, "x"))
+    assert said.kind == "silent" and not said.supported and talk_.withheld == 1
+    assert not talk_.ask("what").supported
 
 
 def test_words_in_any_script_and_rounds_that_are_too_long():

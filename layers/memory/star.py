@@ -48,6 +48,17 @@ class Star:
     frames: Array
 
 
+def apart(rows: Array, there: Array, count: int) -> Array:
+    """The ``count`` rows that are farthest from any row before them: rows [B, N, F], there [B, N]
+    bool -> [B, count] int32, in order."""
+    far = ((rows[:, :, None] - rows[:, None]) ** 2).sum(axis=-1)
+    place = jnp.arange(rows.shape[1])
+    before = (place[:, None] > place[None])[None] & there[:, None]
+    nearest = jnp.where(before, far, jnp.inf).min(axis=2)
+    nearest = jnp.where(there, nearest, -1.0)
+    return jnp.sort(jnp.argsort(-nearest, axis=1, stable=True)[:, :count], axis=1).astype(jnp.int32)
+
+
 class StarMemory(nn.Module):
     """(carry, frames [B, T, S, D] of a square grid) -> (carry, tokens [B, T, M, D]).
 
@@ -126,16 +137,17 @@ class StarMemory(nn.Module):
 
         Args:
           x: [B, T, S, D], T at most ``abstract``.
-          start: [B, K] int32, rows of [clusters, frames] that k-means begins with; None: the
-            clusters (the authors draw them at random).
+          start: [B, K] int32, rows of [clusters, frames] that k-means begins with; None: those that
+            are least like an earlier one, so that a new scene is a new cluster (the authors draw
+            them at random).
         """
         pooled = self._pooled(x, self.side)
         seen = carry.frames
         bank, small = self._banked(carry, x, pooled)
         rows, weight, count = self._rows(carry, pooled)
-        if start is None:
-            start = jnp.broadcast_to(jnp.arange(self.long), (x.shape[0], self.long))
         flat = rows.reshape(*rows.shape[:2], -1)
+        if start is None:
+            start = apart(flat, weight > 0, self.long)
         found = jax.vmap(weighted_kmeans)(flat, weight, start)
         fits = (count <= self.long)[:, None]
         centroids = jnp.where(fits[..., None], flat[:, : self.long], found.centroids)

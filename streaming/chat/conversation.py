@@ -23,7 +23,7 @@ SYSTEM = (
     "You watch a camera. The user tells you what it sees, moment by moment. When you are asked,"
     " answer in one short sentence, only from what you were told."
 )
-REMARK = "Say in one short sentence what is new."
+REMARK = "Tell me in one short sentence what happened: {}."  # an event; asked openly it invents one
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,8 @@ class Conversation:
         if not speaks:
             return Said(told.time, "silent")
         begin = time.perf_counter()
-        asked = self._frames.user(REMARK, reply=True)
+        newest = told.events[-1] if told.events else told.text
+        asked = self._frames.user(REMARK.format(newest), reply=True)
         state = self.speaker.read(self.state, asked, self._notes(vlm.TALK, vlm.USER))
         said, after = self._speak(state, begin, told.time, "remark")
         if self.grounded and not said.supported:

@@ -1,4 +1,4 @@
-"""What a perception model finds, in words: who is there, who came and left, who moves where."""
+"""What a perception model finds, in words: who is there, who appeared and left, who moves where."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Narrator:
         track.past = [p for p in track.past if now - p[0] <= self.span] + [(now, x, size)]
         if not track.told and now - track.first >= self.steady:
             track.told = True
-            self._tell(f"{_name(track, number)} came in {side(track.past[0][1])}")
+            self._tell(f"{_name(track, number)} appeared {side(track.past[0][1])}")
         if track.told and now - track.past[0][0] >= 0.9 * self.span:
             self._moves(track, number)
 

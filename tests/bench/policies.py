@@ -327,7 +327,12 @@ def page(rows: list[dict[str, Any]], long: dict[str, Any] | None, args: Any) -> 
         if r["bytes"] <= 0.05 * full["bytes"] and full["mean"] - r["mean"] <= 0.02
     ]  # fmt: skip
     names = ", ".join(r["policy"] for r in small) or "none"
-    lines += ["", f"Within 2 points of full at 5 % of its bytes or fewer: **{names}**."]
+    lines += [
+        "",
+        f"Within 2 points of full at 5 % of its bytes or fewer: **{names}**.",
+        "",
+        "`livestar` is not among them: it chooses by the perplexity of captions; there are none.",
+    ]
     if long is not None:
         step, first = long["step_ms"], long["first_ms"]
         lines += [

@@ -11,7 +11,7 @@ from streamzoo.layers import contract
 from streamzoo.layers.contract import Subject
 from streamzoo.layers.memory.flash import details, flash_places, synopsis
 from streamzoo.layers.memory.kmeans import merge_neighbours, merge_pairs, weighted_kmeans
-from streamzoo.layers.memory.star import StarMemory
+from streamzoo.layers.memory.star import StarMemory, apart
 
 from ..language import case, dense, golden, needs_goldens
 
@@ -108,6 +108,13 @@ def test_synopsis_details_and_positions_are_the_authors():
     np.testing.assert_array_equal(places.T, z["position_out"][:, 0, 5:77])
     close = flash_places(5, frames, (4, 4), told.times, (2, 2))
     assert int(close.max()) == 5 + 13  # the time of the last cluster
+
+
+def test_a_new_scene_is_a_new_cluster():
+    """Begun with the old clusters, k-means would add it to one of them."""
+    rows = jnp.asarray([[[0.0], [0.1], [5.0], [9.0]], [[0.0], [4.0], [8.0], [0.0]]])
+    there = jnp.asarray([[True] * 4, [True, True, True, False]])
+    assert apart(rows, there, 3).tolist() == [[0, 2, 3], [0, 1, 2]]
 
 
 @pytest.mark.slow

@@ -182,7 +182,7 @@ def test_who_came_who_moved_who_left():
             rounds.append(narrator.round(at))
     first, second, third, fourth, last = rounds
     assert "In view: 1 car and 1 person." in first.text
-    assert "Person 3 came in on the left" in first.events
+    assert "Person 3 appeared on the left" in first.events
     assert any(e == "Person 3 moves to the right" for e in (*first.events, *second.events))
     assert last.events == () and "Nobody" not in last.text
     assert "Person 3 left in the middle after 5 seconds" in (*third.events, *fourth.events)

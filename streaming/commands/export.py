@@ -25,7 +25,7 @@ def options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "lines", metavar="NAME", help="a model or a weights file; or a .jsonl file of watch"
     )
-    p.add_argument("--to", choices=FORMATS, help="the format of a model")
+    p.add_argument("--to", choices=(*FORMATS, "coreml"), help="the format of a model")
     p.add_argument("--precision", choices=PRECISIONS, help="of a model (default: fp32)")
     p.add_argument("--batch", metavar="N", help="streams of a step, or dynamic (default: 1)")
     p.add_argument(

@@ -30,6 +30,11 @@ FORMATS = {
     "openvino": TAKES["openvino"],
     "litert": ("fp32", "int8"),  # int8 is its dynamic range: activations as they come
 }
+# Formats that are asked for and not written, and what serves there.
+ELSEWHERE = {
+    "coreml": "its files are compiled and tried on macOS alone; take --to onnx, which ONNX Runtime"
+    " runs there with its CoreML provider, or --to litert, which has a Core ML delegate"
+}
 VERSIONED = ("streamzoo", "jax", "flax", "onnx", "onnxruntime", "openvino", "tensorflow",
              "tensorflow-cpu", "ai-edge-litert")  # fmt: skip
 
@@ -95,6 +100,8 @@ def export(
       RuntimeRefused: a format, precision or batch that cannot be had.
       UnsupportedOperation: an operation without an ONNX form.
     """
+    if to in ELSEWHERE:
+        raise RuntimeRefused(f"--to {to}: {ELSEWHERE[to]}")
     if to not in FORMATS:
         raise RuntimeRefused(f"--to {to}: choose from {', '.join(FORMATS)}")
     if precision not in FORMATS[to]:

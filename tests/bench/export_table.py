@@ -64,7 +64,7 @@ def limited(name: str, to: str, video: str, limit: float) -> dict:
     """:func:`row` in a process of its own, which ends after ``limit`` seconds."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()
-    process = context.Process(target=_send, args=(theirs, name, to, video))
+    process = context.Process(target=_send, args=(theirs, name, to, video), daemon=True)
     process.start()
     theirs.close()
     line: dict = {"name": name, "to": to}

@@ -86,7 +86,7 @@ class Side:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         args = (theirs, side, name, options.quick, options.cpus)
-        self._process = context.Process(target=worker, args=args)
+        self._process = context.Process(target=worker, args=args, daemon=True)
         self._process.start()
 
     def ask(self, *order: Any) -> Any:

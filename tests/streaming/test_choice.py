@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -68,6 +69,22 @@ def test_it_is_measured_once_for_this_machine(monkeypatch, tmp_path):
     file.write_text("{")
     with pytest.raises(AssertionError):
         chosen()
+
+
+def test_other_weights_and_batches_are_measured_anew(monkeypatch):
+    step = step_of("tsa", "jax")
+    chosen(batch=2)
+
+    def fails(*args):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(choice, "Entrant", fails)
+    assert chosen(batch=2).remembered
+    moved = jax.tree.map(lambda a: a * 1.5, step.params)
+    for given in (dict(batch=1), dict(batch=2, params=moved)):
+        params = given.pop("params", step.params)
+        with pytest.raises(AssertionError, match="measured again"):
+            choice.choose(step.model, params, step.card, runtime="jax", **given)
 
 
 def test_answers_that_differ_too_much_are_refused(monkeypatch):

@@ -220,6 +220,7 @@ def test_what_cannot_be_exported_says_why(tmp_path):
     go = lambda **k: export(step.model, step.params, step.card, tmp_path, **k)
     for given, words in (
         (dict(to="tflite"), "--to tflite: choose from stablehlo, onnx, openvino"),
+        (dict(to="coreml"), "macOS alone; take --to onnx, .* or --to litert, which has a Core ML"),
         (dict(to="onnx", precision="bf16"), "bf16 to onnx: .*taken by stablehlo, openvino"),
         (dict(to="stablehlo", precision="int8"), "int8 is taken by onnx, openvino"),
         (dict(to="stablehlo", precision="w4a16-g32"), "w4a16-g32 is taken by onnx, openvino"),

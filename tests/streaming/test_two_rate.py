@@ -112,6 +112,16 @@ def test_a_network_that_is_down_costs_nothing_and_comes_back(slow):
         assert (two.asked, two.failures, two.late, two.answered) == (4, 1, 1, 1)
 
 
+def test_a_question_keeps_its_frame_when_the_caller_takes_the_buffer_again(slow):
+    network, buffer = Network(answer_of(slow)), np.empty_like(LONG[0])
+    with TwoRate(fast(), network, when=lambda r: True) as two:
+        for frame in LONG[:4]:
+            buffer[:] = frame
+            two.push(buffer)
+        network.deliver(two, "answered")  # the question of frame 1
+    np.testing.assert_array_equal(network.questions[0].frame, LONG[1])
+
+
 def test_a_closed_one_lets_its_question_go(slow):
     network = Network(answer_of(slow))
     with TwoRate(fast(), network, when=lambda r: True) as two:

@@ -1,0 +1,105 @@
+"""ParetoQ's claim on drawn persons: more weights of 2 bits against fewer of 4, at equal bytes.
+
+    nice -n 19 python -m tests.bench.paretoq              # writes results/paretoq.{md,jsonl}
+    python -m tests.bench.paretoq --steps 20 --videos 8   # does it run? (other results; name --out)
+
+Per seed a student of 2 blocks and one of 4 learn in floats; each then learns on with the bits under
+which their kernels have equal bytes: 4 bits for 2 blocks, 2 bits for 4. Measured is the file of
+codes. A run that is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from streamzoo.train.compressing import CompressConfig
+from streamzoo.train.datasets.synth import SynthData
+from streamzoo.train.loop import LoopConfig, run
+from streamzoo.train.optim import OptimConfig
+from streamzoo.train.recipe import Model, Recipe
+from streamzoo.zoo import save
+
+OUT = Path(__file__).parent / "results" / "paretoq"
+SEEDS = (0, 1, 2)
+FORMS = {"2 blocks, floats": (2, 0), "4 blocks, floats": (4, 0),
+         "2 blocks, 4 bits": (2, 4), "4 blocks, 2 bits": (4, 2)}  # fmt: skip
+
+
+def recipe(depth: int, bits: float, seed: int, options: argparse.Namespace) -> Recipe:
+    """Of one run: in floats from nothing, in bits from the floats."""
+    folder = options.folder / f"{depth}-{seed}"
+    weights = str(folder / "weights.safetensors") if bits else ""
+    size = (64, 64)
+    return Recipe(
+        data=SynthData(videos=options.videos, size=size),
+        test=SynthData(videos=max(2, options.videos // 4), size=size, split="test"),
+        model=Model("tsa-mi16", weights=weights, depth=depth),
+        compress=CompressConfig(bits=bits),
+        cache=str(options.folder / "cache"),
+        loop=LoopConfig(
+            steps=options.steps, batch=8, frames=8, seed=seed, tensorboard=False,
+            optim=OptimConfig(name="muon", learning_rate=5e-4 if bits else 1.5e-3, ema=0.98),
+            out=str(folder if not bits else folder.with_name(f"{depth}-{seed}-{bits}")),
+        ),
+    )  # fmt: skip
+
+
+def carry_out(form: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains, saves and measures."""
+    depth, bits = FORMS[form]
+    config = recipe(depth, bits, seed, options)
+    job = config.build()
+    result = run(job, config.loop, fresh=True)
+    file = Path(config.loop.out) / "weights.safetensors"
+    save(file, job.task.variables(result.params), job.task.header)
+    found = config.evaluate_file(file)
+    return {"form": form, "seed": seed, "bytes": file.stat().st_size, "mAP": found["mAP"]}
+
+
+def page(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
+    lines = [
+        "# More weights of 2 bits, or fewer of 4?", "",
+        f"`python -m tests.bench.paretoq`: `tsa-mi16`, {options.videos} videos of drawn persons,",
+        f"{options.steps} steps in floats and as many with bits. mAP on videos that nothing",
+        "learned from, mean and standard deviation over seeds.", "",
+        "| student | kB | seeds | mAP |", "|---|---:|---:|---:|",
+    ]  # fmt: skip
+    for form in FORMS:
+        mine = [100 * r["mAP"] for r in rows if r["form"] == form]
+        if not mine:
+            lines.append(f"| {form} | not run | | |")
+            continue
+        size = next(r["bytes"] for r in rows if r["form"] == form)
+        wide = f" ± {statistics.stdev(mine):.1f}" if len(mine) > 1 else ""
+        lines.append(
+            f"| {form} | {size / 1e3:.0f} | {len(mine)} | {statistics.mean(mine):.1f}{wide} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    p.add_argument("--steps", type=int, default=300)
+    p.add_argument("--videos", type=int, default=64)
+    p.add_argument("--out", type=Path, default=OUT, help="results, without their suffix")
+    p.add_argument("--folder", type=Path, default=Path("runs/paretoq"), help="weights and caches")
+    options = p.parse_args()
+    data = options.out.with_suffix(".jsonl")
+    rows = [json.loads(t) for t in data.read_text().splitlines()] if data.is_file() else []
+    for seed in SEEDS:
+        for form in FORMS:
+            if any((r["form"], r["seed"]) == (form, seed) for r in rows):
+                continue
+            rows.append(carry_out(form, seed, options))
+            print(rows[-1], flush=True)
+            with data.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            options.out.with_suffix(".md").write_text(page(rows, options))
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,7 @@ from .commands import (
     demo,
     depth,
     export,
+    generate,
     info,
     listen,
     run,
@@ -44,6 +45,7 @@ COMMANDS: dict[str, ModuleType] = {
     "track": track,
     "depth": depth,
     "listen": listen,
+    "generate": generate,
     "chat": chat,
     "export": export,
     "run": run,
@@ -59,6 +61,7 @@ COMPILING = (
     "track",
     "depth",
     "listen",
+    "generate",
     "chat",
     "demo",
     "export",
@@ -90,6 +93,7 @@ EXAMPLES = """examples:
   streamzoo track dog.mp4 --point 320,200
   streamzoo depth street.mp4 --scene outdoor
   streamzoo listen meeting.wav --out meeting.srt
+  streamzoo generate balls-tiny/bounce --seconds 60 --class tiny --at 20 huge
   streamzoo chat street.mp4 --ask "How many people are there?" --at 30
   streamzoo bench tsa-s16 dsta-s16 --teacher videomae-window-s16 --batch 1 2 4
   streamzoo serve --model dsta-lite0/ucf11 --stream rtsp://127.0.0.1:8554/cam

@@ -11,17 +11,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from ..streaming import Array
 
+Numbers = TypeVar("Numbers", float, np.ndarray, Array)
 TRAINED = 1000  # times go from 0, clean, to this, noise
 
 
-def shifted(sigma: np.ndarray | float, shift: float) -> np.ndarray | float:
+def shifted(sigma: Numbers, shift: float) -> Numbers:
     """Sigmas in 0..1 bent towards noise by ``shift`` >= 1; 1 changes nothing."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 

@@ -1,0 +1,3 @@
+"""Balls that bounce in a box: a small generator whose video can be measured."""
+
+NAMES = ("balls-*",)

@@ -100,6 +100,36 @@ def test_timing_and_words_are_measured_as_in_videollm_online():
         np.testing.assert_allclose(got, z[f"stream_evaluate_th{threshold}"], rtol=1e-4)
 
 
+def test_a_reply_that_ended_is_followed_by_its_prompt():
+    model, variables = tiny(depth=1, context=32)
+    live = Live(model, variables, lambda logits: 7, 7, start=(1, 2), again=(3, 4))
+    frame = np.zeros((2, 32), np.float32)
+    state, heard = live.push(live.begin(), frame)
+    assert heard.reply == () and state.pending == (7,) and int(state.memory.seen[0]) == 4
+    ended = state._replace(pending=(model.config.end,))
+    for before, more in ((state, 3), (ended, 5)):  # silence, or the end and the prompt, and two
+        assert int(live.push(before, frame)[0].memory.seen[0]) == 4 + more
+
+
+def test_a_late_reply_is_looked_for_no_longer_than_an_early_one():
+    """Two frames in the first turn, five in the next: one of them is shown."""
+    ids = np.asarray([9, 9, 1, 0, 9, 9, 9, 9, 9, 1, 0])
+    labels = np.asarray([2, 1, 1, -100, *[-100] * 7])
+    logits = np.zeros((11, 10))
+    logits[:, 2] = 5.0  # silence everywhere
+    asked = []
+
+    def later(at, first, count):
+        asked.append((at, first, count))
+        return np.tile(logits[:1], (count, 1))
+
+    labels[1] = 2
+    got = live_figures(
+        logits, ids, labels, picture=9, silence=2, end=0, per_frame=1, later=later
+    )  # fmt: skip
+    assert asked == [(2, 2, 1)] and got.frames_off == 1.0
+
+
 def test_moments_are_matched_one_to_one():
     off, precision, recall = time_differences([1.0, 1.2, 9.0], [1.1, 20.0], reach=2.0)
     np.testing.assert_allclose(off, [0.1])

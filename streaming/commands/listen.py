@@ -172,6 +172,7 @@ def recogniser(name: str, longest: float) -> Any:
     from ...zoo import packages
     from ...zoo.registry import model_card
     from ...zoo.resolve import card_of, resolve
+    from ...zoo.speech.moonshine.live import MoonshineLive
     from ...zoo.speech.moonshine.model import Moonshine
     from ...zoo.speech.moonshine.transcribe import Transcriber
     from ...zoo.speech.whisper.model import Whisper
@@ -181,7 +182,7 @@ def recogniser(name: str, longest: float) -> Any:
     model, params, _ = resolve(name)
     if isinstance(model, Whisper) and not keeps_state(model):
         return _whisper(name, model, params)
-    if not isinstance(model, Moonshine):
+    if not isinstance(model, Moonshine | MoonshineLive):
         raise CliError(f"{name} does not write what is said; --model {DEFAULT} does")
     beside = Path(name).expanduser().parent / "tokenizer.bin"
     if not beside.is_file():

@@ -42,7 +42,7 @@ from streamzoo.zoo.speech.written import best_of
 HERE = Path(__file__).resolve().parent
 SPEECH = HERE.parents[2] / "shared/data/speech"
 NAME, PACE = "moonshine-base/en", 6.5
-LOOKS = ((20, 0), (10, 10), (5, 15), (2, 18), (5, 5), (10, 30))
+LOOKS = ((20, 0), (10, 10), (2, 18))
 SIZES = [n * RATE for n in (4, 8, 12)]
 
 

@@ -10,6 +10,9 @@ from streamzoo.layers.signal.ticks import verify_signal
 from streamzoo.zoo import create_model, model_card
 from streamzoo.zoo.speech.moonshine.live import MoonshineLive
 from streamzoo.zoo.speech.moonshine.model import Moonshine, MoonshineConfig
+from streamzoo.zoo.speech.moonshine.tokens import Tokens
+from streamzoo.zoo.speech.moonshine.transcribe import Transcriber
+from streamzoo.zoo.speech.written import best_tokens
 
 SIZES = dict(dim=24, hidden=48, heads=2, encoder=2, decoder=2, turned=6, vocabulary=30)
 
@@ -106,3 +109,17 @@ def test_names():
     card, model = model_card("moonshine-live-base"), create_model("moonshine-live-base")
     assert card.latency == model.latency == 19 * 384
     assert model.inputs == ("audio",) and model_card("moonshine-base").streaming is False
+
+
+def test_an_utterance_is_written_as_its_clip():
+    """What pads it to the next program's length is not heard."""
+    model, variables = made(hop=3, ahead=2)
+    table = variables["params"]["embed"]
+    table["embedding"] = table["embedding"].at[model.config.end].set(0)  # a text that goes on
+    write = Transcriber(model, variables, Tokens([bytes([65 + n]) for n in range(30)]))
+    audio = np.asarray(sound(6, 1, 14_000))
+    got = write(audio[0])
+    limit = np.asarray([6], np.int32)
+    out, count = best_tokens(model, variables, audio, np.array([14_000]), limit, 20)
+    assert got.tokens == np.asarray(out)[0, : int(count[0])].tolist() and len(got.tokens) == 6
+    assert got.text == "".join(chr(65 + n) for n in got.tokens if n > 2)

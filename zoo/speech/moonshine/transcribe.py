@@ -11,6 +11,7 @@ import numpy as np
 from ....layers.streaming import Params
 from ..hearing import RATE
 from ..written import best_tokens
+from .live import MoonshineLive
 from .model import SHORTEST, Moonshine
 from .tokens import Tokens
 
@@ -30,13 +31,13 @@ class Transcriber:
     """Text of utterances of up to 30 s, each by itself.
 
     Args:
-      model, params: of Moonshine, as ``streamzoo.load`` gives them.
+      model, params: of Moonshine, offline or as a stream whose clip is heard.
       tokens: of its texts; None reads those of ``moonshine-base/en``.
     """
 
     longest = LONGEST
 
-    def __init__(self, model: Moonshine, params: Params, tokens: Tokens | Path):
+    def __init__(self, model: Moonshine | MoonshineLive, params: Params, tokens: Tokens | Path):
         self.model, self.params = model, params
         self.tokens = tokens if isinstance(tokens, Tokens) else Tokens.read(tokens)
 

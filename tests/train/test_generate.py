@@ -44,7 +44,7 @@ def converted(weights, few):
 
 
 @needs_goldens
-@pytest.mark.parametrize("which", ["a", "b"])
+@pytest.mark.parametrize("which", ["b", pytest.param("a", marks=pytest.mark.slow)])
 def test_gradient_of_a_self_rollout_is_that_of_a_detached_cache(which):
     z, weights, meta = golden(f"self_forcing_train_rollout_{which}")
     module, variables = network(weights)

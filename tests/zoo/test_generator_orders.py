@@ -30,6 +30,7 @@ from .test_generator import generator, prompt
 from .wan_goldens import golden, needs_goldens
 
 
+@pytest.mark.slow
 def test_one_chunk_is_plain_diffusion_of_a_clip():
     made, text = generator(partitions(1, 6, 4)), prompt(0)
     draws = np.random.default_rng(0).normal(size=(1, 1, 6, 4, 4, 4)).astype(np.float32)
@@ -244,7 +245,7 @@ def test_numbers_of_that_ring():
 
 
 @needs_goldens
-@pytest.mark.parametrize("threshold", [0.2, 0.6])
+@pytest.mark.parametrize("threshold", [0.2, pytest.param(0.6, marks=pytest.mark.slow)])
 def test_a_sink_that_is_no_longer_alike_is_refreshed(threshold):
     """Cosines and decisions are the authors', call by call on the sinks that they held."""
     z, weights, _ = golden("streamdiffusionv2_sink_queue")
@@ -289,6 +290,7 @@ def test_refreshed_sinks_in_the_pipeline():
     assert int((table.frames >= 0).sum()) == 6
 
 
+@pytest.mark.slow
 def test_the_step_lowers_for_chips_and_a_saved_program_keeps_its_state():
     made = generator("longlive")
     state = made.start(2)

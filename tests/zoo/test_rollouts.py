@@ -137,6 +137,7 @@ def test_anchors_and_their_regions():
     assert run.call == len(run.z["call_t"])
 
 
+@pytest.mark.slow
 def test_anchor_of_the_prompt_before_bridges_the_gap():
     """The authors' copy of it is overwritten from the third call of the fourth prompt on: there the
     anchor holds the chunk itself. Ours is the one that is meant, so numbers end at frame 51."""

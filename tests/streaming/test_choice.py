@@ -87,6 +87,21 @@ def test_other_weights_and_batches_are_measured_anew(monkeypatch):
             choice.choose(step.model, params, step.card, runtime="jax", **given)
 
 
+def test_every_picture_is_shown(monkeypatch):
+    shown = []
+
+    class Seen(choice.Entrant):
+        def answers(self):
+            shown.append(self.frames)
+            return super().answers()
+
+    monkeypatch.setattr(choice, "Entrant", Seen)
+    chosen(pictures=PICTURES)
+    for frames in shown:
+        np.testing.assert_array_equal(np.stack(frames)[:, 0, 0], PICTURES)
+    assert len(shown) == 2
+
+
 def test_answers_that_differ_too_much_are_refused(monkeypatch):
     found = chosen()
     assert (found.precision, found.by) == ("bf16", "difference on noise")

@@ -141,7 +141,7 @@ MODELS = {
     ),
     "dsta-lite0/ut": Measure(actions, "top1", "top1 on every third test clip of fold 1"),
     "rglru-palm/egogestar": Measure(
-        actions, "top1_last", "top1 at the end of every second test clip (21)"
+        actions, "top1_last", "top1 at the end of every second test clip"
     ),
     "yolox-nano/coco": Measure(
         detector, "recall", "recall on 142 pictures of Penn-Fudan, threshold 0.3"

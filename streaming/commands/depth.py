@@ -25,8 +25,8 @@ NOTES = """
 The video shows the picture and beside it its depth: bright is near. Without --scene depth is
 relative: an inverse distance of unknown scale. A line of the JSON lines has the nearest, the median
 and the farthest, and how much of the frame agrees with the one before (`confidence`).
-A model that says cameras (vggtstream-l14/1b) also writes STEM.cameras.jsonl, the path of the
-camera, and STEM.ply, the points."""
+A model that says cameras (weights of vggtstream-l14, made by `streamzoo convert` of VGGT's) also
+writes STEM.cameras.jsonl, the path of the camera, and STEM.ply, the points."""
 
 
 def options(p: argparse.ArgumentParser) -> None:

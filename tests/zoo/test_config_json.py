@@ -15,13 +15,13 @@ from streamzoo.zoo.files import read_tensors
 from streamzoo.zoo.published import PREPROCESSORS
 from streamzoo.zoo.resolve import _known, find
 
-from ..parity import rows_conv, rows_encode, rows_segment, rows_track
+from ..parity import rows_conv, rows_depth, rows_encode, rows_segment, rows_track
 from .loopback import Hub
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-ROOMS = (rows_encode, rows_conv, rows_segment, rows_track)
+ROOMS = (rows_encode, rows_conv, rows_segment, rows_track, rows_depth)
 ROWS = {row.name: row for room in ROOMS for row in room.ROWS if "transformers" in row.reference}
 # one row for each table; names by which the layout of a hub repository is found
 FAMILIES = {
@@ -29,7 +29,8 @@ FAMILIES = {
     "eupe": "dinov3-s16", "clip": "clip-b32", "clip-dual": "clip-dual-b32",
     "siglip": "siglip-b16", "siglip-dual": "siglip-dual-b16", "siglip2": "siglip2-b16",
     "siglip2-dual": "siglip2-dual-b16", "radio": "radio-h16", "vjepa2": "vjepa2-l16",
-    "videoprism": "videoprism-b18",
+    "videoprism": "videoprism-b18", "depthanything": "depthanything-s14",
+    "temporaldepth": "depthanything-s14", "dpt": "dpt-l16",
 }  # fmt: skip
 OTHERS = ["sam-b16", "sam2-t", "sam2.1video", "edgetam-m1", "dinov3-convnext-t", "videomae"]
 # the numbers of each config that a last layer, or a width, would change
@@ -158,6 +159,10 @@ NUMERICS = {
         f"{part}.{told}": f"{place}.{ours}" for told, ours in ENCODER.items()
         for part, place in (("vision_config", "trunk"), ("mask_decoder_config", "decoder"))
     },
+    "depthanything-s14": {
+        f"backbone_config.{told}": f"encoder.{ours}" for told, ours in ENCODER.items()
+    },
+    "dpt-l16": {told: f"encoder.{ours}" for told, ours in ENCODER.items()},
     "sam2-t": SAM2, "sam2.1video": SAM2 | MEMORY, "edgetam-m1": SEGMENT | MEMORY,
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from ...layers.positions import resize_cubic
 from ...layers.streaming import DType
-from ...layers.transformer import gelu
+from ...layers.transformer.activations import ACTIVATIONS
 from ..encode.vit import ImageViT, ImageViTConfig
 from ..per_frame import PerFrame
 from ..ranges import Checked, Count, Weight
@@ -139,6 +139,7 @@ class DepthViT(PerFrame[Depth]):
             x, top = x[:, first:], x[:, :1]
             if cfg.readout == "project":
                 beside = jnp.broadcast_to(top, x.shape)
-                x = gelu(self.readouts[i](jnp.concatenate([x, beside], axis=-1)))
+                x = self.readouts[i](jnp.concatenate([x, beside], axis=-1))
+                x = ACTIVATIONS[cfg.encoder.activation](x)
             found.append(x.reshape(out.features.shape))
         return found

@@ -11,19 +11,10 @@ from .stream import VGGTStream
 
 PAPER = "Wang et al., VGGT (arXiv 2503.11651)"
 L14 = VGGTConfig()
-_hub: Fields = dict(source="hf:facebook/VGGT-1B", licence="VGGT licence (the published weights)")
 _look: Fields = dict(input_size=L14.image_size, paper=PAPER, **IMAGENET)
 for _name, _build, _what in (
     ("vggt-l14", VGGT, "cameras, depth and points of several views at once"),
     ("vggtstream-l14", VGGTStream, "the same as a stream: the first frame and the newest 8"),
 ):
-    _streaming = _build is VGGTStream
-    _shared: Fields = dict(streaming=_streaming, **_look)
-    register(_name, _build, L14, Card(_name, summary=_what, **_shared))
-    _tagged = f"{_name}/1b"
-    register(
-        _tagged,
-        _build,
-        L14,
-        Card(_tagged, summary=f"published: {_what}", **_hub, **_shared),
-    )
+    _card = Card(_name, summary=_what, streaming=_build is VGGTStream, **_look)
+    register(_name, _build, L14, _card)

@@ -82,7 +82,14 @@ def test_a_distribution_is_at_no_distance_from_itself():
 def short(tmp_path_factory):
     """A chain of very few steps, its first two stages made."""
     config = chains.ChainConfig(
-        teacher_steps=2, causal_steps=2, rollout_steps=2, batch=8, fresh=4, going=4, entering=2
+        teacher_steps=2,
+        causal_steps=2,
+        rollout_steps=2,
+        batch=8,
+        fresh=4,
+        going=4,
+        entering=2,
+        regression=0.5,
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chains, "STEPS_PER_CALL", 2)

@@ -84,8 +84,8 @@ def stream_actions(
     def one(x, i):
         x = jnp.where(given[..., None], prefix, x)
         now, after = at(i), at(i + 1)
-        moved = x + (after - now)[..., None].astype(x.dtype) * flow(x, now)
-        x = jnp.where(given[..., None], prefix, moved)
+        # the prefix stays: its time is 0 before and after
+        x = x + (after - now)[..., None].astype(x.dtype) * flow(x, now)
         return x, Actions(x, (after < schedule.ready) & (now >= schedule.ready))
 
     return jax.lax.scan(one, noise, jnp.arange(steps, dtype=jnp.float32))[1]

@@ -43,6 +43,14 @@ def test_actions_stream_as_the_official_ones():
     np.testing.assert_array_equal(got.ready, z["stream_newly_ready"])
 
 
+def test_the_actions_that_are_carried_out_are_seen_by_the_others():
+    noise, prefix, delay = jnp.zeros((1, 8, 1)), jnp.full((1, 8, 1), 5.0), jnp.asarray([3])
+    mean = lambda x, t: jnp.broadcast_to(x.mean(axis=1, keepdims=True), x.shape)
+    got = np.asarray(stream_actions(HorizonSchedule(), mean, noise, prefix, delay, steps=2).x)
+    np.testing.assert_array_equal(got[:, 0, :3], 5)
+    assert (got[0, 0, 3:] < 0).all()  # moved by the prefix's mean, as the noise is 0
+
+
 def test_the_first_action_is_ready_after_one_pass_and_the_last_after_all():
     zero = jnp.zeros((1, 16, 2))
     got = stream_actions(

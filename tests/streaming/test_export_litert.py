@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from streamzoo.layers.install import how_to_install
-from streamzoo.streaming.export import export
+from streamzoo.streaming.export import artefact, export
+from streamzoo.streaming.export.compare import Difference
 from streamzoo.streaming.export.loop import Artefact, ArtefactError
 from streamzoo.streaming.precision import RuntimeRefused
 
@@ -177,6 +178,26 @@ def test_what_litert_cannot_have_says_why(tmp_path, monkeypatch):
     with pytest.raises(RuntimeRefused) as error:
         go()
     assert how_to_install("litert") in str(error.value)
+
+
+def test_an_artefact_that_answers_otherwise_is_not_left_behind(tmp_path, monkeypatch):
+    step = step_of("tsa", "jax")
+    file = tmp_path / "step.tflite"
+
+    def lowered(*_):
+        file.write_bytes(b"TFL3")
+        return [file], [], [], {}
+
+    monkeypatch.setattr(artefact, "_onnx", lowered)
+    say = lambda answers, change: lambda *_: Difference(answers, 0.0, change, 30, False)
+    go = lambda **k: export(step.model, step.params, step.card, tmp_path, **k)
+    monkeypatch.setattr(artefact, "compare", say(0.5, 3.0))
+    with pytest.raises(RuntimeRefused, match=r"difference from JAX 0.5 over 30.*--to onnx"):
+        go(to="litert")
+    assert [f.name for f in tmp_path.iterdir()] == []
+    assert go(to="litert", precision="int8").card.is_file()  # rounded: it may
+    monkeypatch.setattr(artefact, "compare", say(0.02, 3.0))
+    assert go(to="litert").card.is_file()
 
 
 def test_a_runtime_reads_the_files_that_are_its_own(tmp_path):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from .. import zoo
-from ..zoo.ranges import Checked, Count, Positive, Range, Whole
+from ..zoo.ranges import Checked, Count, Positive, Range, Share, Whole
 from ..zoo.speech.moonshine.live import MoonshineLive
 from ..zoo.speech.moonshine.model import MoonshineConfig, features_of
 from .base import BaseRecipe, header, shared
@@ -40,7 +40,7 @@ class Recordings(Checked):
     path: str = ""
     longest: Positive = 8.0
     held_out: tuple[str, ...] = ()
-    sizes: tuple[float, ...] = (0.6, 0.8, 1.0)
+    sizes: tuple[Share, ...] = (0.6, 0.8, 1.0)
     louder: Annotated[float, Range(0, 3)] = 0.4
     tested: Count = 24
 

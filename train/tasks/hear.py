@@ -16,7 +16,7 @@ import numpy as np
 from ...layers import lora
 from ...layers.gaps import zero_invalid
 from ...layers.streaming import Array, Carry, Params
-from ...zoo.ranges import Checked, Count, Weight
+from ...zoo.ranges import Checked, Count, Share, Weight, Whole
 from ..base import ModelTask
 from ..losses import soft_class
 from ..types import Batch, Evaluate, Loss
@@ -39,8 +39,8 @@ class HearConfig(Checked):
     rank: Count = 6
     features: Weight = 1.0
     words: Weight = 1.0
-    looks: tuple[tuple[int, int], ...] = ((5, 15), (10, 10), (5, 5))
-    share: tuple[float, ...] = (0.6, 0.25, 0.15)
+    looks: tuple[tuple[Count, Whole], ...] = ((5, 15), (10, 10), (5, 5))
+    share: tuple[Share, ...] = (0.6, 0.25, 0.15)
 
     def __post_init__(self):
         super().__post_init__()

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ..gaps import compact, scatter
+from ..running_mean import counted, running_mean
 from ..streaming import Array, DType
 from .emitted import Emitted, FrameForFrame, whole
 
@@ -15,8 +16,8 @@ class RunningNorm(FrameForFrame):
     """Normalises frames by the mean and variance of every value up to them, [B, F, D] -> the same.
 
     The causal form of a group norm with one group over time and channels, which needs the whole
-    utterance; at an utterance's last frame both are equal. Weights see less and less of what is
-    new: begin a stream anew where another speaker or room begins.
+    utterance; at an utterance's last frame both are equal. What is new counts less and less: begin
+    a stream anew where another speaker or room begins.
     """
 
     eps: float = 1e-5
@@ -24,29 +25,20 @@ class RunningNorm(FrameForFrame):
 
     @nn.nowrap
     def init_carry(self, batch: int) -> dict[str, Array]:
-        none = jnp.zeros((batch,), jnp.float32)
-        return {"frames": jnp.zeros((batch,), jnp.int32), "mean": none, "square": none}
+        none = jnp.zeros((batch, 2), jnp.float32)  # of the values, of their squares
+        return {"frames": jnp.zeros((batch,), jnp.int32), "means": none}
 
     def __call__(self, carry: dict[str, Array], x: Array, valid: Array | None = None):
         given = whole(x, valid)
         dense = compact(given.x.astype(jnp.float32), valid)
         wide = dense.x
-        there = jnp.arange(wide.shape[1])[None] < dense.fresh[:, None]
-        before = carry["frames"].astype(jnp.float32)[:, None]
-        count = before + jnp.arange(1, wide.shape[1] + 1, dtype=jnp.float32)[None]
-        so_far = lambda old, new: (old[:, None] * before + jnp.cumsum(new, axis=1)) / count
-        mean = so_far(carry["mean"], wide.mean(axis=2))
-        square = so_far(carry["square"], (wide * wide).mean(axis=2))
+        count = counted(carry["frames"], wide.shape[1], dense.fresh)
+        new = jnp.stack([wide.mean(axis=2), (wide * wide).mean(axis=2)], axis=2)
+        means, so_far = running_mean(carry["means"], new, count, dense.fresh)
+        mean, square = so_far[..., :1], so_far[..., 1:]
         spread = jnp.maximum(square - mean * mean, 0)
-        y = (wide - mean[..., None]) * jax.lax.rsqrt(spread + self.eps)[..., None]
-        last = jnp.maximum(dense.fresh - 1, 0)[:, None]
-        end = lambda now, old: jnp.where(
-            dense.fresh > 0, jnp.take_along_axis(now, last, axis=1)[:, 0], old
-        )
-        after = {
-            "frames": carry["frames"] + dense.fresh,
-            "mean": end(mean, carry["mean"]),
-            "square": end(square, carry["square"]),
-        }
+        y = (wide - mean) * jax.lax.rsqrt(spread + self.eps)
+        there = jnp.arange(wide.shape[1])[None] < dense.fresh[:, None]
         y = jnp.where(there[..., None], y, 0).astype(self.dtype)
+        after = {"frames": count.after, "means": means}
         return after, Emitted(scatter(y, dense, valid), given.valid, given.at)

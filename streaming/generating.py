@@ -52,7 +52,7 @@ def switches(
     plan: list[Switch] = []
     for text, name in later:
         if not _AT.fullmatch(text):
-            raise ValueError(f"--at {text} {name}: {text!r} is no number of seconds")
+            raise ValueError(f"--at {text} {name}: {text!r} is no number of seconds from 0 on")
         at = float(text)
         if not 0 < at < seconds:
             raise ValueError(f"--at {text} {name}: the video has {seconds:g} s; give a time in it")

@@ -52,8 +52,9 @@ def policy(name: str, budget: int) -> Policy:
         policy needs.
     """
     if name not in POLICIES:
-        near = difflib.get_close_matches(name, POLICIES, n=3, cutoff=0.4) or list(POLICIES)
-        raise ValueError(f"unknown policy {name!r}; did you mean {', '.join(near)}?")
+        near = difflib.get_close_matches(name, POLICIES, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"choose from {', '.join(POLICIES)}"
+        raise ValueError(f"unknown policy {name!r}; {hint}")
     return POLICIES[name](budget)
 
 

@@ -96,7 +96,8 @@ def run(args: argparse.Namespace) -> int:
         claim = stack.enter_context(Claim(args.out, args.overwrite)) if args.out else None
         start = time.monotonic()
         say(
-            f"watching {source.name} with {name} at {by(source.size)} pixels; {args.language} talks"
+            f"watching {source.name} with {name} at {by(source.size)} pixels;"
+            f" {args.language} talks: loading, and compiling ..."
         )
         speaker = _speaker(args)
         gate = None if args.quiet else Gate(1.0, repeat=True, pause=1)

@@ -72,7 +72,12 @@ def run(args: argparse.Namespace) -> None:
         return DepthSession(step, source.size), Beside(source.original_size)
 
     def after(session: DepthSession, _: float) -> None:
-        say(session.told())
+        told = session.told()
+        say(
+            f"random weights: depths and flicker mean nothing ({told})"
+            if args.random_weights
+            else told
+        )
         for path in session.write(stem):
             print(f"wrote {path}")
 

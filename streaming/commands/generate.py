@@ -103,22 +103,31 @@ def run(args: argparse.Namespace) -> int:
             if stop:
                 break
     say(costs.line())
-    say(f"wrote {writer.path}: {costs.frames / fps:.1f} s of video, {fps:g} frames/s")
+    made = costs.frames / fps
+    cut = f"; stopped before the {args.seconds:g} s that were asked for" if stop else ""
+    say(f"wrote {writer.path}: {made:.1f} s of video, {fps:g} frames/s{cut}")
     return 0
 
 
 @contextlib.contextmanager
 def _table():
-    """A live table in a terminal where rich is installed; nothing else where not."""
+    """A live table in a terminal where rich is installed; a line every few seconds where not."""
+    said = [time.monotonic()]
+
+    def line(costs: Any, seconds: float, _: str | None) -> None:
+        if time.monotonic() - said[0] > 5:
+            said[0] = time.monotonic()
+            say(f"{seconds:.1f} s of video, {costs.rate(costs.drawn):.0f} frames/s with the file")
+
     if not sys.stderr.isatty():
-        yield lambda *_: None
+        yield line
         return
     try:
         from rich.console import Console
         from rich.live import Live
         from rich.table import Table
     except ImportError:
-        yield lambda *_: None
+        yield line
         return
     with Live(console=Console(stderr=True), refresh_per_second=4) as live:
 

@@ -71,9 +71,13 @@ def run(args: argparse.Namespace) -> None:
                 facts |= needed.lines() | {"int8 on": "; ".join(table(needed))}
             except ValueError as error:
                 facts["budget"] = f"none: {error}"
+    elif card.task == "generate":
+        facts["carry"] = "constant in time, as the rollout says; see zoo/README.md"
     else:
         facts["carry"] = "none: offline, reads a whole clip"
-    if unit := UNITS.get(card.task):
+    if card.task == "generate":
+        facts["input"] = "noise, and what is to be seen; see config"
+    elif unit := UNITS.get(card.task):
         rate = f" of sound, {card.frame_rate:,.0f} a second" if card.frame_rate else ""
         facts["input"] = unit + rate
     else:
@@ -82,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
         facts["mean, std"] = f"{', '.join(map(str, card.mean))}; {', '.join(map(str, card.std))}"
         facts["frame rate"] = f"{card.frame_rate:g} frames/s" if card.frame_rate else ""
     facts["classes"] = ", ".join(card.classes)
-    if card.classes or card.task not in UNITS:
+    if card.classes and card.task not in ("generate", "track"):
         many = "several classes at a time (sigmoid)"
         facts["scores"] = many if card.multi_label else "one (softmax)"
     for name in ("trained_on", "metric", "metric_command", "licence", "paper", "sha256"):

@@ -17,7 +17,7 @@ from ...layers.streaming import DType
 from ...layers.transformer.activations import ACTIVATIONS
 from ..encode.vit import ImageViT, ImageViTConfig
 from ..per_frame import PerFrame
-from ..ranges import Checked, Count, Weight
+from ..ranges import Checked, Count, Weight, Whole
 from .decoder import Neck, resize_corners, resize_linear
 from .outputs import Depth
 
@@ -43,7 +43,7 @@ class DepthConfig(Checked):
     """
 
     encoder: ImageViTConfig = SMALL
-    layers: tuple[int, ...] = (2, 5, 8, 11)
+    layers: tuple[Whole, ...] = (2, 5, 8, 11)
     normed: bool = True
     readout: str = "ignore"
     widths: tuple[Count, ...] = (48, 96, 192, 384)

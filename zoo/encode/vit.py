@@ -25,6 +25,7 @@ from ...layers.ranks import to_rank
 from ...layers.streaming import DType
 from ...layers.transformer import Block, BlockConfig, BlockStack, Mlp, Taps, layer_norm
 from ..checks import check_images, check_taps
+from ..ranges import Count, Positive, Size, Weight, Whole
 from .outputs import EncoderOutput, through
 
 Array = jax.Array
@@ -71,33 +72,33 @@ class ImageViTConfig:
       unroll: blocks per iteration of the scan over depth.
     """
 
-    image_size: tuple[int, int] = (224, 224)
-    patch: int = 16
-    dim: int = 384
-    depth: int = 12
-    heads: int = 6
-    mlp_ratio: float = 4.0
+    image_size: Size = (224, 224)
+    patch: Count = 16
+    dim: Count = 384
+    depth: Count = 12
+    heads: Count = 6
+    mlp_ratio: Positive = 4.0
     activation: str = "gelu"
     gated: bool = False
     biased: str = "qkv"
-    layer_scale: float | None = None
-    eps: float = 1e-6
+    layer_scale: Weight | None = None
+    eps: Positive = 1e-6
     patch_bias: bool = True
-    class_tokens: int = 1
-    registers: int = 0
+    class_tokens: Whole = 1
+    registers: Whole = 0
     positions: str = "learned"
-    table_grid: tuple[int, ...] = ()
+    table_grid: tuple[Count, ...] = ()
     class_position: bool = True
     resize: str = "bicubic"
-    rope_base: float = 100.0
+    rope_base: Positive = 100.0
     pre_norm: bool = False
     final_norm: str = "tokens"
     pool: str = "class"
-    pool_tokens: tuple[int, ...] = (0,)
-    projection: int = 0
+    pool_tokens: tuple[Whole, ...] = (0,)
+    projection: Whole = 0
     ragged: bool = False
     dtype: DType = "float32"
-    unroll: int = 1
+    unroll: Count = 1
 
     def __post_init__(self):
         choices = [

@@ -7,7 +7,7 @@ import dataclasses
 from ....layers.streaming import DType
 from ....layers.transformer import BlockConfig
 from ...encode.vit import ImageViTConfig
-from ...ranges import Checked, Count, Size
+from ...ranges import Checked, Count, Size, Whole
 
 LARGE = ImageViTConfig(
     (518, 518), 14, 1024, 24, 16, layer_scale=1.0, registers=4, table_grid=(37, 37),
@@ -40,7 +40,7 @@ class VGGTConfig(Checked):
     depth: Count = 24
     heads: Count = 16
     registers: Count = 4
-    layers: tuple[int, ...] = (4, 11, 17, 23)
+    layers: tuple[Whole, ...] = (4, 11, 17, 23)
     camera_depth: Count = 4
     camera_heads: Count = 16
     rounds: Count = 4

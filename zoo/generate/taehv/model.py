@@ -28,7 +28,7 @@ class TAEHVConfig(Checked):
 
     image_size: Size = (480, 832)
     latent: Count = 16
-    widths: tuple[int, ...] = (256, 128, 64, 64)
+    widths: tuple[Count, ...] = (256, 128, 64, 64)
     encoder_width: Count = 64
     dtype: DType = "float32"
 

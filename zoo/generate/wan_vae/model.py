@@ -9,15 +9,18 @@ by latent is decoding them together.
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from ....layers.ranks import to_rank
 from ....layers.streaming import Array, Carry, DType
-from ...ranges import Checked, Count, Size
+from ...ranges import Checked, Count, Positive, Range, Size
 from ..pictures import PER_LATENT, Pictures, one_by_one, there
 from .blocks import Downs, Stage, Tails, Ups, tail_shapes
+
+Middle = Annotated[float, Range()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +39,11 @@ class WanVAEConfig(Checked):
     image_size: Size = (480, 832)
     dim: Count = 96
     latent: Count = 16
-    mult: tuple[int, ...] = (1, 2, 4, 4)
+    mult: tuple[Count, ...] = (1, 2, 4, 4)
     blocks: Count = 2
     over_time: tuple[bool, ...] = (False, True, True)
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    mean: tuple[Middle, ...] = ()
+    std: tuple[Positive, ...] = ()
     dtype: DType = "float32"
 
     def __post_init__(self) -> None:

@@ -165,8 +165,11 @@ def ranged(hint):
 
 
 def config_classes():
-    """Every class of settings: those of training, of the server and of the cluster."""
+    """Every class of settings: those of training, of the server, of the cluster and of models."""
     found, todo = set(), [ranges.Checked]
+    zoo = importlib.import_module("streamzoo.zoo")
+    for module in pkgutil.walk_packages(zoo.__path__, "streamzoo.zoo."):
+        importlib.import_module(module.name)  # all of them, not those that other tests imported
     for room in ("train", "streaming.serve.limits", "streaming.engine.trial"):
         package = importlib.import_module(f"streamzoo.{room}")
         for module in pkgutil.iter_modules(getattr(package, "__path__", [])):

@@ -12,7 +12,7 @@ from ...layers.gaps import zero_invalid
 from ...layers.memory import Slots
 from ...layers.streaming import Array
 from ..encode.vit import ImageViT, ImageViTConfig
-from ..ranges import Checked
+from ..ranges import Checked, Count
 from ..text.decoder.model import Decoder, DecoderConfig
 from .connect import PixelShuffle, VideoProjector
 from .qwen_vision import Features, QwenVision, QwenVisionConfig
@@ -37,7 +37,7 @@ class VideoLMConfig(Checked):
     vision: QwenVisionConfig | ImageViTConfig
     decoder: DecoderConfig
     connector: str = "qwen"
-    factor: int = 4
+    factor: Count = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()

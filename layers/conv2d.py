@@ -81,11 +81,13 @@ class Depthwise(nn.Module):
 class SqueezeExcite(nn.Module):
     """Channel gates from the mean over the frame (Hu et al., arXiv 1709.01507).
 
-    x [M, H, W, C] -> x * sigmoid(up(relu(down(mean of x)))).
+    x [M, H, W, C] -> x * sigmoid(up(relu(down(mean of x)))), or with the ``hard`` sigmoid of
+    MobileNetV3, a line cut at 0 and 1.
     """
 
     dim: int
     squeezed: int
+    hard: bool = False
     dtype: DType = jnp.float32
 
     def setup(self):
@@ -94,4 +96,5 @@ class SqueezeExcite(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         mean = x.astype(jnp.float32).mean(axis=(1, 2)).astype(x.dtype)
-        return x * nn.sigmoid(self.up(nn.relu(self.down(mean))))[:, None, None]
+        gate = nn.hard_sigmoid if self.hard else nn.sigmoid
+        return x * gate(self.up(nn.relu(self.down(mean))))[:, None, None]

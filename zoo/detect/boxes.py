@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ...layers.gaps import zero_invalid
 from ..preprocess import fitted
 
 Array = jax.Array
@@ -65,6 +66,20 @@ def suppress(
     start = jnp.int32(0), scores.astype(jnp.float32), jnp.zeros(slots, jnp.int32)
     count, _, chosen = jax.lax.while_loop(going, pick, start)
     return Kept(chosen, jnp.arange(slots) < count)
+
+
+def best(
+    boxes: Array, scores: Array, labels: Array, *, slots: int, threshold: float, iou: float
+) -> tuple[Array, Array, Array, Array]:
+    """(boxes [M, N, 4], scores, labels, valid [M, N]) of M frames: what :func:`suppress` keeps of
+    the candidates boxes [M, A, 4], scores and labels [M, A], zeros in empty slots."""
+
+    def choose(boxes: Array, scores: Array, labels: Array) -> tuple[Array, Array, Array, Array]:
+        kept = suppress(boxes, scores, labels, slots=slots, threshold=threshold, iou=iou)
+        pick = lambda a: zero_invalid(a[kept.picks][None], kept.valid[None])[0]
+        return pick(boxes), pick(scores), pick(labels), kept.valid
+
+    return jax.vmap(choose)(boxes, scores, labels)
 
 
 def letterbox(frames: Array, side: tuple[int, int], fill: float) -> Array:

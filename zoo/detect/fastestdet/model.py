@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ....layers.conv2d import Depthwise
-from ....layers.gaps import zero_invalid
 from ....layers.streaming import DType
 from ...per_frame import PerFrame
 from ...ranges import Checked, Count, Share, Size
-from ..boxes import suppress
+from ..boxes import best
 from ..outputs import Detections
 
 Array = jax.Array
@@ -166,14 +165,8 @@ class FastestDet(PerFrame[Detections]):
             pictures = jax.image.resize(pictures, shape, "bilinear", antialias=False)
         boxes, scores, labels = self.decode(self.raw(pictures))
 
-        def choose(boxes: Array, scores: Array, labels: Array) -> Detections:
-            kept = suppress(
-                boxes, scores, labels, slots=cfg.slots, threshold=cfg.threshold, iou=cfg.iou
-            )
-            pick = lambda a: zero_invalid(a[kept.picks][None], kept.valid[None])[0]
-            return Detections(pick(boxes), pick(scores), pick(labels), kept.valid)
-
-        found = jax.vmap(choose)(boxes, scores, labels)
+        kept = best(boxes, scores, labels, slots=cfg.slots, threshold=cfg.threshold, iou=cfg.iou)
+        found = Detections(*kept)
         return found.replace(boxes=jnp.clip(found.boxes, 0.0, 1.0))
 
     @nn.nowrap

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ....layers.conv2d import Depthwise
-from ....layers.gaps import zero_invalid
 from ....layers.streaming import DType
 from ...per_frame import PerFrame
 from ...preprocess import fitted
 from ...ranges import Checked, Count, Share, Size, Whole
-from ..boxes import letterbox, suppress
+from ..boxes import best, letterbox
 from ..outputs import Detections
 
 Array = jax.Array
@@ -234,14 +233,8 @@ class YOLOX(PerFrame[Detections]):
         boxes, sure = self.decode(self.raw(letterbox(pictures, side, FILL)), side)
         scores, labels = sure.max(axis=-1), sure.argmax(axis=-1).astype(jnp.int32)
 
-        def choose(boxes: Array, scores: Array, labels: Array) -> Detections:
-            kept = suppress(
-                boxes, scores, labels, slots=cfg.slots, threshold=cfg.threshold, iou=cfg.iou
-            )
-            pick = lambda a: zero_invalid(a[kept.picks][None], kept.valid[None])[0]
-            return Detections(pick(boxes), pick(scores), pick(labels), kept.valid)
-
-        found = jax.vmap(choose)(boxes, scores, labels)
+        kept = best(boxes, scores, labels, slots=cfg.slots, threshold=cfg.threshold, iou=cfg.iou)
+        found = Detections(*kept)
         scale = np.asarray([[[cols, rows, cols, rows]]], np.float32)
         return found.replace(boxes=jnp.clip(found.boxes / scale, 0.0, 1.0))
 

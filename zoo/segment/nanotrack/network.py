@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ....layers.conv2d import Depthwise, depthwise_conv2d
+from ....layers.conv2d import Depthwise, SqueezeExcite, depthwise_conv2d
 from ....layers.streaming import DType
 
 Array = jax.Array
@@ -45,22 +45,6 @@ TOWER = 96  # channels of the heads
 DEPTH = 6  # filters of each head
 
 
-class Gate(nn.Module):
-    """x [M, H, W, C] times hard sigmoid(up(relu(down(mean of x))))."""
-
-    dim: int
-    squeezed: int
-    dtype: DType = jnp.float32
-
-    def setup(self):
-        self.down = nn.Dense(self.squeezed, dtype=self.dtype)
-        self.up = nn.Dense(self.dim, dtype=self.dtype)
-
-    def __call__(self, x: Array) -> Array:
-        mean = x.astype(jnp.float32).mean(axis=(1, 2)).astype(x.dtype)
-        return x * nn.hard_sigmoid(self.up(nn.relu(self.down(mean))))[:, None, None]
-
-
 class Inverted(nn.Module):
     """1 x 1, k x k per channel, gate, 1 x 1; added to the input where the shapes are the same."""
 
@@ -74,7 +58,7 @@ class Inverted(nn.Module):
             self.expand = nn.Conv(s.inside, (1, 1), dtype=self.dtype)
         self.depth = Depthwise(s.inside, s.kernel, s.stride, dtype=self.dtype)
         if s.squeezed:
-            self.gate = Gate(s.inside, s.squeezed, dtype=self.dtype)
+            self.gate = SqueezeExcite(s.inside, s.squeezed, hard=True, dtype=self.dtype)
         self.project = nn.Conv(s.width, (1, 1), dtype=self.dtype)
 
     def __call__(self, x: Array) -> Array:

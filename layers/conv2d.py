@@ -87,8 +87,8 @@ class SqueezeExcite(nn.Module):
 
     dim: int
     squeezed: int
-    hard: bool = False
     dtype: DType = jnp.float32
+    hard: bool = False
 
     def setup(self):
         self.down = nn.Dense(self.squeezed, dtype=self.dtype)

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ...layers.signal.emitted import Series
+from ...layers.streaming import Carry
 from ..registry import Card
 
 RATE = 16_000  # samples per second of every model here
@@ -41,6 +42,12 @@ class OfSamples(nn.Module):
     def body(self) -> Series:
         """The front end and the encoder, for what needs no parameters."""
         raise NotImplementedError
+
+    @nn.nowrap
+    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> Carry:
+        """The state of ``batch`` streams that have heard nothing."""
+        del frame_shape
+        return self.body().init_carry(batch)
 
     @property
     def lookahead(self) -> Fraction:

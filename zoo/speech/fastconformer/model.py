@@ -170,12 +170,6 @@ class FastConformer(OfSamples):
         if c.layers:
             self.transducer = Transducer(c)
 
-    @nn.nowrap
-    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> Carry:
-        """The state of ``batch`` streams that have heard nothing."""
-        del frame_shape
-        return self.body().init_carry(batch)
-
     def __call__(
         self, carry: tuple[Carry, ...], audio: Array, valid: Array | None = None
     ) -> tuple[tuple[Carry, ...], Emitted]:

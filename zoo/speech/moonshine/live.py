@@ -77,12 +77,6 @@ class MoonshineLive(OfSamples, Parts):
         scale = lambda x: x * self.gain[None, None] + self.offset[None, None]
         return self._series([self.conv1, self.conv2, self.conv3], scale, self.stack)
 
-    @nn.nowrap
-    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> Carry:
-        """The state of ``batch`` streams that have heard nothing."""
-        del frame_shape
-        return self.body().init_carry(batch)
-
     def __call__(
         self, carry: tuple[Carry, ...], audio: Array, valid: Array | None = None
     ) -> tuple[tuple[Carry, ...], Emitted]:

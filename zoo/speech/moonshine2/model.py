@@ -76,12 +76,6 @@ class MoonshineEncoder(OfSamples):
         self.norm = layer_norm(1e-5, jnp.dtype(cfg.dtype))
         self.net = Series((self.stem, *self.blocks))
 
-    @nn.nowrap
-    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> Carry:
-        """The state of ``batch`` streams that have heard nothing."""
-        del frame_shape
-        return self.body().init_carry(batch)
-
     def __call__(
         self, carry: tuple[Carry, ...], audio: Array, valid: Array | None = None
     ) -> tuple[tuple[Carry, ...], Emitted]:

@@ -216,12 +216,6 @@ class CarelessWhisper(OfSamples, Parts):
         super().setup()
         self.mel = whisper_log_mel(self.config.bands)
 
-    @nn.nowrap
-    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> Carry:
-        """The state of ``batch`` streams that have heard nothing."""
-        del frame_shape
-        return self.body().init_carry(batch)
-
     def __call__(
         self, carry: tuple[Carry, ...], audio: Array, valid: Array | None = None
     ) -> tuple[tuple[Carry, ...], Emitted]:

@@ -22,26 +22,41 @@ class Slots(Protocol):
 Out = TypeVar("Out", bound=Slots)
 
 
-class PerFrame(nn.Module, Generic[Out]):
-    """A model whose answer depends on one frame alone: its carry is empty.
-
-    A model of this kind says its config, its ``task`` and :meth:`find`.
-    """
+class NoMemory(nn.Module):
+    """A stream of frames whose carry is empty."""
 
     latency = 0
     cross_stream = False
     inputs = ("frames",)
-
-    def find(self, pictures: Array) -> Out:
-        """What is in pictures [M, H, W, 3] of the card's range: leaves [M, N, ...]. Slots that are
-        not valid may hold anything."""
-        raise NotImplementedError
 
     @nn.nowrap
     def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> tuple[()]:
         """The empty carry of ``batch`` streams."""
         del batch, frame_shape
         return ()
+
+    @nn.nowrap
+    def single(self, carry: tuple[()], frames: Array, valid: Array | None) -> Array:
+        """Frames [B, T, H, W, 3] as pictures [B * T, H, W, 3], zeros for those that never came.
+
+        Raises ValueError: frames of the wrong shape or type, or a carry that is not empty.
+        """
+        check_frames(frames, 1, type(self).__name__)
+        check_carry(carry, lambda: self.init_carry(frames.shape[0]))
+        batch, steps, *shape = frames.shape
+        return zero_invalid(frames, valid).reshape(batch * steps, *shape)
+
+
+class PerFrame(NoMemory, Generic[Out]):
+    """A model whose answer depends on one frame alone.
+
+    A model of this kind says its config, its ``task`` and :meth:`find`.
+    """
+
+    def find(self, pictures: Array) -> Out:
+        """What is in pictures [M, H, W, 3] of the card's range: leaves [M, N, ...]. Slots that are
+        not valid may hold anything."""
+        raise NotImplementedError
 
     def __call__(
         self, carry: tuple[()], frames: Array, valid: Array | None = None
@@ -60,10 +75,8 @@ class PerFrame(nn.Module, Generic[Out]):
         Raises:
           ValueError: frames of the wrong shape or type, or a carry that is not empty.
         """
-        check_frames(frames, 1, type(self).__name__)
-        check_carry(carry, lambda: self.init_carry(frames.shape[0]))
-        batch, steps, *shape = frames.shape
-        found = self.find(zero_invalid(frames, valid).reshape(batch * steps, *shape))
+        found = self.find(self.single(carry, frames, valid))
+        batch, steps = frames.shape[:2]
         out = jax.tree.map(lambda a: zero_invalid(a, found.valid), found)
         out = jax.tree.map(lambda a: a.reshape(batch, steps, *a.shape[1:]), out)
         return carry, jax.tree.map(lambda a: zero_invalid(a, valid), out)

@@ -9,11 +9,11 @@ import jax
 
 from ...layers.gaps import zero_invalid
 from ...layers.streaming import Array
-from ..checks import check_carry, check_frames
+from ..per_frame import NoMemory
 from .outputs import EncoderOutput
 
 
-class EveryFrame(nn.Module):
+class EveryFrame(NoMemory):
     """Encodes every frame; its carry is empty and its parameters are the encoder's.
 
     Attributes:
@@ -22,18 +22,9 @@ class EveryFrame(nn.Module):
 
     encoder: Any
     task = "encode"
-    cross_stream = False
-    inputs = ("frames",)
-    latency = 0
 
     def setup(self):
         nn.share_scope(self, self.encoder)
-
-    @nn.nowrap
-    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> tuple[()]:
-        """The empty carry of ``batch`` streams."""
-        del batch, frame_shape
-        return ()
 
     def __call__(
         self, carry: tuple[()], frames: Array, valid: Array | None = None
@@ -51,9 +42,7 @@ class EveryFrame(nn.Module):
         Raises:
           ValueError: frames of the wrong shape or type, or a carry that is not empty.
         """
-        check_frames(frames, 1, type(self).__name__)
-        check_carry(carry, lambda: self.init_carry(frames.shape[0]))
-        batch, steps, *shape = frames.shape
-        out = self.encoder(zero_invalid(frames, valid).reshape(batch * steps, *shape))
+        out = self.encoder(self.single(carry, frames, valid))
+        batch, steps = frames.shape[:2]
         split = lambda a: zero_invalid(a.reshape(batch, steps, *a.shape[1:]), valid)
         return carry, jax.tree.map(split, out)

@@ -8,6 +8,7 @@ import queue
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from ...zoo.ranges import Count, Positive, Weight, option
@@ -89,6 +90,9 @@ def run(args: argparse.Namespace) -> int:
     check_watchable(name, card, random_weights=False)
     if card_of(args.language).task != "text":
         raise CliError(f"--language {args.language} is no language model; {DEFAULT} is one")
+    words = _weights_of(
+        args.language
+    )  # a package that is missing is told before anything is loaded
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(
             open_source(args.source, size=frame_size(card), **reading.reader_of(args))
@@ -99,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
             f"watching {source.name} with {name} at {by(source.size)} pixels;"
             f" {args.language} talks: loading, and compiling ..."
         )
-        speaker = _speaker(args)
+        speaker = _speaker(args, words)
         gate = None if args.quiet else Gate(1.0, repeat=True, pause=1)
         conversation = Conversation(
             speaker, gate, limit=args.limit, keep=args.keep_remarks, grounded=not args.all_remarks
@@ -138,18 +142,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _speaker(args: argparse.Namespace) -> Any:
-    """The language model under the policy, with its tokenizer."""
-    from pathlib import Path
-
-    from ...zoo import load, packages
+def _weights_of(language: str) -> Path:
+    """The file of a language model, which holds its tokenizer too. Raises ImportError, with the
+    remedy: the package that brings it is not installed."""
+    from ...zoo import packages
     from ...zoo.registry import model_card
+
+    path = Path(language).expanduser()
+    return path if path.exists() else packages.installed(model_card(language).source)
+
+
+def _speaker(args: argparse.Namespace, path: Path) -> Any:
+    """The language model under the policy, with the tokenizer of its file."""
+    from ...zoo import load
     from ...zoo.text import Decoder, Speaker, Tokenizer
     from ..chat.conversation import policy_for
 
-    path = Path(args.language).expanduser()
-    if not path.exists():
-        path = packages.installed(model_card(args.language).source)
     tokenizer = Tokenizer.read(path)
     policy = policy_for(args.policy, args.memory, tokenizer)
     model, params = load(args.language, policy=policy, context=args.memory)

@@ -8,7 +8,6 @@ upstream, MediaPipe); the trunk after Howard et al., "Searching for MobileNetV3"
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,21 +16,13 @@ import numpy as np
 
 from ....layers.streaming import DType
 from ...encode.efficientnet.model import conv, depthwise
+from ...mobilenet import Stage
 from ...per_frame import PerFrame
 from ...ranges import Checked, Count, Size
 from ..outputs import Matte
 
 Array = jax.Array
 SIXTH = float(np.float16(1 / 6))  # as the published graph rounds it
-
-
-class Stage(NamedTuple):
-    kernel: int
-    inside: int
-    width: int
-    squeezed: int  # channels of the gate, 0 for none
-    hard: bool  # hard swish in place of ReLU
-    stride: int
 
 
 STEM = 16

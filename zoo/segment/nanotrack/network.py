@@ -7,25 +7,15 @@ the convolutions, as at inference.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from ....layers.conv2d import Depthwise, SqueezeExcite, depthwise_conv2d
 from ....layers.streaming import DType
+from ...mobilenet import Stage
 
 Array = jax.Array
-
-
-class Stage(NamedTuple):
-    kernel: int
-    inside: int  # channels between the two pointwise convolutions
-    width: int  # channels that come out
-    squeezed: int  # channels of the gate, 0 for none
-    hard: bool  # hard swish in place of ReLU
-    stride: int
 
 
 STEM = 16

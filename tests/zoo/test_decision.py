@@ -12,7 +12,8 @@ from streamzoo.layers import contract
 from streamzoo.layers.contract import Subject
 from streamzoo.zoo import create_model
 from streamzoo.zoo.action.decision import Decision, decide, nobody
-from streamzoo.zoo.weights import shapes_of
+
+from .drawn import drawn
 
 
 def overlap(a, b):
@@ -96,10 +97,8 @@ RULE: dict[str, Any] = dict(temperature=0.7, domain=DOMAIN, on=0.2, off=0.1, hol
 @functools.cache
 def students():
     plain_, ruled = (create_model("tsa-s16", **TINY, decision=d) for d in (None, RULE))
-    leaves, tree = jax.tree.flatten(shapes_of("tsa-s16", **TINY))
-    rng = np.random.default_rng(0)
-    drawn = [jnp.asarray(rng.normal(0, 0.2, a.shape), a.dtype) for a in leaves]
-    return plain_, ruled, jax.tree.unflatten(tree, drawn)
+    params = drawn("tsa-s16", 0.2, **TINY)
+    return plain_, ruled, params
 
 
 def frames(seed, batch, steps):

@@ -20,7 +20,8 @@ from streamzoo.zoo.files import load_file
 from streamzoo.zoo.preprocess import fitted, frame_shape, preprocess
 from streamzoo.zoo.resolve import find_weights
 from streamzoo.zoo.trees import flatten
-from streamzoo.zoo.weights import shapes_of
+
+from .drawn import drawn
 
 NAME = "yolox-nano/coco"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -177,10 +178,8 @@ def tiny():
     shape = dict(
         image_size=(64, 64), width=4, depth=0, depthwise=False, classes=3, slots=6, threshold=0.0
     )
-    leaves, tree = jax.tree.flatten(shapes_of("yolox-nano", **shape))
-    rng = np.random.default_rng(0)
-    params = [jnp.asarray(rng.normal(0, 0.2, a.shape), a.dtype) for a in leaves]
-    return create_model("yolox-nano", **shape), jax.tree.unflatten(tree, params)
+    params = drawn("yolox-nano", 0.2, **shape)
+    return create_model("yolox-nano", **shape), params
 
 
 @functools.cache

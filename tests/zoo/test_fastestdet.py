@@ -4,7 +4,6 @@ import functools
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,9 +13,9 @@ from streamzoo.streaming.sources import open_source
 from streamzoo.train.data.yolox import greedy
 from streamzoo.zoo import create_model
 from streamzoo.zoo.convert import ConvertError, convert_checkpoint
-from streamzoo.zoo.weights import shapes_of
 
 from ..layers.compare import close
+from .drawn import drawn
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 ONNX = SHARED / "weights" / "fastestdet_coco_352.onnx"
@@ -83,14 +82,12 @@ def subject():
         image_size=(64, 64), stem=4, widths=(8, 12, 16), repeats=(2, 1, 2), classes=3, slots=4,
         threshold=0.0,
     )  # fmt: skip
-    leaves, tree = jax.tree.flatten(shapes_of("fastestdet-tiny", **shape))
-    rng = np.random.default_rng(0)
-    params = [jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype) for a in leaves]
+    params = drawn("fastestdet-tiny", 0.3, **shape)
     frames = lambda seed, batch, steps: jax.random.uniform(
         jax.random.key(seed), (batch, steps, 48, 80, 3)
     )
     model = create_model("fastestdet-tiny", **shape)
-    return Subject.of(model, jax.tree.unflatten(tree, params), frames, atol=1e-4)
+    return Subject.of(model, params, frames, atol=1e-4)
 
 
 FAST = (contract.check_gaps,)  # it has no memory: a frame that never came says most

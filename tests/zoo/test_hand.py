@@ -11,9 +11,10 @@ from streamzoo.zoo import create_model
 from streamzoo.zoo.convert import convert_checkpoint
 from streamzoo.zoo.pose import Pose
 from streamzoo.zoo.pose.hand.model import HAND_POINTS, HandNet, cut, placed, region
-from streamzoo.zoo.weights import shapes_of
 from tests.zoo.mediapipe_runtime import graph, published
 from tests.zoo.test_palm import golden
+
+from .drawn import drawn
 
 GRAPH = "modules/hand_landmark/hand_landmark_lite.tflite"
 needs_graph = pytest.mark.skipif(
@@ -75,14 +76,12 @@ def test_a_cutout_is_the_picture_there_upright():
 def subject():
     shape = dict(palm=dict(image_size=(64, 64), widths=(4, 4, 8, 8, 8), threshold=0.0), side=32)
     model = create_model("hand-lite", **shape, threshold=0.0)
-    leaves, tree = jax.tree.flatten(shapes_of("hand-lite", **shape))
-    rng = np.random.default_rng(0)
-    params = [jnp.asarray(rng.normal(0, 0.1, a.shape), a.dtype) for a in leaves]
+    params = drawn("hand-lite", 0.1, **shape)
 
     def frames(seed, batch, steps):
         return jax.random.uniform(jax.random.key(seed), (batch, steps, 48, 64, 3))
 
-    return Subject.of(model, jax.tree.unflatten(tree, params), frames, atol=1e-3)
+    return Subject.of(model, params, frames, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from streamzoo.zoo.registry import apply_overrides
 from streamzoo.zoo.weights import shapes_of
 from tests.parity import golden_movinet as golden
 
+from .drawn import drawn
+
 pytest.importorskip("tflite", reason="the reader of TensorFlow Lite files is not installed")
 needs_file = pytest.mark.skipif(
     not golden.FILE.is_file(), reason=f"{golden.FILE.name} is not beside the tree"
@@ -90,13 +92,11 @@ TINY = dict(
 @functools.cache
 def subject():
     model = create_model("movinet-a0", **TINY)
-    leaves, tree = jax.tree.flatten(shapes_of("movinet-a0", **TINY))
-    rng = np.random.default_rng(0)
-    drawn = [jnp.asarray(rng.normal(0.1, 0.4, a.shape), a.dtype) for a in leaves]
+    params = drawn("movinet-a0", 0.4, mean=0.1, **TINY)
     frames = lambda seed, batch, steps: jax.random.uniform(
         jax.random.key(seed), (batch, steps, 12, 10, 3)
     )
-    return Subject.of(model, jax.tree.unflatten(tree, drawn), frames)
+    return Subject.of(model, params, frames)
 
 
 FAST = (contract.check_slots, contract.check_fixed_point)

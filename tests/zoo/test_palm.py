@@ -20,8 +20,9 @@ from streamzoo.zoo.pose.palm.model import PalmConfig, PalmNet, cells
 from streamzoo.zoo.pose.palm.stem import move
 from streamzoo.zoo.resolve import find_weights
 from streamzoo.zoo.trees import flatten
-from streamzoo.zoo.weights import shapes_of
 from tests.zoo.mediapipe_runtime import graph
+
+from .drawn import drawn
 
 GOLDEN = Path(__file__).parent / "data" / "palm.npz"  # by golden_palm.py
 needs_graph = pytest.mark.skipif(graph() is None, reason="mediapipe 0.10.21 is not on the path")
@@ -155,10 +156,8 @@ def test_moved_points_are_those_of_a_moved_hand():
 @functools.cache
 def tiny():
     shape = dict(image_size=(64, 64), widths=(4, 4, 8, 8, 8), threshold=0.0)
-    leaves, tree = jax.tree.flatten(shapes_of("palm-lite", **shape))
-    rng = np.random.default_rng(0)
-    params = [jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype) for a in leaves]
-    return create_model("palm-lite", **shape), jax.tree.unflatten(tree, params)
+    params = drawn("palm-lite", 0.3, **shape)
+    return create_model("palm-lite", **shape), params
 
 
 def subject():
@@ -186,14 +185,12 @@ def student(name):
     """A student as it trains: on what the stem said of the frames."""
     fields = dict(heads=("roi",), frame_box=True, num_classes=10, max_boxes=1)
     model = create_model(f"{name}-palm", **fields, depth=2)
-    leaves, tree = jax.tree.flatten(shapes_of(f"{name}-palm", **fields, depth=2))
-    rng = np.random.default_rng(0)
-    params = [jnp.asarray(rng.normal(0, 0.2, a.shape), a.dtype) for a in leaves]
+    params = drawn(f"{name}-palm", 0.2, **fields, depth=2)
 
     def frames(seed, batch, steps):
         return jax.random.normal(jax.random.key(seed), (batch, steps, 1, 1, 19))
 
-    return Subject.of(model, jax.tree.unflatten(tree, params), frames, atol=1e-3)
+    return Subject.of(model, params, frames, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from streamzoo.zoo.files import load_file
 from streamzoo.zoo.preprocess import preprocess
 from streamzoo.zoo.resolve import find_weights
 from streamzoo.zoo.trees import flatten
-from streamzoo.zoo.weights import shapes_of
+
+from .drawn import drawn
 
 GOLDEN = Path(__file__).parent / "data" / "movenet.npz"  # by golden_movenet.py
 GRAPH = Path(__file__).parents[3] / "shared" / "data" / "weights" / "tfjs_movenet-lightning.json"
@@ -107,11 +108,7 @@ def subject(slots):
         image_size=(64, 64), slots=slots, widths=(8, 4, 4, 8, 8, 8, 8, 8, 16), threshold=0.0
     )
     model = create_model("movenet-multi", **shape)
-    leaves, tree = jax.tree.flatten(shapes_of("movenet-multi", **shape))
-    rng = np.random.default_rng(0)
-    params = jax.tree.unflatten(
-        tree, [jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype) for a in leaves]
-    )
+    params = drawn("movenet-multi", 0.3, **shape)
 
     def frames(seed, batch, steps):
         return 80 * jax.random.normal(jax.random.key(seed), (batch, steps, 48, 64, 3)) + 110

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,9 +18,9 @@ from streamzoo.zoo.files import load_file
 from streamzoo.zoo.matte.outputs import Matte
 from streamzoo.zoo.resolve import find_weights
 from streamzoo.zoo.trees import flatten
-from streamzoo.zoo.weights import shapes_of
 
 from . import golden_selfie as golden
+from .drawn import drawn
 
 NAME = "selfie-lite/mediapipe"
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -55,14 +54,12 @@ def test_alpha_is_that_of_tensorflow_js():
 @functools.cache
 def subject():
     shape = dict(image_size=(32, 48), last=8)
-    leaves, tree = jax.tree.flatten(shapes_of("selfie-lite", **shape))
-    rng = np.random.default_rng(0)
-    params = [jnp.asarray(rng.normal(0, 0.3, a.shape), a.dtype) for a in leaves]
+    params = drawn("selfie-lite", 0.3, **shape)
     frames = lambda seed, batch, steps: jax.random.uniform(
         jax.random.key(seed), (batch, steps, 24, 40, 3)
     )
     model = create_model("selfie-lite", **shape)
-    return Subject.of(model, jax.tree.unflatten(tree, params), frames, atol=1e-4)
+    return Subject.of(model, params, frames, atol=1e-4)
 
 
 FAST = (contract.check_gaps,)  # it has no memory: a frame that never came says most

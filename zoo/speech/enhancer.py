@@ -10,7 +10,7 @@ import flax.linen as nn
 from ...layers.signal.emitted import Emitted
 from ...layers.signal.spectrum import Resynthesis
 from ...layers.streaming import Array, Carry
-from .hearing import check_audio
+from .hearing import OfSamples, check_audio
 
 
 class Overlapping(Protocol):
@@ -30,7 +30,7 @@ class Overlapping(Protocol):
 Config = TypeVar("Config", bound=Overlapping)
 
 
-class Enhancer(nn.Module, Generic[Config]):
+class Enhancer(OfSamples, Generic[Config]):
     """[B, T] samples -> as many without their noise, through a network of their frames.
 
     A model of this kind says its config and its ``network``: made of the config, and what
@@ -49,30 +49,9 @@ class Enhancer(nn.Module, Generic[Config]):
         cfg = self.config
         return Resynthesis(self.network(cfg, parent=None), cfg.size, cfg.hop, parent=None)
 
-    @property
-    def latency(self) -> int:
-        """Samples until one is final."""
-        return self.body().latency
-
-    @nn.nowrap
-    def emitted(self, count: int) -> int:
-        """Samples that are out after ``count``."""
-        return self.body().emitted(count)
-
-    @nn.nowrap
-    def length(self, count: int) -> int:
-        """Samples of a recording of ``count``: all."""
-        return self.body().length(count)
-
     def setup(self):
         cfg = self.config
         self.net = Resynthesis(self.network(cfg), cfg.size, cfg.hop)
-
-    @nn.nowrap
-    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> Carry:
-        """The state of ``batch`` streams that have heard nothing."""
-        del frame_shape
-        return self.body().init_carry(batch)
 
     def __call__(
         self, carry: Carry, audio: Array, valid: Array | None = None

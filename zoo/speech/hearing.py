@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ...layers.signal.emitted import Series
 from ...layers.streaming import Carry
 from ..registry import Card
 
@@ -35,11 +34,21 @@ def check_audio(audio: Any, model: str) -> None:
         )
 
 
+class Heard(Protocol):
+    """What says of a network of samples, without parameters, how late it is and what comes out."""
+
+    @property
+    def lookahead(self) -> Fraction: ...
+    def emitted(self, count: int) -> int: ...
+    def length(self, count: int) -> int: ...
+    def init_carry(self, batch: int) -> Carry: ...
+
+
 class OfSamples(nn.Module):
     """A network of samples that is late by what its front end and its encoder look ahead."""
 
     @nn.nowrap
-    def body(self) -> Series:
+    def body(self) -> Heard:
         """The front end and the encoder, for what needs no parameters."""
         raise NotImplementedError
 

@@ -7,7 +7,6 @@ that are added to the features and a projection to its own width.
 from __future__ import annotations
 
 import dataclasses
-from fractions import Fraction
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +18,7 @@ from ....layers.streaming import Array, Carry, DType
 from ....layers.transformer import Block, BlockConfig
 from ....layers.transformer.norms import layer_norm
 from ...ranges import Checked, Count, Positive, Whole
+from ..hearing import OfSamples
 from ..moonshine.model import angles
 from ..written import Memory, heard, wrote
 from .model import MoonshineEncoder, MoonshineEncoderConfig
@@ -68,7 +68,7 @@ class Moonshine2Config(Checked):
         return BlockConfig(self.dim, self.heads, dtype=self.dtype, **options)
 
 
-class Moonshine2(nn.Module):
+class Moonshine2(OfSamples):
     """[B, T] samples -> features [B, F, features], one per 320 samples; ``begin`` and ``write``
     make tokens of them.
 
@@ -97,30 +97,6 @@ class Moonshine2(nn.Module):
     def body(self) -> MoonshineEncoder:
         """The encoder, for what needs no parameters."""
         return MoonshineEncoder(self.config.encoder, parent=None)
-
-    @property
-    def lookahead(self) -> Fraction:
-        return self.body().lookahead
-
-    @property
-    def latency(self) -> int:
-        """Samples until what they bring is final."""
-        return self.body().latency
-
-    @nn.nowrap
-    def emitted(self, count: int) -> int:
-        """Features after ``count`` samples."""
-        return self.body().emitted(count)
-
-    @nn.nowrap
-    def length(self, count: int) -> int:
-        """Features of a recording of ``count`` samples."""
-        return self.body().length(count)
-
-    @nn.nowrap
-    def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> Carry:
-        """The state of ``batch`` streams that have heard nothing."""
-        return self.body().init_carry(batch, frame_shape)
 
     def __call__(
         self, carry: tuple[Carry, ...], audio: Array, valid: Array | None = None

@@ -15,7 +15,7 @@ from PIL import Image
 from ..zoo import Card
 from ..zoo.preprocess import frame_shape
 from .data import video
-from .data.base import DataError, Source, need
+from .data.base import DataError, Source, files_below, need
 from .seen import EITHER, LEARNED, OTHER, Video
 
 STILLS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -75,7 +75,7 @@ def of_others(
     """
     need(folder, "the folder of other videos", "check the path of --others")
     wanted = (*video.SUFFIXES, *STILLS)
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in wanted and p.is_file())
+    paths = sorted(p for p in files_below(folder) if p.suffix.lower() in wanted)
     if not paths:
         raise DataError(f"{folder}: no videos or pictures in it (looked for {', '.join(wanted)})")
     found = []

@@ -149,3 +149,14 @@ def test_no_recordings_is_told():
         HearingRecipe().build()
     with pytest.raises(ValueError, match="1 together"):
         HearConfig(share=(0.5, 0.1, 0.1))
+
+
+def test_links_are_followed_each_folder_once(folder):
+    links = folder / "links"
+    links.mkdir()
+    (links / "all").symlink_to(folder / "sounds")
+    (links / "one.wav").symlink_to(folder / "sounds/0.wav")
+    (links / "gone.wav").symlink_to(folder / "nothing.wav")
+    (folder / "sounds/apart/round").symlink_to(links)  # back to where it is found
+    found = [str(p.relative_to(links)) for p in recordings(links)]
+    assert found == ["all/0.wav", "all/1.wav", "all/2.wav", "all/apart/3.wav", "one.wav"]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,3 +89,16 @@ def need(path: str | Path, what: str, remedy: str) -> Path:
     if not path.exists():
         raise DataError(f"{what} is not at {path}: {remedy}")
     return path
+
+
+def files_below(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """The files in a folder, to the bottom, in no order; links to folders are followed, each folder
+    once on its way down. Links that lead nowhere are none."""
+    above: dict[str, frozenset[str]] = {}
+    for place, inside, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        own = above.pop(place, frozenset()) | {real}
+        # a link to what it stands in would be followed for ever
+        inside[:] = [i for i in inside if os.path.realpath(os.path.join(place, i)) not in own]
+        above |= {os.path.join(place, i): own for i in inside}
+        yield from (p for p in (Path(place, name) for name in names) if p.is_file())

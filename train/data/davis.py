@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .base import DataError, need
+from .base import DataError, files_below, need
 
 
 class MaskClip(NamedTuple):
@@ -100,7 +100,7 @@ class Davis:
 
     def _names(self) -> list[str]:
         if self.path.is_dir():
-            return [p.relative_to(self.path).as_posix() for p in self.path.rglob("*.*")]
+            return [p.relative_to(self.path).as_posix() for p in files_below(self.path)]
         try:
             if zipfile.is_zipfile(self.path):
                 with zipfile.ZipFile(self.path) as archive:

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from .base import DataError
+from .base import DataError, files_below
 
 RATE = 16_000
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".m4a")
@@ -53,7 +53,8 @@ def recordings(folder: str | os.PathLike[str]) -> list[Path]:
     Raises:
       DataError: there are none.
     """
-    found = sorted(p for p in Path(folder).expanduser().rglob("*") if p.suffix.lower() in SOUNDS)
+    below = files_below(Path(folder).expanduser())
+    found = sorted(p for p in below if p.suffix.lower() in SOUNDS)
     if not found:
         raise DataError(f"{folder}: no sound files ({', '.join(SOUNDS)}) in it")
     return found

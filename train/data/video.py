@@ -20,7 +20,7 @@ from av.error import FFmpegError
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ...zoo.video import best_video, of_frame, pixel_aspect
-from .base import DataError, need
+from .base import DataError, files_below, need
 from .kept import code, digest, write_whole
 
 SUFFIXES = (".mp4", ".mkv", ".avi", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv")
@@ -191,7 +191,7 @@ def resize(image: np.ndarray, size: Size) -> np.ndarray:
 def find(folder: str | Path, *, recursive: bool = True) -> list[Path]:
     """Video files under a folder by suffix, sorted. Raises DataError if there are none."""
     folder = need(folder, "the folder of videos", "check the path")
-    every = folder.rglob("*") if recursive else folder.glob("*")
+    every = files_below(folder) if recursive else folder.glob("*")
     found = sorted(p for p in every if p.suffix.lower() in SUFFIXES and p.is_file())
     if not found:
         raise DataError(f"{folder}: no videos in it (looked for {', '.join(SUFFIXES)})")

@@ -9,19 +9,22 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...zoo.ranges import Positive, option
+from ...zoo.ranges import Count, Positive, option
 from .common import CliError, say
 
+RATE = 16_000
 DEFAULT = "moonshine-base/en"
 SUMMARY = "write down what is said in a recording, a live stream or a microphone"
 EXAMPLE = "streamzoo listen meeting.wav --out meeting.srt"
 NOTES = """
-What is said is printed when it is final; in a terminal, what is not yet final stands in grey.
+Words are printed when they are final and are never taken back; in a terminal, what may still change
+stands in grey. A model that hears while somebody speaks (moonshine-live-*, also a file of weights
+that you trained) says each word soon after it was spoken; one that hears whole utterances says them
+at their end, or with --every S as soon as two texts S seconds apart begin alike.
 `streamzoo listen mic` hears a microphone, `streamzoo listen -` 16-bit PCM at 16 kHz from a pipe."""
 
 
@@ -43,7 +46,16 @@ def options(p: argparse.ArgumentParser) -> None:
         "--every",
         metavar="S",
         type=float,
-        help="between provisional texts, 0 for none (default: 0.5 in a terminal, else 0)",
+        help="between two texts of an utterance that goes on, 0 for none; words that both begin"
+        " with are final (default: 0.48; of a model of whole utterances 0.5 in a terminal, else 0)",
+    )
+
+    p.add_argument(
+        "--beam",
+        metavar="N",
+        type=option(Count),
+        default=1,
+        help="texts that are kept while the best is looked for (default: 1)",
     )
 
 
@@ -51,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
     """Listens; the exit code."""
     from ..captions import Captions, check
     from ..listening import Cutting, Listener
-    from ..sources.sound import RATE, sound_of
+    from ..sources.sound import sound_of
+    from ..writers import writer
 
     shown = sys.stdout.isatty()
-    every = args.every if args.every is not None else 0.5 * shown
     try:
-        cutting = Cutting(longest=args.longest, every=every)
+        cutting = Cutting(longest=args.longest, every=args.every or 0.0)
     except ValueError as error:
         raise CliError(f"--longest or --every: {error}") from None
     sound = sound_of(args.source, say)
@@ -72,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
                 check(args.out, args.overwrite)
         began = time.perf_counter()
         say(f"{args.model}: loading, and compiling ...")
-        listener = Listener(recogniser(args.model, args.longest), cutting)
+        begin = writer(args.model, args.longest, args.every, shown, args.beam)
+        begin().prepare()
+        listener = Listener(cutting=cutting, begin=begin)
         say(f"ready after {time.perf_counter() - began:.1f} s; Ctrl-C stops")
         with _refusing(args.out):
             if args.out:
@@ -81,21 +95,8 @@ def run(args: argparse.Namespace) -> int:
         for number in (signal.SIGINT, signal.SIGTERM):
             before = signal.signal(number, lambda number, _: stop.append(number))
             stack.callback(signal.signal, number, before)
-        began, took, late, provisional = time.perf_counter(), [], [], 0
-
-        def hear(found: Any) -> None:
-            nonlocal provisional
-            for said in found:
-                took.append(said.milliseconds)
-                if not said.final:
-                    provisional += 1
-                    show(said.text, shown)
-                    continue
-                late.append(said.latency)
-                print(f"{CLEAR * shown}{stamp(said.start)}  {said.text}", flush=True)
-                if captions is not None:
-                    captions.write(said)
-
+        began, told = time.perf_counter(), Told(shown, captions)
+        hear = told.all
         left = np.inf if args.seconds is None else args.seconds * RATE
         chunk: Any = first
         while chunk is not None and left > 0 and not stop:
@@ -105,13 +106,7 @@ def run(args: argparse.Namespace) -> int:
             chunk = next(sound, None)
         hear(listener.flush())
         seconds, wall = listener.samples / RATE, time.perf_counter() - began
-    told = f"{seconds:.1f} s of sound in {wall:.1f} s: {seconds / wall:.1f} times real time"
-    say(f"{told}; utterances: {len(late)}, provisional texts: {provisional}")
-    if late:
-        p50, p95, p99 = (float(np.percentile(late, q)) for q in (50, 95, 99))
-        say(f"from the end of speech to its text: p50 {p50:.2f} s, p95 {p95:.2f}, p99 {p99:.2f}")
-    else:
-        say("nobody was heard to speak")
+    say(told.table(seconds, wall))
     if captions is not None:
         say(f"wrote {captions.path}")
     return 0
@@ -127,67 +122,85 @@ def _refusing(path: str | None) -> Iterator[None]:
         raise CliError(str(error)) from None
 
 
-CLEAR = "\r\x1b[K"
+CLEAR, GREY, PLAIN = "\r\x1b[K", "\x1b[90m", "\x1b[0m"
 
 
-def show(text: str, terminal: bool) -> None:
-    """A provisional text, grey, on the terminal's last line."""
-    if terminal:
+class Told:
+    """What was heard, on the screen and in a file of captions.
+
+    In a terminal an utterance's line is written anew with every news: final words plain, behind
+    them in grey what may change. Where there is no terminal, the words of a line come as they
+    become final.
+    """
+
+    def __init__(self, terminal: bool, captions: Any = None):
+        self.terminal, self.captions = terminal, captions
+        self.utterances = self.changed = 0
+        self.late: list[float] = []  # of words: from their end until they were final
+        self.latest: list[float] = []  # of utterances: from their end to their text
+        self._open: int | None = None  # the utterance whose line is not ended
+        self._maybe = ""
+
+    def all(self, found: Any) -> None:
+        """Tells utterances as they come."""
+        for said in found:
+            self(said)
+
+    def __call__(self, said: Any) -> None:
+        self.late += said.late()
+        # what was told in grey, and is not what came of it
+        fresh = " ".join(w.text for w in said.words[len(said.words) - said.fresh :])
+        self.changed += not (f"{fresh} {said.maybe}".strip()).startswith(self._maybe)
+        self._maybe = said.maybe
+        if self.terminal:
+            self._line(said)
+        else:
+            self._words(said, fresh)
+        if said.final:
+            self.utterances += 1
+            self.latest.append(said.latency)
+            self._maybe = ""
+            if self.captions is not None:
+                self.captions.write(said)
+
+    def _line(self, said: Any) -> None:
         width = shutil.get_terminal_size().columns - 1
-        print(f"{CLEAR}\x1b[90m{text[-width:]}\x1b[0m", end="", flush=True)
+        kept = " ".join(w.text for w in said.words)
+        head = f"{stamp(said.start)}  "
+        if said.final:
+            print(f"{CLEAR}{head}{said.text}", flush=True)
+            return
+        room = max(0, width - len(head))
+        line = f"{kept} {said.maybe}".strip()[-room:] if room else ""
+        grey = min(len(said.maybe), len(line))
+        print(f"{CLEAR}{head}{line[: len(line) - grey]}{GREY}{line[len(line) - grey :]}{PLAIN}",
+              end="", flush=True)  # fmt: skip
+
+    def _words(self, said: Any, fresh: str) -> None:
+        if fresh:
+            begins = self._open != said.number
+            print(f"{stamp(said.start)}  {fresh}" if begins else f" {fresh}", end="", flush=True)
+            self._open = said.number
+        if said.final and self._open == said.number:
+            print(flush=True)
+            self._open = None
+
+    def table(self, seconds: float, wall: float) -> str:
+        """Lines of figures."""
+        lines = [
+            f"{seconds:.1f} s of sound in {wall:.1f} s: {seconds / wall:.1f} times real time"
+            f" (real-time factor {wall / seconds:.2f}); utterances: {self.utterances},"
+            f" words: {len(self.late)}, grey words that changed: {self.changed} times"
+        ]
+        rows = (("end of a word to final", self.late), ("end of speech to its text", self.latest))
+        lines += [f"{'seconds from':27} {'p50':>6} {'p95':>6} {'p99':>6}"] * bool(self.latest)
+        for name, late in rows:
+            if late:
+                values = " ".join(f"{float(np.percentile(late, q)):6.2f}" for q in (50, 95, 99))
+                lines.append(f"  {name:25} {values}")
+        return "\n".join(lines if self.latest else [*lines, "nobody was heard to speak"])
 
 
 def stamp(seconds: float) -> str:
     """Seconds as 01:02.3."""
     return f"{int(seconds // 60):02}:{seconds % 60:04.1f}"
-
-
-def _whisper(name: str, model: Any, params: Any) -> Any:
-    """float32 [T] at 16 kHz -> its text, by Whisper with the tokenizer of its published files."""
-    from ...zoo import packages
-    from ...zoo.registry import model_card
-    from ...zoo.speech.hearing import RATE
-    from ...zoo.speech.whisper.transcribe import ENGLISH, Transcriber, read_prompt
-
-    beside = Path(name).expanduser().parent / "tokenizer.json"
-    told = None
-    if not beside.is_file():
-        english = "whisper-tiny/en"
-        if model.config.vocabulary != ENGLISH:
-            raise CliError(f"{beside}: not there; it makes texts of the tokens of {name}")
-        beside = packages.installed(model_card(english).source).with_name("tokenizer.json")
-        told = read_prompt(beside.with_name("config.json"), model.config.vocabulary)
-    transcribe = Transcriber(model, params, beside, told)
-    transcribe(np.zeros(RATE, np.float32))  # so that no utterance waits for the compiler
-    return lambda audio: transcribe(audio).text
-
-
-def recogniser(name: str, longest: float) -> Any:
-    """float32 [T] at 16 kHz -> its text, by the model of this name, ready for ``longest`` seconds.
-
-    Raises:
-      CliError: a model that does not write.
-    """
-    from ...layers.streaming import keeps_state
-    from ...zoo import packages
-    from ...zoo.registry import model_card
-    from ...zoo.resolve import card_of, resolve
-    from ...zoo.speech.moonshine.live import MoonshineLive
-    from ...zoo.speech.moonshine.model import Moonshine
-    from ...zoo.speech.moonshine.transcribe import Transcriber
-    from ...zoo.speech.whisper.model import Whisper
-
-    if card_of(name).task != "speech":
-        raise CliError(f"{name} does not write what is said; --model {DEFAULT} does")
-    model, params, _ = resolve(name)
-    if isinstance(model, Whisper) and not keeps_state(model):
-        return _whisper(name, model, params)
-    if not isinstance(model, Moonshine | MoonshineLive):
-        raise CliError(f"{name} does not write what is said; --model {DEFAULT} does")
-    beside = Path(name).expanduser().parent / "tokenizer.bin"
-    if not beside.is_file():
-        source = model_card(DEFAULT).source
-        beside = packages.installed(source).with_name("tokenizer.bin")
-    transcribe = Transcriber(model, params, beside)
-    transcribe.prepare(longest)
-    return lambda audio: transcribe(audio).text

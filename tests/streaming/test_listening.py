@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamzoo.streaming.captions import Captions, clock
+from streamzoo.streaming.captions import Captions, clock, cues
 from streamzoo.streaming.cli import main
 from streamzoo.streaming.listening import BLOCK, RATE, Cutting, Listener, Utterance
 from streamzoo.streaming.sources import sound as sound_module
@@ -17,6 +17,11 @@ from streamzoo.streaming.sources.sound import sound_of
 from streamzoo.zoo.errors import WeightsError
 from streamzoo.zoo.packages import installed
 from streamzoo.zoo.registry import model_card
+from streamzoo.zoo.speech.saying import Word
+
+from ..zoo.small_speech import AUDIO
+from .small_listener import small_file
+from .spoken import Counting, Likely, spoken
 
 
 def write(path, samples, rate=RATE, channels=1):
@@ -26,30 +31,12 @@ def write(path, samples, rate=RATE, channels=1):
     return path
 
 
-class Likely:
-    """In place of the voice detector: how loud a block is, as its likelihood of speech."""
-
-    def init_carry(self, batch):
-        return ()
-
-    def apply(self, params, carry, audio):
-        from streamzoo.layers.signal.emitted import Emitted
-
-        x = abs(audio).max(axis=-1, keepdims=True)
-        return carry, Emitted(x, x > -1, x)
-
-
 @pytest.fixture
 def listener(monkeypatch):
     monkeypatch.setattr("streamzoo.streaming.listening.load", lambda name: (Likely(), {}))
     return lambda recognise=lambda a: f"{len(a)}", **options: Listener(
         recognise, Cutting(**options)
     )
-
-
-def spoken(*parts):
-    """Sound of (seconds, loudness) parts."""
-    return np.concatenate([np.full(int(s * RATE), x, np.float32) for s, x in parts])
 
 
 def all_of(listener, sound, size):
@@ -120,6 +107,42 @@ def test_sound_of_another_kind_is_refused(listener):
         list(listener().push(np.zeros(9, np.int16)))
 
 
+def test_words_come_while_somebody_speaks_and_stay(listener, monkeypatch):
+    monkeypatch.setattr("streamzoo.streaming.listening.load", lambda name: (Likely(), {}))
+    said = all_of(Listener(begin=Counting), SOUND, 777)
+    # the click between them was a noise, but words were said of it, and they stay
+    assert {u.number for u in said if u.final} == {0, 1, 2}
+    words = []
+    for u in said:
+        kept = list(u.words)
+        if u.number == 0:
+            assert kept[: len(words)] == words and u.text.startswith(" ".join(w.text for w in kept))
+            assert len(kept) - len(words) == u.fresh == len(u.late())
+            words = kept
+    # in seconds of the stream; where a word goes on into the pause, to the end of speech
+    assert words[0].start == pytest.approx(0.7, abs=0.02)
+    assert words[15].end == pytest.approx(3.8, abs=0.04) < words[15].start + 0.15
+    assert sum(u.fresh for u in said if u.number == 0) == len(words) > 10
+    final = [u for u in said if u.final]
+    assert all(u.maybe == "" for u in final) and any(u.maybe for u in said)
+    for size in (512, len(SOUND)):
+        facts = lambda found: [(u.words, u.maybe, u.final, u.heard) for u in found]
+        assert facts(all_of(Listener(begin=Counting), SOUND, size)) == facts(said)
+
+
+def test_what_hears_as_it_is_said_is_cut_at_a_pause_and_loses_nothing(listener):
+    sound = spoken((3.2, 0.9), (0.064, 0.1), (6, 0.9))
+    ends = [
+        u.end
+        for u in all_of(Listener(cutting=Cutting(longest=4), begin=Counting), sound, 900)
+        if u.final
+    ]
+    assert ends[0] == pytest.approx(3.2, abs=0.04)  # at the pause, though it was too short to end
+    assert ends[1] - ends[0] == pytest.approx(4, abs=0.1)  # none: at the longest
+    with pytest.raises(ValueError, match="either recognise or begin"):
+        Listener()
+
+
 # --- sources ---------------------------------------------------------------------------------
 
 
@@ -184,6 +207,16 @@ def test_captions(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
     assert rows[0] == {"start": 0.5, "end": 1.25, "text": "Yes --> no", "latency": 0.35}
     assert clock(59.9996) == "00:01:00.000"
+    words = tuple(Word(f"{i}" * 30, i, i + 0.5, i + 1.0) for i in range(5))
+    said = Utterance(0, 5, "", True, 6, 0, words)
+    assert [(a, b) for a, b, _ in cues(said)] == [(0, 1.5), (2, 3.5), (4, 4.5)]
+    assert " ".join(text for *_, text in cues(said)) == " ".join(w.text for w in words)
+    inside = [text for *_, text in cues(said, inside=True)]
+    assert inside[0] == f"{words[0].text} <00:00:01.000>{words[1].text}"
+    with Captions(tmp_path / "words.jsonl") as captions:
+        captions.write(said)
+    row = json.loads((tmp_path / "words.jsonl").read_text())
+    assert row["words"][1] == {"text": "1" * 30, "start": 1, "end": 1.5, "final": 2.0}
     with pytest.raises(ValueError, match=r"\.srt, \.vtt, \.jsonl"):
         Captions(tmp_path / "a.txt")
     with pytest.raises(FileExistsError):
@@ -213,6 +246,22 @@ def test_wrong_sources_and_models_are_one_line(tmp_path, capsys):
     assert not new.exists()  # the same command with another model is not refused for it
 
 
+def test_a_file_of_streaming_weights_says_words_while_they_are_spoken(listener, tmp_path, capsys):
+    weights = small_file(tmp_path)
+    clip = write(tmp_path / "a.wav", np.concatenate([AUDIO, np.zeros(RATE), AUDIO[::-1]]))
+    out = tmp_path / "a.jsonl"
+    words = ["listen", clip, "--model", weights, "--out", out, "--longest", "2", "--every", "0.2"]
+    assert main([str(w) for w in words]) == 0
+    told = capsys.readouterr()
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    lines = [line.split("  ", 1)[1] for line in told.out.splitlines()]
+    assert len(rows) > 1 and lines == [row["text"] for row in rows]
+    assert all(row["text"] == " ".join(w["text"] for w in row["words"]) for row in rows)
+    early = [w["final"] < row["end"] for row in rows for w in row["words"]]
+    assert any(early)  # words were final before their utterance had ended
+    assert "end of a word to final" in told.err and "real-time factor" in told.err
+
+
 @pytest.mark.slow
 def test_real_speech_is_written_down(tmp_path, capsys):
     """A recording that comes with the weights: Beckett's best known lines."""
@@ -226,7 +275,7 @@ def test_real_speech_is_written_down(tmp_path, capsys):
     words = "".join(c for c in told.out.lower() if c.isalpha() or c in " \n").split()
     want = "ever tried ever failed no matter try again fail again fail better"
     assert " ".join(words) == want
-    assert "times real time; utterances: 6" in told.err and "p95" in told.err
+    assert "; utterances: 6, words: 12" in told.err and "p95" in told.err
     rows = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and all(
         a["end"] < b["start"] for a, b in zip(rows, rows[1:], strict=False)

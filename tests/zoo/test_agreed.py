@@ -1,34 +1,20 @@
 """Words while they are said: final ones stay, however the sound is cut."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from streamzoo.zoo.speech import agreed
-from streamzoo.zoo.speech.agreed import Agreeing, common
-from streamzoo.zoo.speech.moonshine.live import MoonshineLive
-from streamzoo.zoo.speech.moonshine.model import MoonshineConfig
+from streamzoo.zoo.speech.agreed import Again, Agreeing, common
+from streamzoo.zoo.speech.moonshine.tokens import Tokens
+from streamzoo.zoo.speech.saying import Saying
 
-SIZES = dict(dim=16, hidden=32, heads=2, encoder=1, decoder=1, turned=4, vocabulary=12)
+from .small_speech import AUDIO, PIECES, small
 
 
 @pytest.fixture(scope="module")
 def made():
-    model = MoonshineLive(MoonshineConfig(**SIZES, hop=3, ahead=3, past=40))
-    variables = jax.jit(model.init)(jax.random.key(0), model.init_carry(1), jnp.zeros((1, 1)))
-    # large weights, so that words change with what is heard, and a text that goes on
-    variables = jax.tree.map(
-        lambda p: p + 0.7 * jax.random.normal(jax.random.key(p.size), p.shape), variables
-    )
-    table = variables["params"]["embed"]
-    table["embedding"] = table["embedding"].at[model.config.end].set(0)
-    return model, variables
-
-
-AUDIO = np.random.default_rng(1).standard_normal(24_000).astype(np.float32) * np.repeat(
-    [0.1, 0.9, 0.3, 1.0, 0.2, 0.6], 4000
-).astype(np.float32)
+    return small()
 
 
 def test_final_words_stay_however_the_sound_is_cut(made):
@@ -81,3 +67,37 @@ def test_what_is_refused(made):
 
 def test_common():
     assert [common((1, 2), (1, 3)), common((), (1,)), common((1, 2), (1, 2, 3))] == [1, 0, 2]
+
+
+def test_an_offline_encoder_says_the_same_as_the_clip_of_a_stream(made, monkeypatch):
+    """All of an utterance again for every text; a MoonshineLive has a clip to compare with."""
+    monkeypatch.setattr(Again, "SIZES", (1,))
+    again, live = Again(*made, every=0.5, longest=2.0), Agreeing(*made, every=0.5, longest=2.0)
+    for start in range(0, len(AUDIO), 5000):
+        again.push(AUDIO[start : start + 5000])
+        live.push(AUDIO[start : start + 5000])
+    assert again.said().final == live.said().final and again.sizes == [16_000, 32_000]
+    assert again.flush() == live.flush()
+
+
+def test_words_are_final_when_another_has_begun_and_keep_their_times(made):
+    model, params = made
+    runs = []
+    for size in (1600, 700, 9000):
+        saying = Saying(Agreeing(model, params, every=0.1, longest=2.0), Tokens(PIECES).words)
+        before = ()
+        for start in range(0, len(AUDIO), size):
+            said = saying.push(AUDIO[start : start + size])
+            assert said.words[: len(before)] == before  # the same words at the same times
+            tokens = saying.tokens.said()
+            groups = Tokens(PIECES).words(tokens.final)
+            assert [w.text for w in said.words] == [g[0] for g in groups[:-1]]
+            before = said.words
+        end = saying.flush()
+        assert end.words[: len(before)] == before and end.maybe == "" and len(before) > 1
+        text = Tokens(PIECES).text(saying.tokens.said().final)
+        assert " ".join(w.text for w in end.words) == text
+        for a, b in zip(end.words, end.words[1:], strict=False):
+            assert 0 <= a.start <= a.end <= b.start and a.end <= a.at <= b.at <= 1.5
+        runs.append(end)
+    assert runs[0] == runs[1] == runs[2]

@@ -16,6 +16,18 @@ from ...layers.transformer import Block
 from ...layers.transformer.attention import Rope
 
 
+class Prompt(NamedTuple):
+    """What a text begins with, and what it never says.
+
+    tokens: the start, and, where the model knows several languages, language and task.
+    never, never_first: tokens that are not said, or not as the first.
+    """
+
+    tokens: tuple[int, ...]
+    never: tuple[int, ...] = ()
+    never_first: tuple[int, ...] = ()
+
+
 class Memory(NamedTuple):
     """What a decoder has read and written.
 
@@ -47,9 +59,16 @@ def heard(blocks: Sequence[Block], features: Array, seen: Array, room: int) -> M
 
 
 def wrote(
-    blocks: Sequence[Block], memory: Memory, x: Array, rope: Rope | None = None
+    blocks: Sequence[Block],
+    memory: Memory,
+    x: Array,
+    rope: Rope | None = None,
+    looks: list[Array] | None = None,
 ) -> tuple[Memory, Array]:
-    """x [B, N, D] of the tokens that follow what ``memory`` has, through all blocks."""
+    """x [B, N, D] of the tokens that follow what ``memory`` has, through all blocks.
+
+    ``looks`` gets of every block how much each token's place sees of each feature, [B, H, N, F].
+    """
     at, room = memory.written, memory.keys.shape[2]
     before, own = jnp.arange(room)[None] <= (at + jnp.arange(x.shape[1]))[:, None], []
     for i, block in enumerate(blocks):
@@ -59,6 +78,9 @@ def wrote(
         x = x + block.attn.attend(q, keys, values, mask=before)[0]
         q = block.cross.query(block.norm_cross(x)).reshape(q.shape)
         seen = memory.seen[:, None, None]
+        if looks is not None:
+            near = jnp.einsum("bnhd,bfhd->bhnf", q, memory.heard_keys[i]) * q.shape[-1] ** -0.5
+            looks.append(jax.nn.softmax(jnp.where(seen, near.astype(jnp.float32), -jnp.inf)))
         y = attention(q, memory.heard_keys[i], memory.heard_values[i], mask=seen)
         x = x + block.cross.out(y.reshape(x.shape))
         x = x + block.mlp(block.norm2(x))

@@ -103,6 +103,7 @@ class Parts(nn.Module):
     config: MoonshineConfig
     task = "speech"
     inputs = ("audio",)
+    stride = 384  # samples of a feature
 
     def setup(self):
         c = self.config
@@ -120,9 +121,18 @@ class Parts(nn.Module):
 
     def write(self, memory: Memory, tokens: Array) -> tuple[Memory, Array]:
         """tokens [B, N] that follow what ``memory`` has -> (memory, logits [B, N, V])."""
-        rope = self._rope(memory.written + jnp.arange(tokens.shape[1]))
-        memory, x = wrote(self.decoder, memory, self.embed(tokens), rope)
+        memory, x = self._wrote(memory, tokens)
         return memory, self.embed.attend(self.decoder_norm(x))
+
+    def look(self, memory: Memory, tokens: Array) -> Array:
+        """tokens as in ``write`` -> how much their places see of each feature, [L, B, H, N, F]."""
+        looks: list[Array] = []
+        self._wrote(memory, tokens, looks)
+        return jnp.stack(looks)
+
+    def _wrote(self, memory: Memory, tokens: Array, looks: list[Array] | None = None):
+        rope = self._rope(memory.written + jnp.arange(tokens.shape[1]))
+        return wrote(self.decoder, memory, self.embed(tokens), rope, looks)
 
     def _rope(self, places: Array) -> tuple[Array, Array]:
         c = self.config

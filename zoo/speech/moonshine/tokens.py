@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...errors import WeightsError
@@ -43,3 +43,15 @@ class Tokens:
         that is not complete yet is left out."""
         joined = b"".join(self.pieces[n] for n in numbers if 2 < n < len(self.pieces))
         return joined.decode("utf-8", "ignore").replace(SPACE, " ").strip()
+
+    def words(self, numbers: Sequence[int]) -> list[tuple[str, int, int]]:
+        """(word, its first token, the one behind its last) of tokens; a token that begins with a
+        space begins a word."""
+        space = SPACE.encode()
+        starts = [i for i, n in enumerate(numbers) if not i or self._piece(n).startswith(space)]
+        ends = [*starts[1:], len(numbers)] if starts else []
+        found = [(self.text(numbers[i:j]), i, j) for i, j in zip(starts, ends, strict=True)]
+        return [word for word in found if word[0]]
+
+    def _piece(self, number: int) -> bytes:
+        return self.pieces[number] if number < len(self.pieces) else b""

@@ -80,6 +80,7 @@ class Moonshine2(OfSamples):
     task = "speech"
     cross_stream = False
     inputs = ("audio",)
+    stride = 320  # samples of a feature
 
     def setup(self):
         c = self.config
@@ -139,8 +140,17 @@ class Moonshine2(OfSamples):
 
     def write(self, memory: Memory, tokens: Array) -> tuple[Memory, Array]:
         """tokens [B, N] that follow what ``memory`` has -> (memory, logits [B, N, V])."""
+        memory, x = self._wrote(memory, tokens)
+        return memory, self.out(self.decoder_norm(x))
+
+    def look(self, memory: Memory, tokens: Array) -> Array:
+        """tokens as in ``write`` -> how much their places see of each feature, [L, B, H, N, F]."""
+        looks: list[Array] = []
+        self._wrote(memory, tokens, looks)
+        return jnp.stack(looks)
+
+    def _wrote(self, memory: Memory, tokens: Array, looks: list[Array] | None = None):
         c = self.config
         places = memory.written + jnp.arange(tokens.shape[1])
         rope = angles(places, c.dim // c.heads, c.turned, c.theta)
-        memory, x = wrote(self.decoder, memory, self.embed(tokens), rope)
-        return memory, self.out(self.decoder_norm(x))
+        return wrote(self.decoder, memory, self.embed(tokens), rope, looks)

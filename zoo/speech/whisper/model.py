@@ -110,6 +110,7 @@ class Parts(nn.Module):
     config: WhisperConfig
     task = "speech"
     inputs = ("audio",)
+    stride = 320  # samples of a feature
 
     @nn.nowrap
     def encoder(self, root: bool = False) -> Series:
@@ -176,10 +177,19 @@ class Parts(nn.Module):
 
     def write(self, memory: Memory, tokens: Array) -> tuple[Memory, Array]:
         """tokens [B, N] that follow what ``memory`` has -> (memory, logits [B, N, V])."""
+        memory, x = self._wrote(memory, tokens)
+        return memory, self.embed.attend(self.decoder_norm(x))
+
+    def look(self, memory: Memory, tokens: Array) -> Array:
+        """tokens as in ``write`` -> how much their places see of each feature, [L, B, H, N, F]."""
+        looks: list[Array] = []
+        self._wrote(memory, tokens, looks)
+        return jnp.stack(looks)
+
+    def _wrote(self, memory: Memory, tokens: Array, looks: list[Array] | None = None):
         x = self.embed(tokens)
         places = jnp.take(self.places, memory.written + jnp.arange(tokens.shape[1]), axis=0)[None]
-        memory, x = wrote(self.decoder, memory, x + places.astype(x.dtype))
-        return memory, self.embed.attend(self.decoder_norm(x))
+        return wrote(self.decoder, memory, x + places.astype(x.dtype), looks=looks)
 
 
 class Whisper(Parts):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,23 +14,12 @@ from ....layers.install import how_to_install
 from ....layers.streaming import Params
 from ...errors import WeightsError
 from ..hearing import RATE
-from ..written import best_tokens
+from ..written import Prompt, best_tokens
 from .model import Whisper
 
 PACE = 6.5  # tokens per second that speech has at most; more are a loop
+SPACE = "\u0120"  # how byte-level tokens write a space
 ENGLISH = 51_864  # tokens of the models that know English alone
-
-
-class Prompt(NamedTuple):
-    """What a text begins with, and what it never says.
-
-    tokens: the start, and, where the model knows several languages, language and task.
-    never, never_first: tokens that are not said, or not as the first.
-    """
-
-    tokens: tuple[int, ...]
-    never: tuple[int, ...] = ()
-    never_first: tuple[int, ...] = ()
 
 
 def prompt(vocabulary: int, language: int = 0) -> tuple[int, ...]:
@@ -130,6 +120,24 @@ class Transcriber:
         numbers = np.asarray(out)[0, : int(count[0])].tolist()
         text = self.tokenizer.decode(numbers).strip() if self.tokenizer is not None else ""
         return Heard(text, numbers)
+
+    def words(self, numbers: Sequence[int]) -> list[tuple[str, int, int]]:
+        """(word, its first token, the one behind its last) of tokens; a token that begins with a
+        space begins a word.
+
+        Raises:
+          ValueError: there is no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise ValueError("words of tokens need the published tokenizer.json")
+        spaced = lambda n: str(self.tokenizer.id_to_token(int(n))).startswith(SPACE)
+        starts = [i for i, n in enumerate(numbers) if not i or spaced(n)]
+        ends = [*starts[1:], len(numbers)] if starts else []
+        found = [
+            (self.tokenizer.decode(list(numbers[i:j])).strip(), i, j)
+            for i, j in zip(starts, ends, strict=True)
+        ]
+        return [word for word in found if word[0]]
 
     def _banned(self, tokens: tuple[int, ...]) -> np.ndarray:
         mask = np.zeros(self.model.config.vocabulary, bool)

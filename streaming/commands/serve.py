@@ -80,6 +80,12 @@ def options(p: argparse.ArgumentParser) -> None:
         default=[],
         help="address whose X-Forwarded-For and -Proto are believed (default: none); repeatable",
     )
+    p.add_argument(
+        "--listen",
+        metavar="MODEL",
+        help="also write down the sound of clients, by this recogniser: a name such as "
+        "moonshine-base/en, or a file of weights (default: no sound)",
+    )
     p.add_argument("--certificate", metavar="FILE", help="PEM certificate, for TLS")
     p.add_argument("--key", metavar="FILE", help="its private key")
     p.add_argument("--store", metavar="FOLDER", help="folder for snapshots (default: none)")

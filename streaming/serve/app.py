@@ -25,9 +25,12 @@ from .inputs import add_source, check_address
 from .limits import ServeError
 from .metrics import Metrics
 from .sessions import Sessions
+from .sound_conversation import SoundConversation
+from .sounds import Sounds
 from .spec import Spec
 from .wire import count, parse, unpack
 
+Talk = Conversation | SoundConversation | Watching
 PAGE = ("html", "css", "js", "link.js", "tiles.js", "charts.js", "table.js", "publish.js")
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POLICY = (  # the page needs nothing from elsewhere, and nothing inline
@@ -47,13 +50,19 @@ STATUS = {
 }  # fmt: skip
 
 
-def make_app(sessions: Sessions, tokens: Tokens | None = None, door: Door = Door()) -> FastAPI:
-    """The app of a running engine's sessions. It has no life of its own: see :mod:`.server`."""
+def make_app(
+    sessions: Sessions,
+    tokens: Tokens | None = None,
+    door: Door = Door(),
+    sounds: Sounds | None = None,
+) -> FastAPI:
+    """The app of a running engine's sessions, and of streams of sound where there are any. It has
+    no life of its own: see :mod:`.server`."""
     tokens = tokens or Tokens()
     app = FastAPI(title="streamzoo", openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, door=door)
     app.state.sessions, app.state.metrics = sessions, Metrics(sessions)
-    app.state.dashboard = Dashboard(sessions)
+    app.state.dashboard = Dashboard(sessions, sounds)
 
     def check(request: Request) -> str:
         host = request.client.host if request.client else "?"
@@ -89,7 +98,8 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None, door: Door = Door
         check(request)
         report = sessions.engine.report()
         rows = [s.report() for s in sessions.by_name.values()]
-        return {k: report[k] for k in ("slots", "load", "total")} | {"streams": rows}
+        heard = {} if sounds is None else {"sounds": sounds.report()}
+        return {k: report[k] for k in ("slots", "load", "total")} | {"streams": rows} | heard
 
     @app.post("/streams", status_code=201)
     async def add(request: Request) -> Json:
@@ -143,7 +153,7 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None, door: Door = Door
         sessions.get(name).resume()
         return sessions.get(name).report()
 
-    async def converse(socket: WebSocket, talk: Callable[[str], Conversation | Watching]) -> None:
+    async def converse(socket: WebSocket, talk: Callable[[str, Json], Talk]) -> None:
         await socket.accept()
         handshake = sessions.limits.handshake
         await Line(socket, handshake, tokens, talk, app.state.metrics).serve()
@@ -151,11 +161,21 @@ def make_app(sessions: Sessions, tokens: Tokens | None = None, door: Door = Door
     @app.websocket("/ws")
     async def ws(socket: WebSocket) -> None:
         observe = app.state.metrics.observe
-        await converse(socket, lambda owner: Conversation(sessions, owner, observe))
+
+        def talk(owner: str, first: Json) -> Talk:
+            if not first.get("sound"):
+                return Conversation(sessions, owner, observe)
+            if sounds is None:
+                raise ServeError(
+                    "bad_request", "this server hears no sound: start it with --listen MODEL"
+                )
+            return SoundConversation(sounds, owner)
+
+        await converse(socket, talk)
 
     @app.websocket("/watch")
     async def watch(socket: WebSocket) -> None:
-        await converse(socket, lambda _owner: Watching(app.state.dashboard))
+        await converse(socket, lambda _owner, _first: Watching(app.state.dashboard))
 
     return app
 
@@ -198,10 +218,11 @@ class Line:
         socket: WebSocket,
         handshake: float,
         tokens: Tokens,
-        talk: Callable[[str], Conversation | Watching],
+        talk: Callable[[str, Json], Talk],
         metrics: Metrics,
     ):
-        """talk: makes, for the client's name, what takes its messages and has messages for it."""
+        """talk: makes, for the client's name and its first message, what takes its messages and
+        has messages for it."""
         self._socket, self._tokens, self._metrics = socket, tokens, metrics
         self._handshake, self._talker = handshake, talk
         self._host = socket.client.host if socket.client else "?"
@@ -227,14 +248,14 @@ class Line:
             if talk is not None:
                 talk.end()
 
-    async def _begin(self) -> Conversation | Watching | None:
+    async def _begin(self) -> Talk | None:
         try:
             async with asyncio.timeout(self._handshake):
                 first = parse(self._text(await self._receive()))
             owner = self._tokens.owner(
                 bearer(self._socket.headers) or first.get("auth"), self._host
             )
-            talk = self._talker(owner)
+            talk = self._talker(owner, first)
             await self._send(await talk.begin(first))
             return talk
         except TimeoutError:
@@ -245,7 +266,7 @@ class Line:
             await self._hang_up(1008, error.code)
         return None
 
-    async def _talk(self, talk: Conversation | Watching) -> None:
+    async def _talk(self, talk: Talk) -> None:
         tasks = [asyncio.create_task(self._listen(talk)), asyncio.create_task(self._tell(talk))]
         listening, telling = tasks
         try:
@@ -263,7 +284,7 @@ class Line:
                 raise end
         await self._hang_up(1000, "")
 
-    async def _listen(self, talk: Conversation | Watching) -> None:
+    async def _listen(self, talk: Talk) -> None:
         while True:
             data = await self._receive()
             try:
@@ -279,7 +300,7 @@ class Line:
             if reply is not None:
                 await self._send(reply)
 
-    async def _tell(self, talk: Conversation | Watching) -> None:
+    async def _tell(self, talk: Talk) -> None:
         async for message in talk.outgoing():
             start = time.perf_counter()
             await self._send(message)

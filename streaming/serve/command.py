@@ -16,7 +16,9 @@ from ..choice import chosen_step
 from ..commands.examples import example_pictures
 from ..commands.reading import reader_of
 from ..engine import Engine
+from ..listening import Cutting
 from ..sources.redaction import scrub
+from ..writers import writer
 from .access import Tokens
 from .inputs import named
 from .limits import Limits
@@ -61,6 +63,12 @@ def serve(
         pictures=example_pictures(card.input_size), say=_say,
     )  # fmt: skip
     engine = Engine(step, slots=args.slots)
+    hears = None
+    if args.listen is not None:
+        _say(f"{args.listen}: loading, and compiling, to write down sound ...")
+        begin = writer(args.listen, Cutting().longest, None, shown=True)
+        begin().prepare()
+        hears = args.listen, begin
 
     def ready(server: Server) -> None:
         costs = server.engine.scheduler.costs
@@ -76,7 +84,7 @@ def serve(
         _say(f"dashboard: {server.address}/")
 
     spec = None if args.fps is None else Spec(args.fps, args.budget_ms / 1e3)
-    whole = asyncio.run(run(engine, settings, args.stream, spec, ready))
+    whole = asyncio.run(run(engine, settings, args.stream, spec, ready, hears))
     _say("stopped" if whole else "stopped before everything in flight was answered and saved")
     return 0 if whole else 1
 

@@ -13,7 +13,7 @@ from .live_session import Attachment, LiveSession
 from .pictures import Pictures
 from .sessions import Sessions
 from .spec import Spec
-from .wire import FrameMessage, count
+from .wire import PCM, FrameMessage, count
 from .workers import DECODING
 
 Message = Json
@@ -109,6 +109,8 @@ class Conversation:
     async def frame(self, frame: FrameMessage) -> Message | None:
         """Takes a frame; returns what is to be answered, if anything."""
         try:
+            if frame.kind == PCM:
+                raise ServeError("bad_request", "a stream of pictures takes no sound")
             if not self.session.due(frame.index):
                 return None
             start = time.perf_counter()

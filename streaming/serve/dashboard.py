@@ -22,12 +22,15 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from ...layers.install import how_to_install
 from ...layers.streaming import Fields, Json
 from ..engine import Answer
+from ..listening import RATE
 from ..views import View, view_of
 from .dashboard_events import Timeline
 from .inputs import THINNED
 from .live_session import LiveSession
 from .recent import Record
 from .sessions import Sessions
+from .sound_session import SoundSession
+from .sounds import Sounds
 from .workers import DRAWING
 
 WINDOW = 60.0  # seconds of latencies, and
@@ -116,7 +119,8 @@ class Past:
 class Dashboard:
     """Listens to the sessions; pages ask it. Everything runs on the event loop but encoding."""
 
-    def __init__(self, sessions: Sessions):
+    def __init__(self, sessions: Sessions, sounds: Sounds | None = None):
+        self.sounds = sounds
         self.view = view_of(sessions.engine.step.card)  # of all streams: it remembers none
         self.sessions, self.timeline = sessions, Timeline(alarms=self.view.alarms)
         self.watchers: set[Any] = set()
@@ -215,6 +219,7 @@ class Dashboard:
         recent = [past.recent(now) for past in pasts]
         summary, each = await DRAWING.run(summarise, recent)
         rows = [row(s, p, e) for s, p, e in zip(live, pasts, each, strict=True)]
+        rows += [] if self.sounds is None else map(sound_row, self.sounds.by_name.values())
         engine = self.sessions.engine
         report = engine.report()
         source: Counter[str] = Counter()
@@ -285,6 +290,19 @@ def row(session: LiveSession, past: Past, latency: dict[str, float]) -> Json:
         "in": round(came, 2), "out": round(answered, 2), "completed": books.completed,
         "dropped": sum(drops(session).values()), "waiting": books.in_flight, "late": books.late,
         "reconnects": 0 if feed is None else feed.source.reconnects, "latency": latency,
+    }  # fmt: skip
+
+
+def sound_row(session: SoundSession) -> Json:
+    """A line of the streams table, of sound: its counts are seconds."""
+    books = session.report()["samples"]
+    seconds = lambda *keys: round(sum(books[key] for key in keys) / RATE, 1)
+    return {
+        "name": session.name, "state": session.ended or "live", "ended": session.ended is not None,
+        "paused": False, "source": "sound", "error": None, "policy": "lossless", "fps": RATE,
+        "budget_ms": 0, "in": 0, "out": 0, "completed": seconds("heard"),
+        "dropped": seconds("dropped", "skipped"), "waiting": seconds("waiting"), "late": 0,
+        "reconnects": 0, "latency": {}, "caption": session.caption,
     }  # fmt: skip
 
 

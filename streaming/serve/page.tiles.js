@@ -16,6 +16,7 @@ function create(stream) {
   const dot = make("span", {className: "dot", textContent: "●"});
   const tile = make("article", {className: "tile"}, zoom,
     make("p", {}, dot, make("span", {className: "name"}), make("span", {className: "ms"})),
+    make("p", {className: "caption"}, make("span"), make("span", {className: "maybe"})),
     make("ul"));
   tile.dataset.name = stream.name;
   canvas.setAttribute("aria-label", `picture of ${stream.name}`);
@@ -35,6 +36,13 @@ export function place(streams) {
     dot.dataset.state = shade(stream);
     dot.title = stream.state;
     if (stream.state !== "live") tile.querySelector(".ms").textContent = stream.state;
+    const caption = tile.querySelector(".caption"), said = stream.caption;
+    caption.hidden = said == null;
+    tile.querySelector("button").hidden = said != null;  // sound has no picture
+    if (said != null) {
+      caption.firstChild.textContent = said.text + " ";
+      caption.lastChild.textContent = said.maybe;
+    }
   });
   for (const name of [...tiles.keys()]) {
     if (!live.some(stream => stream.name === name)) {

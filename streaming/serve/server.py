@@ -27,10 +27,12 @@ from .limits import Limits
 from .live_session import LiveSession
 from .sessions import Sessions
 from .snapshots import Snapshots
+from .sounds import Sounds
 from .spec import Spec
 from .store import Store
 
 log = logging.getLogger("streamzoo.serve")
+Hears = tuple[str, Callable[[], Any]]
 FAREWELL = 2.0  # seconds that the drain waits for sources to end
 
 
@@ -122,7 +124,11 @@ class Server:
         await server.wait()                        # until a signal, or stop()
     """
 
-    def __init__(self, engine: Engine, settings: Settings | None = None):
+    def __init__(
+        self, engine: Engine, settings: Settings | None = None, hears: Hears | None = None
+    ):
+        """hears: a recogniser's name and what begins an utterance of it; None: no sound."""
+        self._hears, self.sounds = hears, None
         self.settings = settings or Settings()
         self.engine = engine
         self.sessions = Sessions(engine, self.settings.limits)
@@ -141,9 +147,13 @@ class Server:
 
     async def __aenter__(self) -> Server:
         settings = self.settings
-        if settings.store is not None:
-            self.snapshots = Snapshots(self.sessions, Store(settings.store), settings.every)
-        app = make_app(self.sessions, settings.tokens, settings.door)
+        store = None if settings.store is None else Store(settings.store)
+        if store is not None:
+            self.snapshots = Snapshots(self.sessions, store, settings.every)
+        if self._hears is not None:
+            name, begin = self._hears
+            self.sounds = Sounds(begin, name, settings.limits, store, settings.every)
+        app = make_app(self.sessions, settings.tokens, settings.door, self.sounds)
         if settings.grpc_port is not None:
             from .grpc_service import GrpcServer  # the one that needs grpc
 
@@ -198,6 +208,9 @@ class Server:
         """
         sessions, end = self.sessions, time.monotonic() + self.settings.patience
         sessions.draining = True
+        hearing = None
+        if self.sounds is not None:
+            hearing = asyncio.create_task(self.sounds.drain())
         if self.grpc is not None:
             await self.grpc.serving(False)
         live = [s for s in sessions.by_name.values() if not s.ended]
@@ -218,6 +231,9 @@ class Server:
         whole &= await self._until(
             lambda: all(a.replaced or a.cursor >= a.session.recent.last for a in held), end
         )
+        if hearing is not None:
+            await asyncio.wait([hearing], timeout=max(0.1, end - time.monotonic()))
+            whole &= hearing.done()
         for session in live:
             session.end("draining")
         await asyncio.sleep(0.05)  # the last words
@@ -245,6 +261,8 @@ class Server:
     async def __aexit__(self, *_: object) -> None:
         if self.snapshots is not None:
             await self.snapshots.close()
+        if self.sounds is not None:
+            await self.sounds.close()
         self.sessions.close()
         if self.grpc is not None:
             await self.grpc.stop()
@@ -260,6 +278,7 @@ async def run(
     addresses: Sequence[str] = (),
     spec: Spec | None = None,
     ready: Callable[[Server], None] = lambda _: None,
+    hears: Hears | None = None,
 ) -> bool:
     """Serves until SIGINT or SIGTERM; a second one does not wait for the drain.
 
@@ -267,7 +286,7 @@ async def run(
 
     Returns whether everything in flight was answered and saved.
     """
-    server = Server(engine, settings)
+    server = Server(engine, settings, hears)
     loop = asyncio.get_running_loop()
     async with engine, server:
         for number in (signal.SIGINT, signal.SIGTERM):

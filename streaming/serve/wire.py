@@ -2,7 +2,7 @@
 
 A frame is a header of 24 bytes, big-endian, and the picture:
 
-    kind      uint8     1: JPEG, 2: raw RGB, height x width x 3 bytes
+    kind      uint8     1: JPEG, 2: raw RGB, height x width x 3 bytes, 3: sound
     flags     uint8     1: an event, which the policy "events" never drops
     height    uint16    of a raw picture, else 0
     width     uint16    likewise
@@ -50,7 +50,7 @@ from ...layers.streaming import Json
 from .limits import ServeError
 
 HEADER = struct.Struct("!BBHHxxQd")
-JPEG, RAW = 1, 2
+JPEG, RAW, PCM = 1, 2, 3  # the last is of :mod:`.sound_conversation`
 EVENT = 1
 
 
@@ -82,8 +82,9 @@ def unpack(data: bytes) -> FrameMessage:
             "bad_request", f"a binary message of {len(data)} bytes has no {HEADER.size}-byte header"
         )
     kind, flags, height, width, index, time = HEADER.unpack_from(data)
-    if kind not in (JPEG, RAW):
-        raise ServeError("bad_request", f"frame kind {kind}: it is {JPEG} (JPEG) or {RAW} (raw)")
+    if kind not in (JPEG, RAW, PCM):
+        known = f"{JPEG} (JPEG), {RAW} (raw) or {PCM} (sound)"
+        raise ServeError("bad_request", f"frame kind {kind}: it is {known}")
     return FrameMessage(
         kind, index, memoryview(data)[HEADER.size :], time if math.isfinite(time) else None,
         bool(flags & EVENT), height, width,

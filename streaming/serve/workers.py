@@ -90,5 +90,6 @@ CPUS = os.cpu_count() or 1
 OPENING = Workers("opening", most=32, waiting=64)  # they wait for cameras, and cost no time
 PEERS = Workers("peers", most=8, waiting=16)
 DECODING = Workers("decoding", most=max(2, CPUS))
+HEARING = Workers("hearing", most=max(1, CPUS // 2))
 SAVING = Workers("saving", most=2)
 DRAWING = Workers("drawing", most=1)

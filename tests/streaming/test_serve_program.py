@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +10,18 @@ import pytest
 import streamzoo
 from streamzoo.layers.install import how_to_install
 from streamzoo.streaming import Session, Step, cli
+from streamzoo.streaming.listening import Listener
 from streamzoo.streaming.serve.client import Client
 from streamzoo.streaming.serve.server import bind
+from streamzoo.streaming.serve.sound_client import SoundClient
+from streamzoo.streaming.serve.sound_session import record_of
+from streamzoo.streaming.sources.sound import sound_of
+from streamzoo.streaming.writers import writer
 
 from . import tiny
 from .program import free_port, serve, up
 from .serving import run
+from .small_listener import small_file
 from .stub import video
 
 FRAMES = video(9, 60, tiny.SIZE)
@@ -111,3 +118,47 @@ def test_a_client_goes_on_after_the_server_was_killed(home, tmp_path, number):
                 process.kill()
 
     run(main(), 240)
+
+
+@pytest.mark.slow
+def test_words_go_on_after_the_server_was_killed(home, tmp_path):
+    """The program itself, SIGKILL while somebody speaks: the words of a listener that is not
+    interrupted, each once."""
+    clip = Path(__file__).parents[3] / "shared/data/speech/beckett.wav"
+    if not clip.is_file():
+        pytest.skip("needs a recording of speech")
+    sound = np.concatenate([*sound_of(clip, print)])
+    pcm = (np.clip(sound, -1, 1) * 32767).astype(np.int16)
+    model, port, log = small_file(tmp_path), free_port(), tmp_path / "log"
+    address = f"http://127.0.0.1:{port}"
+    words = ["--port", port, "--store", tmp_path / "store", "--snapshot-every", "0.1"]
+    words += ["--listen", model]
+
+    async def main():
+        processes = [serve(home, log, *words)]
+        try:
+            await up(address, processes[0], log)
+            async with SoundClient(address, patience=240) as client:
+                await client.send(pcm[: len(pcm) // 2])
+                records = [await anext(client) for _ in range(3)]
+                await asyncio.sleep(0.5)
+                processes[0].kill()
+                await asyncio.to_thread(processes[0].wait, 30)
+                processes.append(serve(home, log, *words))
+                await client.send(pcm[len(pcm) // 2 :], waiting=1 << 60)
+                await client.finish()
+                records += [record async for record in client]
+                assert client.reconnects == 1
+                books = client.end["samples"]
+            assert books["received"] == books["heard"] == len(pcm) and not books["dropped"]
+            listener = Listener(begin=writer(str(model), 15.0, None, shown=True))
+            said = [*listener.push(pcm.astype(np.float32) / 32768), *listener.flush()]
+            want = [record_of(u) for u in said if u.fresh or u.final]
+            keys = want[0].keys() | want[-1].keys()
+            assert [{k: r[k] for k in r if k in keys} for r in records] == want and len(want) > 5
+            assert "Traceback" not in log.read_text()
+        finally:
+            for process in processes:
+                process.kill()
+
+    run(main(), 500)

@@ -75,7 +75,12 @@ def test_no_look_ahead_is_causal_attention():
     np.testing.assert_allclose(soft, want, atol=1e-6)
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law is not check_causality])
+FAST = ("check_gaps", "check_chunking")
+MARKED = [law if law.__name__ in FAST else pytest.param(law, marks=pytest.mark.slow)
+          for law in LAWS if law is not check_causality]  # fmt: skip
+
+
+@pytest.mark.parametrize("law", MARKED)
 def test_the_kit(law):
     """Causality has its own test above: the kit's wants one latency for all frames."""
     model, variables = made(2)

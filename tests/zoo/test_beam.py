@@ -162,7 +162,7 @@ def test_a_stream_of_sure_symbols_is_greedy(conformer):
     """Where one symbol has all of each frame's probability no other text is left."""
     model, params = conformer
     params = jax.tree.map(lambda p: p, params)
-    params["params"]["ctc"] = jax.tree.map(lambda p: 200 * p, params["params"]["ctc"])
+    params["params"]["ctc_head"] = jax.tree.map(lambda p: 200 * p, params["params"]["ctc_head"])
     own = Recogniser(model, "ctc")
     carry, said = own(params, own.init_carry(1), AUDIO[None])
     _, rest = own.flush(params, carry)

@@ -4,6 +4,7 @@ import json
 import wave
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import streamzoo
+from streamzoo.layers.gru import GRU, side_by_side
 from streamzoo.layers.signal.ticks import verify_signal
 from streamzoo.zoo import Card, create_model, model_card
 from streamzoo.zoo.convert import ConvertError, convert_checkpoint
@@ -335,3 +337,24 @@ def test_moonshine2s_encoder_alone_is_read(tmp_path):
     assert plan.model == "moonshine2-encoder-tiny"
     got, _ = heard(create_model(plan.model, **plan.overrides), variables, z["audio"])
     np.testing.assert_allclose(got, z["encoder_out"], atol=2e-5)
+
+
+def test_grus_side_by_side_are_each_alone():
+    """One loop for several directions and groups gives what a loop for each gives."""
+    grus = [GRU(3) for _ in range(3)]
+    parts = [jax.random.normal(jax.random.key(i), (2, 5, 4, 6)) for i in range(3)]
+
+    class All(nn.Module):
+        def setup(self):
+            self.grus = grus
+
+        def __call__(self, parts):
+            return side_by_side(self.grus, parts, (False, True, False))
+
+    variables = All().init(jax.random.key(3), parts)
+    together = All().apply(variables, parts)
+    for i, (x, y) in enumerate(zip(parts, together, strict=True)):
+        own = {"params": variables["params"][f"grus_{i}"]}
+        x = x[:, ::-1] if i == 1 else x
+        want = GRU(3).apply(own, jnp.zeros((2, 4, 3)), x)[1]
+        np.testing.assert_allclose(y, want[:, ::-1] if i == 1 else want, atol=1e-6)

@@ -17,14 +17,12 @@ import numpy as np
 
 from ....layers.conv_time import keep_last
 from ....layers.gaps import compact, scatter
-from ....layers.gru import GRU
+from ....layers.gru import GRU, side_by_side
 from ....layers.ranks import to_rank
 from ....layers.signal.spectrum import Resynthesis, hann, irfft, rfft
 from ....layers.streaming import Array, Carry
 from ...ranges import Checked, Count
 from ..enhancer import Enhancer
-
-SIDES = ("NWC", "WIO", "NWC")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,17 +90,37 @@ class Across(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         """[B, T, F, C] -> [B, T, F', width]."""
-        y = jax.lax.conv_general_dilated(
-            x.reshape(-1, *x.shape[2:]),
-            self.kernel,
-            (1,) if self.up else (2,),
-            [(2, 2)],
-            lhs_dilation=(2,) if self.up else None,
-            dimension_numbers=SIDES,
-            feature_group_count=self.groups,
-        ).reshape(*x.shape[:2], -1, self.width)
+        kernel, half = self._whole(), x.shape[2]
+        zeros = lambda n: [(0, 0), (0, 0), (n, n), (0, 0)]
+        # as products of windows: XLA on a CPU has no fast convolution with groups or holes
+        if self.up:
+            padded = jnp.pad(x, zeros(1))
+            even = _taps(padded, kernel[0::2], half)
+            odd = _taps(x, kernel[1::2], half - 1)
+            odd = jnp.pad(odd, ((0, 0), (0, 0), (0, 1), (0, 0)))
+            y = jnp.stack([even, odd], axis=3)
+            y = y.reshape(*x.shape[:2], 2 * half, self.width)[:, :, :-1]
+        else:
+            y = _taps(jnp.pad(x, zeros(2)), kernel, -(-half // 2), 2)
         y = y + to_rank(self.bias, y)
         return jnp.tanh(y) if self.last else leaky(y, self.slope)
+
+    def _whole(self) -> Array:
+        """The kernel without groups, [5, inside, width]: zeros from one group to another."""
+        parts = jnp.split(self.kernel, self.groups, axis=2)
+        width = self.width // self.groups
+        rows = [
+            jnp.pad(part, ((0, 0), (0, 0), (i * width, self.width - (i + 1) * width)))
+            for i, part in enumerate(parts)
+        ]
+        return jnp.concatenate(rows, axis=1)
+
+
+def _taps(x: Array, kernel: Array, count: int, stride: int = 1) -> Array:
+    """Windows of x [B, T, F, C] with a kernel [K, C, W] -> [B, T, count, W], every ``stride``."""
+    last = stride * (count - 1) + 1
+    parts = [x[:, :, i : i + last : stride] for i in range(len(kernel))]
+    return jnp.concatenate(parts, axis=-1) @ kernel.reshape(-1, kernel.shape[2])
 
 
 def leaky(x: Array, slope: Array) -> Array:
@@ -179,11 +197,9 @@ class DualPath(nn.Module):
     def __call__(self, carry: tuple[Array, Array], x: Array, here: Array):
         """x [B, T, F, C] -> the same."""
         flat = x.reshape(-1, x.shape[2], 1, x.shape[3])
-        parts = []
-        for number, part in enumerate(jnp.split(flat, 2, axis=-1)):
-            for way, name in enumerate(("up", "down")):
-                gru = getattr(self, name)[number]
-                parts.append(gru(gru.init_carry(flat.shape[0], 1), part, reverse=bool(way))[1])
+        first, second = jnp.split(flat, 2, axis=-1)
+        grus = (self.up[0], self.down[0], self.up[1], self.down[1])
+        parts = side_by_side(grus, (first, first, second, second), (False, True) * 2)
         y = self.intra(jnp.concatenate(parts, axis=-1)).reshape(x.shape)
         x = x + norm(y, self.intra_scale, self.intra_shift)
         pairs = zip(self.time, carry, jnp.split(x, 2, axis=-1), strict=True)

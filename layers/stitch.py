@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from .exportable import exportable
 from .streaming import Array, Carry
@@ -111,5 +112,5 @@ class Stitch:
         """All that waits; nothing comes after it."""
         batch = carry["lost"].shape[0]
         none = (jnp.zeros((batch, 0, self.dim)), jnp.zeros((batch, 0)))
-        end = jnp.finfo(jnp.float32).max
+        end = float(np.finfo(np.float32).max)
         return self(carry, none, none, pictures_to=end, sound_to=end)

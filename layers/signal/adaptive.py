@@ -108,7 +108,7 @@ class AdaptiveAhead(nn.Module):
         share = jnp.where(apart <= 0, 1.0, share)
         mask = (apart >= -self.past) & (apart <= self.most) & (share > 0)
         bias = self._by_distance(apart) + jnp.log(jnp.where(mask, share, 1.0))[:, None]
-        return self._read(q, k, v, mask, bias), ahead
+        return self._read(q, k, v, jnp.asarray(mask), bias), ahead
 
     def _whole(self, x: Array) -> Array:
         return jnp.round(self.wanted(x)).astype(jnp.int32)

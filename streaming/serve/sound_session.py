@@ -29,8 +29,9 @@ class Hub(Protocol):
 
     limits: Limits
     draining: bool
-    keeps: bool
 
+    @property
+    def keeps(self) -> bool: ...
     def away(self, session: SoundSession) -> None: ...
 
 

@@ -136,7 +136,7 @@ def test_what_a_sender_does_wrong_is_told_and_costs_nobody_else():
             await line.send(json.dumps({"type": "skip", "to": 30_000 + 5 * RATE}))
             await line.send(sound(30_000 + 5 * RATE, PCM16[:30_000].tobytes()))
             await line.send(json.dumps({"type": "finish"}))
-            rows = []
+            rows, message = [], {}
             async for text in line:
                 message = json.loads(text)
                 rows += [message] if message["type"] == "result" else []

@@ -36,7 +36,8 @@ def _end(model: FastConformer, params: Params, carry: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("model", "method"))
 def _of(model: FastConformer, params: Params, x: Array, method: str) -> Array:
-    return model.apply(params, x, method=method)
+    apply: Any = model.apply
+    return apply(params, x, method=method)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -47,7 +48,8 @@ def _predict(model: FastConformer, params: Params, states: Any, last: Array) -> 
 @functools.partial(jax.jit, static_argnames="model")
 def _join(model: FastConformer, params: Params, frame: Array, said: Array) -> Array:
     wide = jnp.broadcast_to(frame, (said.shape[0], *frame.shape[1:]))
-    return jax.nn.log_softmax(model.apply(params, wide, said, method="join"))
+    apply: Any = model.apply
+    return jax.nn.log_softmax(apply(params, wide, said, method="join"))
 
 
 @dataclasses.dataclass

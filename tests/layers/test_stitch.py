@@ -76,6 +76,17 @@ def test_a_token_waits_for_the_other_kind_and_no_longer():
     assert np.asarray(out.time[out.valid]).tolist() == [np.float32(0.2)]
 
 
+def test_sound_waits_for_all_pictures_of_its_moment():
+    """A picture of many tokens may come in two calls."""
+    carry, step, _ = programs()
+    carry, out = step(carry, rows([0.1], 0), rows([0.1], 1))
+    assert np.asarray(out.sound[out.valid]).tolist() == [False]
+    carry, out = step(carry, rows([0.1, 0.1], 0), rows([], 1))
+    assert np.asarray(out.sound[out.valid]).tolist() == [False, False]
+    _, out = step(carry, rows([0.2], 0), rows([], 1))
+    assert np.asarray(out.sound[out.valid]).tolist() == [True]
+
+
 def test_one_moment_is_one_position_in_both_kinds():
     """As Qwen3-Omni's positions of a film have it, whose numbers a golden proves."""
     frames, sound = Frames(3, 1, 1, seconds=0.5), Sound(14)

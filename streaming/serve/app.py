@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketState
 
 from ...layers.streaming import Json
 from .access import Tokens, bearer
-from .conversation import Closing, Conversation, Message
+from .conversation import Closing, Message
 from .dashboard import Dashboard
 from .dashboard_peer import add_peer
 from .dashboard_watch import Watching
@@ -25,12 +25,11 @@ from .inputs import add_source, check_address
 from .limits import ServeError
 from .metrics import Metrics
 from .sessions import Sessions
-from .sound_conversation import SoundConversation
+from .sound_conversation import Talk, conversation
 from .sounds import Sounds
 from .spec import Spec
 from .wire import count, parse, unpack
 
-Talk = Conversation | SoundConversation | Watching
 PAGE = ("html", "css", "js", "link.js", "tiles.js", "charts.js", "table.js", "publish.js")
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POLICY = (  # the page needs nothing from elsewhere, and nothing inline
@@ -153,7 +152,7 @@ def make_app(
         sessions.get(name).resume()
         return sessions.get(name).report()
 
-    async def converse(socket: WebSocket, talk: Callable[[str, Json], Talk]) -> None:
+    async def converse(socket: WebSocket, talk: Callable[[str, Json], Talk | Watching]) -> None:
         await socket.accept()
         handshake = sessions.limits.handshake
         await Line(socket, handshake, tokens, talk, app.state.metrics).serve()
@@ -162,15 +161,7 @@ def make_app(
     async def ws(socket: WebSocket) -> None:
         observe = app.state.metrics.observe
 
-        def talk(owner: str, first: Json) -> Talk:
-            if not first.get("sound"):
-                return Conversation(sessions, owner, observe)
-            if sounds is None:
-                raise ServeError(
-                    "bad_request", "this server hears no sound: start it with --listen MODEL"
-                )
-            return SoundConversation(sounds, owner)
-
+        talk = lambda owner, first: conversation(first, owner, sessions, sounds, observe)
         await converse(socket, talk)
 
     @app.websocket("/watch")
@@ -218,7 +209,7 @@ class Line:
         socket: WebSocket,
         handshake: float,
         tokens: Tokens,
-        talk: Callable[[str, Json], Talk],
+        talk: Callable[[str, Json], Talk | Watching],
         metrics: Metrics,
     ):
         """talk: makes, for the client's name and its first message, what takes its messages and
@@ -248,7 +239,7 @@ class Line:
             if talk is not None:
                 talk.end()
 
-    async def _begin(self) -> Talk | None:
+    async def _begin(self) -> Talk | Watching | None:
         try:
             async with asyncio.timeout(self._handshake):
                 first = parse(self._text(await self._receive()))
@@ -266,7 +257,7 @@ class Line:
             await self._hang_up(1008, error.code)
         return None
 
-    async def _talk(self, talk: Talk) -> None:
+    async def _talk(self, talk: Talk | Watching) -> None:
         tasks = [asyncio.create_task(self._listen(talk)), asyncio.create_task(self._tell(talk))]
         listening, telling = tasks
         try:
@@ -284,7 +275,7 @@ class Line:
                 raise end
         await self._hang_up(1000, "")
 
-    async def _listen(self, talk: Talk) -> None:
+    async def _listen(self, talk: Talk | Watching) -> None:
         while True:
             data = await self._receive()
             try:
@@ -300,7 +291,7 @@ class Line:
             if reply is not None:
                 await self._send(reply)
 
-    async def _tell(self, talk: Talk) -> None:
+    async def _tell(self, talk: Talk | Watching) -> None:
         async for message in talk.outgoing():
             start = time.perf_counter()
             await self._send(message)

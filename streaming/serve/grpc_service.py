@@ -19,11 +19,13 @@ from grpc_reflection.v1alpha import reflection
 from ...layers.streaming import Fields
 from . import streamzoo_serve_pb2 as pb
 from .access import Tokens
-from .conversation import Closing, Conversation, Message
+from .conversation import Closing, Message
 from .door import Door
 from .limits import ServeError
 from .sessions import Sessions
-from .wire import JPEG, RAW, FrameMessage
+from .sound_conversation import Talk, conversation
+from .sounds import Sounds
+from .wire import JPEG, PCM, RAW, FrameMessage
 
 health: Any = vars(health_package)["aio"]  # which its stubs leave out
 log = logging.getLogger("streamzoo.serve")
@@ -50,9 +52,9 @@ def heard(message: pb.ClientMessage) -> Message | FrameMessage:
     kind = message.WhichOneof("message")
     if kind == "frame":
         frame = message.frame
-        raw = frame.WhichOneof("picture") == "rgb"
+        kind = frame.WhichOneof("picture") or "jpeg"
         return FrameMessage(
-            RAW if raw else JPEG, frame.index, frame.rgb if raw else frame.jpeg,
+            {"jpeg": JPEG, "rgb": RAW, "pcm": PCM}[kind], frame.index, getattr(frame, kind),
             frame.time if frame.HasField("time") else None, frame.event, frame.height, frame.width,
         )  # fmt: skip
     if kind == "ack":
@@ -62,7 +64,9 @@ def heard(message: pb.ClientMessage) -> Message | FrameMessage:
     if kind == "control" and message.control in CONTROLS:
         return {"type": CONTROLS[message.control]}
     if kind == "resume":
-        return {"type": "resume", "token": message.resume.token, "after": message.resume.after}
+        resume = message.resume
+        sound = {"sound": True} if resume.sound else {}
+        return {"type": "resume", "token": resume.token, "after": resume.after, **sound}
     if kind == "open":
         # proto3: what was not set is 0 or "", and means the default.
         fields = {f: getattr(message.open, f) for f in pb.Open.DESCRIPTOR.fields_by_name}
@@ -75,11 +79,15 @@ def said(message: Message) -> pb.ServerMessage:
     kind, out = message["type"], pb.ServerMessage()
     fields = {k: v for k, v in message.items() if k not in ("type", "limit", "durable", "size")}
     credits = pb.Credits(limit=message.get("limit", 0), durable=message.get("durable", 0))
-    if kind == "result":
+    if kind == "result" and "words" in fields:
+        out.words.CopyFrom(pb.Words(**fields, credits=credits))
+    elif kind == "maybe":
+        out.maybe.CopyFrom(pb.Maybe(**fields))
+    elif kind == "result":
         out.result.CopyFrom(_result(fields))
         out.result.credits.CopyFrom(credits)
     elif kind == "opened":
-        height, width = message["size"]
+        height, width = message.get("size", (0, 0))
         out.opened.CopyFrom(pb.Opened(credits=credits, height=height, width=width, **fields))
     elif kind == "credits":
         out.credits.CopyFrom(credits)
@@ -89,7 +97,9 @@ def said(message: Message) -> pb.ServerMessage:
         out.error.CopyFrom(pb.Error(**fields))
     else:
         out.end.reason = message["reason"] or ""
-        json_format.ParseDict(message["frames"], out.end.frames)
+        for books in ("frames", "samples"):
+            if books in message:
+                json_format.ParseDict(message[books], getattr(out.end, books))
     return out
 
 
@@ -119,8 +129,10 @@ class Service:
         tokens: Tokens,
         observe: Callable[[str, float], None],
         door: Door = Door(),
+        sounds: Sounds | None = None,
     ):
         self._sessions, self._tokens, self._observe, self._door = sessions, tokens, observe, door
+        self._sounds = sounds
 
     async def stream(
         self, requests: AsyncIterator[pb.ClientMessage], context: Any
@@ -141,7 +153,7 @@ class Service:
             if talk is not None:
                 talk.end()
 
-    async def _begin(self, requests: Any, context: Any) -> tuple[Conversation, Message]:
+    async def _begin(self, requests: Any, context: Any) -> tuple[Talk, Message]:
         address = context.peer().rpartition(":")[0]
         metadata = dict(context.invocation_metadata() or ())
         # Browsers say of which site a page is, whatever name it reached us by; programs do not.
@@ -161,11 +173,11 @@ class Service:
             raise ServeError("bad_request", "no first message in time") from None
         if isinstance(first, FrameMessage):
             raise ServeError("bad_request", 'the first message is "open" or "resume"')
-        talk = Conversation(self._sessions, owner, self._observe)
+        talk = conversation(first, owner, self._sessions, self._sounds, self._observe)
         return talk, await talk.begin(first)
 
     @staticmethod
-    async def _talk(talk: Conversation, requests: Any) -> AsyncIterator[Message]:
+    async def _talk(talk: Talk, requests: Any) -> AsyncIterator[Message]:
         """What the conversation says, and replies in between. Raises Closing."""
         out: asyncio.Queue[Message | BaseException | None] = asyncio.Queue(8)
 
@@ -221,6 +233,7 @@ class GrpcServer:
         certificate: Path | None = None,
         key: Path | None = None,
         door: Door = Door(),
+        sounds: Sounds | None = None,
     ):
         limits = sessions.limits
         self._server = grpc.aio.server(
@@ -234,7 +247,7 @@ class GrpcServer:
                 ("grpc.max_connection_idle_ms", 300_000),
             ],
         )
-        service = Service(sessions, tokens, observe, door)
+        service = Service(sessions, tokens, observe, door, sounds)
         handler = grpc.stream_stream_rpc_method_handler(
             service.stream,  # type: ignore[arg-type]
             request_deserializer=read,

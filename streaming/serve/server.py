@@ -160,6 +160,7 @@ class Server:
             self.grpc = GrpcServer(
                 self.sessions, f"{settings.host}:{settings.grpc_port}", settings.tokens,
                 app.state.metrics.observe, settings.certificate, settings.key, settings.door,
+                self.sounds,
             )  # fmt: skip
             await self.grpc.start()
         config = uvicorn.Config(

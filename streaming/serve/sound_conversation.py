@@ -20,14 +20,15 @@ Words of results are final: they have times and are never withdrawn. The last of
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 
 from ...layers.streaming import Json
 from ..listening import RATE
-from .conversation import Closing, Message
+from .conversation import Closing, Conversation, Message
 from .limits import ServeError
+from .sessions import Sessions
 from .sound_session import Attached, SoundSession
 from .sounds import Sounds
 from .wire import PCM, FrameMessage, count
@@ -133,3 +134,21 @@ class SoundConversation:
         """The connection is gone."""
         if self._attached is not None:
             self._attached.detach()
+
+
+Talk = Conversation | SoundConversation
+
+
+def conversation(
+    first: Message,
+    owner: str,
+    sessions: Sessions,
+    sounds: Sounds | None,
+    observe: Callable[[str, float], None],
+) -> Talk:
+    """The conversation that a client's first message asks for. Raises ServeError "bad_request"."""
+    if not first.get("sound"):
+        return Conversation(sessions, owner, observe)
+    if sounds is None:
+        raise ServeError("bad_request", "this server hears no sound: start it with --listen MODEL")
+    return SoundConversation(sounds, owner)

@@ -11,12 +11,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from streamzoo.streaming.listening import Listener
 from streamzoo.streaming.serve import Limits
 from streamzoo.streaming.serve import streamzoo_serve_pb2 as pb
 from streamzoo.streaming.serve.access import Tokens
 from streamzoo.streaming.serve.server import Server, Settings
+from streamzoo.streaming.serve.sound_session import record_of
 
 from .serving import alone, engine, logits, run
+from .spoken import Counting, Likely, spoken
 from .stub import SIZE, video
 
 TOKEN = "correct horse"
@@ -166,5 +169,49 @@ def test_errors_health_and_reflection():
             assert (await hear(stream, "end")).reason == "draining"
             await draining
             assert (await check(request)).status == status.NOT_SERVING
+
+    run(main())
+
+
+def test_sound_and_its_words(monkeypatch):
+    """16-bit samples in, words out, the same as a listener alone gives; back with the token."""
+    monkeypatch.setattr("streamzoo.streaming.listening.load", lambda name: (Likely(), {}))
+    pcm = (spoken((0.6, 0), (1.5, 0.9), (1, 0)) * 32767).astype("<i2")
+    listener = Listener(begin=Counting)
+    said = [*listener.push(pcm.astype(np.float32) / 32768), *listener.flush()]
+    want = [record_of(u) for u in said if u.fresh or u.final]
+    sound = lambda index, part: pb.ClientMessage(frame=pb.Frame(index=index, pcm=part.tobytes()))
+
+    async def main():
+        hears = ("counting", Counting)
+        async with engine() as own, Server(own, settings(), hears) as server:
+            async with channel(server) as link:
+                stream = call(link)
+                await stream.write(pb.ClientMessage(open=pb.Open(sound=True, name="desk")))
+                opened = await hear(stream, "opened")
+                assert opened.rate == 16_000 and opened.task == "speech"
+                await stream.write(sound(0, pcm[:20_000]))
+                words = [await hear(stream, "words")]
+                stream.cancel()
+                stream = call(link)
+                back = pb.Resume(token=opened.token, after=words[-1].seq, sound=True)
+                await stream.write(pb.ClientMessage(resume=back))
+                opened = await hear(stream, "opened")
+                assert opened.resumed and opened.next == 20_000
+                await stream.write(sound(opened.next, pcm[20_000:]))
+                await stream.write(pb.ClientMessage(control=pb.FINISH))
+                maybe = 0
+                while True:
+                    message = await asyncio.wait_for(stream.read(), 20)
+                    kind = message.WhichOneof("message")
+                    maybe += kind == "maybe"
+                    if kind == "words":
+                        words.append(message.words)
+                    if kind == "end":
+                        break
+                assert dict(message.end.samples)["heard"] == len(pcm) and maybe
+                got = [[w.text for w in row.words] for row in words]
+                assert got == [[w["text"] for w in row["words"]] for row in want]
+                assert words[-1].final and words[-1].text == want[-1]["text"]
 
     run(main())

@@ -132,7 +132,7 @@ def test_words_go_on_after_the_server_was_killed(home, tmp_path):
     model, port, log = small_file(tmp_path), free_port(), tmp_path / "log"
     address = f"http://127.0.0.1:{port}"
     words = ["--port", port, "--store", tmp_path / "store", "--snapshot-every", "0.1"]
-    words += ["--listen", model]
+    words += ["--listen", model, "--ttl", "900"]
 
     async def main():
         processes = [serve(home, log, *words)]

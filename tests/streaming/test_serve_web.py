@@ -406,7 +406,7 @@ def test_who_closes_behind_frames_and_leaves_keeps_no_session():
         async with engine() as e:
             sessions = Sessions(e, Limits(ttl=60))
             socket: Any = Gone(hello, *frames, close)
-            talk = lambda owner: Conversation(sessions, owner)
+            talk = lambda owner, _first: Conversation(sessions, owner)
             await Line(socket, 1, Tokens(), talk, Metrics(sessions)).serve()
             assert len(socket.told) == 1 and not sessions.by_name
             sessions.close()

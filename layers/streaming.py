@@ -20,7 +20,7 @@ Params: TypeAlias = Mapping[str, Any]  # linen variables {"params": tree}, or su
 Tapped: TypeAlias = dict[str, Any]  # intermediates by name: an array, or a tuple of arrays
 Fields: TypeAlias = dict[str, Any]  # of a config, by name
 Json: TypeAlias = dict[str, Any]  # an object as json reads and writes it
-Input = Literal["frames", "features", "audio", "tokens", "prompts"]
+Input = Literal["frames", "features", "audio", "tokens", "prompts", "latents"]
 
 
 @runtime_checkable

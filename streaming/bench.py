@@ -110,6 +110,8 @@ def measure(
                 f"{name} is offline and has no step; its stream is "
                 f"{name.split('/')[0].replace('-', '-window-', 1)}"
             )
+        if card_of(name).task == "generate":
+            raise ValueError(f"{name} makes video and has no step that answers a frame")
     say = progress or (lambda _: None)
     if unknown := sorted(set(config or {}) - set(names)):
         raise ValueError(f"config for models that are not measured: {', '.join(unknown)}")

@@ -67,9 +67,9 @@ def budget(card: Card, params: Params | None = None) -> Budget:
     """The :class:`Budget` of a streaming model by its card; compiles its step.
 
     params: what it runs on, arrays or shapes, where they are not the floats it was made with.
-    Raises ValueError: an offline model, which has no step; one of sound, text or prompts.
+    Raises ValueError: an offline model, which has no step; one of sound, text, prompts or latents.
     """
-    if not card.streaming or card.task in ("track", "speech", "text"):
+    if not card.streaming or card.task in ("track", "speech", "text", "generate"):
         raise ValueError(f"{card.name} has no step that takes frames alone: no budget per frame")
     model = create_model(card.name, **card.overrides)
     params = shapes_like(card.name, model) if params is None else params

@@ -227,6 +227,8 @@ def load(name: str, weights: str | None, say: Say) -> Subject:
             f"{name} is offline and reads whole clips: `streamzoo list --streaming` shows models "
             "that answer frame by frame"
         )
+    if card.task == "generate":
+        raise SettingError(f"{name} makes video, and this report is of what a video shows")
     if card.task == "track":
         raise SettingError(f"{name} tracks what it is shown, and this report shows it nothing")
     if weights is not None:

@@ -98,6 +98,11 @@ def check_computed(args: argparse.Namespace) -> None:
 def check_watchable(name: str, card: Any, random_weights: bool) -> None:
     from ...zoo.registry import list_models
 
+    if card.task == "generate":
+        raise CliError(
+            f"{name} makes video and finds nothing in one; `streamzoo list --streaming` shows"
+            " models to watch with"
+        )
     if not card.streaming:
         window = card.arch.replace("-", "-window-", 1)
         remedy = "`streamzoo list --streaming` shows models to watch with"

@@ -58,12 +58,14 @@ def run(args: argparse.Namespace) -> None:
     else:
         facts["weights"] = "none: an architecture to train, or to convert weights for"
     facts["parameters"] = f"{params:,}"
+    takes = ""
     if card.streaming:
         model: Any = create_model(card.name, **fields)
+        takes = model.inputs[0]
         carry = jax.tree.leaves(jax.eval_shape(lambda: model.init_carry(1)))
         size = sum(a.size * a.dtype.itemsize for a in carry)
         facts["carry"] = f"{size:,} bytes per stream, arrays: {len(carry)}"
-        facts["latency"] = f"{model.latency} {UNITS.get(card.task, 'frames')}"
+        facts["latency"] = f"{model.latency} {UNITS.get(card.task, takes)}"
         if args.budget:
             own = None if is_registered(args.model) else resolve(args.model).params
             try:
@@ -75,8 +77,10 @@ def run(args: argparse.Namespace) -> None:
         facts["carry"] = "constant in time, as the rollout says; see zoo/README.md"
     else:
         facts["carry"] = "none: offline, reads a whole clip"
-    if card.task == "generate":
+    if card.task == "generate" and not takes:
         facts["input"] = "noise, and what is to be seen; see config"
+    elif takes == "latents":
+        facts["input"] = "latents of a video, one by one; frames come out"
     elif unit := UNITS.get(card.task):
         rate = f" of sound, {card.frame_rate:,.0f} a second" if card.frame_rate else ""
         facts["input"] = unit + rate

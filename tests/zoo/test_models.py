@@ -84,6 +84,8 @@ def test_every_name_can_be_built(name):
     size = model.config.image_size
     carry = jax.eval_shape(lambda: model.init_carry(2))
     x = jax.ShapeDtypeStruct((2, 1, *size, 3), jnp.float32)
+    if model.inputs[0] == "latents":
+        x = jax.ShapeDtypeStruct((2, 1, *model.config.grid, model.config.latent), jnp.float32)
     after, out = jax.eval_shape(model.apply, shapes, carry, x)
     assert contract.signature(after) == contract.signature(carry)
     assert all(shape[0] == 2 for _, shape, _ in contract.signature(carry))

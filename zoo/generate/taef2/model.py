@@ -12,8 +12,10 @@ import dataclasses
 import flax.linen as nn
 import jax.numpy as jnp
 
+from ....layers.gaps import zero_invalid
 from ....layers.streaming import Array, DType
 from ....layers.video_conv import FrameConv, twice
+from ...per_frame import NoMemory
 from ...ranges import Checked, Count, Size
 from ..tiny_blocks import TinyBlock, soft_clip
 
@@ -33,8 +35,9 @@ class TAEF2Config(Checked):
             raise ValueError(f"8 does not divide {self.image_size}")
 
 
-class TAEF2(nn.Module):
-    """Frames [B, T, H, W, 3] in 0..1 -> the same through their latents."""
+class TAEF2(NoMemory):
+    """Frames in 0..1 -> the same through their latents; :meth:`encode` and :meth:`decode` are the
+    halves."""
 
     config: TAEF2Config
     task = "generate"
@@ -82,5 +85,18 @@ class TAEF2(nn.Module):
     def _flat(self, x: Array) -> Array:
         return jnp.asarray(x, self.config.dtype).reshape(-1, *x.shape[2:])
 
-    def __call__(self, frames: Array) -> Array:
-        return self.decode(self.encode(frames))
+    def __call__(
+        self, carry: tuple[()], frames: Array, valid: Array | None = None
+    ) -> tuple[tuple[()], Array]:
+        """Frames through their latents.
+
+        Args:
+          carry: ``()``.
+          frames: [B, T, H, W, 3] in 0..1.
+          valid: [B, T] bool, False for frames that never came; they come out as zeros.
+
+        Raises:
+          ValueError: frames of the wrong shape or type, or a carry that is not empty.
+        """
+        pictures = self.single(carry, frames, valid).reshape(frames.shape)
+        return carry, zero_invalid(self.decode(self.encode(pictures)), valid)

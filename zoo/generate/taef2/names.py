@@ -11,10 +11,10 @@ from ...registry import Card, register
 from .model import TAEF2, TAEF2Config
 
 
-def some_frame(module: Any, card: Card) -> tuple[Array]:
+def some_frame(module: Any, card: Card) -> tuple[tuple[()], Array]:
     """The arguments of ``module.init`` after the key."""
     del card
-    return (jnp.zeros((1, 1, *module.config.image_size, 3), jnp.float32),)
+    return module.init_carry(1), jnp.zeros((1, 1, *module.config.image_size, 3), jnp.float32)
 
 
 register(
@@ -30,7 +30,6 @@ register(
         value_range=(0.0, 1.0),
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
-        streaming=False,
     ),
     inputs=some_frame,
 )

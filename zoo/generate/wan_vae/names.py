@@ -31,7 +31,6 @@ register(
         value_range=(-1.0, 1.0),
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
-        streaming=False,  # of latents, not of a camera's frames
     ),
     inputs=some_latents,
 )

@@ -12,6 +12,7 @@ from .levels import Partition, StepsPerChunk, per_frame_times
 from .motion_noise import MotionNoise
 from .similarity import SimilarityFilter
 from .stream_batch import StreamBatch, lcm_levels
+from .tracks import track_channels
 
 __all__ = [
     "FlowSchedule",
@@ -30,4 +31,5 @@ __all__ = [
     "per_frame_times",
     "shifted",
     "stream_actions",
+    "track_channels",
 ]

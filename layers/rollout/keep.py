@@ -15,7 +15,7 @@ import numpy as np
 
 from ..streaming import Array
 
-SINK, RECENT, SLOW, ANCHOR, PRIOR, CONDITION, OWN = range(7)
+SINK, RECENT, SLOW, ANCHOR, PRIOR, CONDITION, TOP, OWN = range(8)
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Keep:
       conditions: frames that are no part of the video, such as a reference picture (Live Avatar).
       refresh: a sink whose mean key and value have a cosine below this to those of a new frame
         gives its slot to it (StreamDiffusionV2); None: sinks never change.
+      top: frames' worth of tokens that stay of all that leave, those that a new block attends to;
+        chosen whenever memory and block fill the window (Deep Forcing).
+      near: of that, the latest frames that stay whole.
 
     Raises:
       ValueError: a negative number, or a law that has no frames to work on.
@@ -44,18 +47,25 @@ class Keep:
     anchors: int = 0
     conditions: int = 0
     refresh: float | None = None
+    top: int = 0
+    near: int = 1
 
     def __post_init__(self) -> None:
-        counts = self.sinks, self.recent, self.slow, self.anchors, self.conditions
+        counts = self.sinks, self.recent, self.slow, self.anchors, self.conditions, self.top
         if min(counts) < 0 or self.every < 1:
             raise ValueError(f"{self}: counts of frames are not negative")
         if self.refresh is not None and not self.sinks:
             raise ValueError(f"{self}: no sinks to refresh")
+        if self.top and not 0 <= self.near <= self.recent - self.top:
+            raise ValueError(
+                f"{self}: {self.top} of {self.recent} frames, {self.near} whole beside"
+            )
 
     @property
     def counts(self) -> tuple[int, ...]:
         """Slots of each region."""
-        return self.sinks, self.recent, self.slow, self.anchors, self.anchors, self.conditions
+        anchors = self.anchors, self.anchors
+        return self.sinks, self.recent, self.slow, *anchors, self.conditions, self.top
 
     @property
     def capacity(self) -> int:

@@ -20,8 +20,10 @@ def grid_places(frames: Array, height: int, width: int) -> Array:
     return jnp.stack([time, row, column], axis=-1).reshape(batch, -1, 3)
 
 
-def view_of(table: Table, height: int, width: int) -> View:
+def view_of(table: Table, height: int, width: int, cells: Array | None = None) -> View:
     """A table of frames -> how their tokens see each other; frames are height x width tokens.
+
+    cells: [B, C, N] int32, the cell of each remembered token in its frame; None: in their order.
 
     Only differences of places count, so they are counted from the first query: the numbers stay
     small, and their angles exact, however long a stream runs.
@@ -30,4 +32,8 @@ def view_of(table: Table, height: int, width: int) -> View:
     first = table.queries[:, :1]
     keys = grid_places(table.keys - first, height, width)
     queries = grid_places(table.queries - first, height, width)
+    if cells is not None:
+        flat = cells.reshape(cells.shape[0], -1)
+        place = jnp.stack([flat // width, flat % width], axis=-1)
+        keys = keys.at[:, : flat.shape[1], 1:].set(place)
     return View(seen, keys, queries[:, :, None])

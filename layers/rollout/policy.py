@@ -100,6 +100,8 @@ class Rollout:
                 f"{len(self.levels.steady)} levels in steps of {self.micro}: a window whose blocks"
                 " are a whole number"
             )
+        if self.keep.top and (self.order != "block" or self.switch == "recache"):
+            raise ValueError("tokens of many frames stay block by block, and without a recache")
         if self.order == "levels" and self.clean:
             raise ValueError("the levels of a pipeline keep what they saw: clean=False")
 
@@ -239,12 +241,13 @@ def live_avatar(distance: int = 12) -> Rollout:
     )
 
 
-def deep_forcing() -> Rollout:
-    """Deep Forcing's deep sink (arXiv 2512.05081, section 4.2): half the window are sinks."""
+def deep_forcing(top: int = 2) -> Rollout:
+    """Deep Forcing (arXiv 2512.05081): half the window are sinks, and ``top`` frames' worth of
+    tokens stay of what leaves. Ours has whole blocks of sinks, 9 frames for the paper's 10."""
     return Rollout(
-        Keep(sinks=9, recent=9),
+        Keep(sinks=9, recent=9, top=top),
         Read(21, positions=Adjacent(gap=0)),
-        source="Yi et al., Deep Forcing (arXiv 2512.05081), section 4.2",
+        source="Yi et al., Deep Forcing (arXiv 2512.05081), sections 4.2 and 4.3",
     )
 
 

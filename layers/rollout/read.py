@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..streaming import Array
-from .keep import ANCHOR, CONDITION, OWN, PRIOR, RECENT, SINK, SLOW, Keep
+from .keep import ANCHOR, CONDITION, OWN, PRIOR, RECENT, SINK, SLOW, TOP, Keep
 from .positions import Absolute, Positions, Reads
 from .table import Table
 
@@ -68,6 +68,7 @@ class Read:
         seen = (near if keep.refresh is None else before) & (region == RECENT)
         seen |= (before if self.sinks else near) & (region == SINK)
         seen |= before & ~(ids >= (start - reach)[:, None]) & (region == SLOW)
+        seen |= before & (region == TOP)
         seen |= (ids >= 0) & (region == CONDITION)
         if keep.anchors:
             # an anchor is read once it has left the window, and one block more has passed

@@ -9,10 +9,12 @@ that works is a bidirectional teacher (:func:`teacher_loss`), a causal start
 from .clips import frame_times, partition_loss, teacher_forcing_loss, teacher_loss
 from .dmd import Scores, critic_loss, dmd_gradient, dmd_loss
 from .rollout import SelfRollout, tail_weights
+from .windows import WindowRollout
 
 __all__ = [
     "Scores",
     "SelfRollout",
+    "WindowRollout",
     "critic_loss",
     "dmd_gradient",
     "dmd_loss",

@@ -18,7 +18,7 @@ import numpy as np
 from ...layers.diffusion import mix
 from ...layers.diffusion.flow import along
 from ...layers.streaming import Array, Params
-from ...zoo.generate.engine import Engine, Seen
+from ...zoo.generate.engine import Engine, Seen, controlled
 from ...zoo.generate.state import GeneratorState
 
 
@@ -31,6 +31,7 @@ class Plan(NamedTuple):
       exits: [n] int32, the pass of each block that is its answer, 0 to P - 1.
       oracle: [n, B] bool, blocks whose real frames are committed in the place of their own.
       truth: [n, B, F, h, w, C], the real frames; zeros where there are none.
+      control: [n, B, F, h, w, D], channels beside the latents, such as motion tracks.
     """
 
     draws: Array
@@ -38,6 +39,7 @@ class Plan(NamedTuple):
     exits: Array
     oracle: Array
     truth: Array
+    control: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ class SelfRollout:
 
         def answer(variables: Params, x: Array, p: Array) -> tuple[Array, Seen]:
             time = jnp.broadcast_to(times[p], own.shape)
-            seen = engine.peek(variables, state.memory, table, x, time, condition)
+            seen = engine.peek(
+                variables, state.memory, table, controlled(x, plan.control), time, condition
+            )
             return x - sigmas[p] * seen.flow, seen
 
         def before(p: Array, x: Array) -> Array:
@@ -113,6 +117,7 @@ class SelfRollout:
             context = mix(kept, plan.context, share)
             clean = engine.table(state, own, clean=True)
             zero = jnp.zeros(own.shape, jnp.float32)
+            context = controlled(context, plan.control)
             seen = engine.peek(fixed, state.memory, clean, context, zero, condition)
         after = engine.commit(state, jax.lax.stop_gradient(seen), own, kept)
         return after, made
@@ -127,7 +132,7 @@ class SelfRollout:
             return self.block(variables, state, condition, row)
 
         state, made = jax.lax.scan(body, state, plan)
-        return state, _side_by_side(made)
+        return state, side_by_side(made)
 
     def gradient(
         self,
@@ -179,7 +184,7 @@ def tail_weights(frames: int, tail: int) -> np.ndarray:
     return (np.arange(frames) >= frames - tail).astype(np.float32)
 
 
-def _side_by_side(made: Array) -> Array:
+def side_by_side(made: Array) -> Array:
     """[n, B, F, ...] -> [B, n * F, ...]."""
     made = made.swapaxes(0, 1)
     return made.reshape(made.shape[0], -1, *made.shape[3:])

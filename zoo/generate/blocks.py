@@ -10,7 +10,8 @@ import numpy as np
 
 from ...layers.gaps import hold
 from ...layers.streaming import Array, Params
-from .engine import Engine, Seen
+from .engine import Engine, Seen, controlled
+from .participation import compressed
 from .state import GeneratorState, Made
 
 
@@ -37,6 +38,7 @@ def step(
     draws: Array | None = None,
     source: Array | None = None,
     active: Array | None = None,
+    control: Array | None = None,
 ) -> tuple[GeneratorState, Made]:
     """One block more.
 
@@ -47,6 +49,7 @@ def step(
       source: [B, F, h, w, C], clean frames of another video that are brought to the first level;
         None: the first level is noise alone.
       active: [B] bool, streams that take part; the others stay bit for bit.
+      control: [B, F, h, w, D], channels beside the latents of each pass, such as motion tracks.
     """
     r = engine.rollout
     passes = r.levels.passes
@@ -58,11 +61,15 @@ def step(
     phase = jnp.minimum(start // r.block, len(passes.counts) - 1)
     times, sigmas = jnp.asarray(passes.times)[phase], jnp.asarray(passes.sigmas)[phase]
     counts = jnp.asarray(passes.counts)[phase]
-    table = engine.table(state, own)
     first = sigmas[:, 0]
     x = draws[:, 0] * over(first, draws[:, 0])
     if source is not None:
         x = x + source * over(1 - first, source)
+    before = state
+    if r.keep.top:
+        time = jnp.broadcast_to(times[:, :1], own.shape)
+        state = compressed(engine, variables, state, own, controlled(x, control), time, condition)
+    table = engine.table(state, own)
 
     def at(row: Array, p: Array) -> Array:
         """What a schedule [B, P] says for pass p; 0 behind its end."""
@@ -72,7 +79,7 @@ def step(
     def one_pass(p: Array, loop: tuple[Array, Seen]) -> tuple[Array, Seen]:
         x, last = loop
         time = jnp.broadcast_to(at(times, p)[:, None], own.shape)
-        seen = engine.peek(variables, state.memory, table, x, time, condition)
+        seen = engine.peek(variables, state.memory, table, controlled(x, control), time, condition)
         clean = x - over(at(sigmas, p), x) * seen.flow
         # the next level of a block that has one; else 0, and the frames are finished
         up, again = at(sigmas, p + 1), jnp.minimum(p + 1, draws.shape[1] - 1)
@@ -83,7 +90,12 @@ def step(
 
     shapes = jax.eval_shape(
         lambda x: engine.peek(
-            variables, state.memory, table, x, jnp.zeros(own.shape, jnp.float32), condition
+            variables,
+            state.memory,
+            table,
+            controlled(x, control),
+            jnp.zeros(own.shape, jnp.float32),
+            condition,
         ),
         x,
     )
@@ -98,7 +110,7 @@ def step(
     made = Made(x, jnp.ones(start.shape, bool), start)
     if active is None:
         return after, made
-    return hold(after, state, active), made._replace(valid=active)
+    return hold(after, before, active), made._replace(valid=active)
 
 
 def extend(

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from ...layers.gaps import hold
-from ...layers.memory import Slots, View, store
+from ...layers.memory import Notes, Slots, View, store
 from ...layers.rollout import Rollout, Table
 from ...layers.rollout.keep import ANCHOR, CONDITION, PRIOR, RECENT, SINK
 from ...layers.rollout.places import view_of
@@ -53,6 +53,12 @@ class Denoiser(Protocol):
         """(flow, keys, values of the frames)."""
         ...
 
+    def weigh(
+        self, latents: Array, times: Array, condition: Array, keys: Array, values: Array, view: View
+    ) -> Array:
+        """How much the frames attend to each remembered token."""
+        ...
+
     def apply(self, variables: Params, *args: Any, **kwargs: Any) -> Any:
         """Runs the module with its parameters."""
         ...
@@ -71,6 +77,12 @@ class Seen(NamedTuple):
     values: Array
 
 
+def controlled(latents: Array, control: Array | None) -> Array:
+    """Latents [B, F, h, w, C] with the channels of their control beside them, as networks take
+    them."""
+    return latents if control is None else jnp.concatenate([latents, control], axis=-1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Engine:
     """A network and the rollout that runs it. All methods are pure; none compiles anything."""
@@ -85,7 +97,10 @@ class Engine:
     def init_state(self, keys: Array) -> GeneratorState:
         """Streams that made nothing; ``keys`` [B, 2] uint32, one for each one's noise."""
         batch, r = keys.shape[0], self.rollout
-        memory = self.module.memory(batch, r.keep.capacity, {})
+        tokens = self.shapes.grid[0] * self.shapes.grid[1]
+        # where a token was in its frame, if frames do not stay whole
+        notes = {"cell": (tokens,)} if r.keep.top else {}
+        memory = self.module.memory(batch, r.keep.capacity, notes)
         if r.order == "levels":
             many = lambda a: jnp.repeat(a[:, None], len(r.levels.steady), axis=1)
             memory = replace(
@@ -135,19 +150,28 @@ class Engine:
           times: [B, F], 0 to 1000.
           condition: [B, K, D].
         """
-        view = view_of(table, *self.shapes.grid)
-        return Seen(
-            *self.module.apply(
-                variables,
-                latents,
-                times,
-                condition,
-                memory.keys,
-                memory.values,
-                view,
-                method="recall",
-            )
-        )
+        found = self._read("recall", variables, memory, table, latents, times, condition)
+        return Seen(*found)
+
+    def weigh(self, variables: Params, memory: Slots, table: Table, *given: Array) -> Array:
+        """As :meth:`peek`: [B, C, N], how much the frames attend to each remembered token."""
+        score: Array = self._read("weigh", variables, memory, table, *given)
+        return score.reshape(*score.shape[:1], self.rollout.keep.capacity, -1)
+
+    def _read(
+        self, method: str, variables: Params, memory: Slots, table: Table, *given: Array
+    ) -> Any:
+        view = view_of(table, *self.shapes.grid, memory.notes.get("cell"))
+        memories = memory.keys, memory.values
+        return self.module.apply(variables, *given, *memories, view, method=method)
+
+    def _notes(self, own: Array) -> Notes:
+        """What is told of new frames, beside their keys."""
+        if not self.rollout.keep.top:
+            return {"serial": own}
+        tokens = self.shapes.grid[0] * self.shapes.grid[1]
+        cell = jnp.broadcast_to(jnp.arange(tokens, dtype=jnp.int32), (*own.shape, tokens))
+        return {"serial": own, "cell": cell}
 
     def commit(
         self, state: GeneratorState, seen: Seen, own: Array, latents: Array
@@ -167,7 +191,7 @@ class Engine:
         if keep.anchors:
             targets.append(keep.anchored(own, state.since, state.prompts))
         for slot in targets:
-            memory = store(memory, seen.keys, seen.values, {"serial": own}, slot)
+            memory = store(memory, seen.keys, seen.values, self._notes(own), slot)
         memory = replace(memory, seen=end, next=end)
         kept = jnp.concatenate([state.latents, latents], axis=1)[:, -self.rollout.latents :]
         return replace(
@@ -193,7 +217,8 @@ class Engine:
             if serial.ndim == 3:
                 region, old = region[None], serial < (new.memory.seen - r.flushed)[:, None, None]
             serial = jnp.where(old & (region == RECENT), -1, serial)
-            new = replace(new, memory=replace(new.memory, notes={"serial": serial}))
+            notes = {**new.memory.notes, "serial": serial}
+            new = replace(new, memory=replace(new.memory, notes=notes))
         if r.keep.anchors:
             new = self._without_anchor(new)
         new = replace(new, since=new.memory.seen, prompts=new.prompts + 1)
@@ -236,7 +261,7 @@ class Engine:
                 memory,
                 keys=moved(memory.keys),
                 values=moved(memory.values),
-                notes={"serial": serial},
+                notes={**memory.notes, "serial": serial},
             ),
         )
 
@@ -267,5 +292,5 @@ class Engine:
         seen = self.peek(variables, nothing, table, latents, times, condition)
         slot = jnp.arange(frames, dtype=jnp.int32) + keep.first(CONDITION)
         slot = jnp.broadcast_to(slot, own.shape)
-        memory = store(state.memory, seen.keys, seen.values, {"serial": own}, slot)
+        memory = store(state.memory, seen.keys, seen.values, self._notes(own), slot)
         return replace(state, memory=memory)

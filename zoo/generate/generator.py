@@ -125,8 +125,10 @@ class Generator:
           source: [B, F, h, w, C], latents of another video that are made anew; needs a rollout
             whose first level is below 1000 to leave anything of them.
           active: [B] bool, streams that take part; the others stay as they are.
-          more: of the rollout's own order: ``fresh`` [B] bool of a window (False: no new block is
-            begun, which drains it); ``first_time`` [B] of levels (StreamDiffusionV2's motion).
+          more: of the rollout's own order: ``control`` [B, F, h, w, D] of blocks, for a network
+            that has channels of one (``layers.diffusion.track_channels``); ``fresh`` [B] bool of a
+            window (False: no new block is begun, which drains it); ``first_time`` [B] of levels
+            (StreamDiffusionV2's motion).
 
         Returns:
           (state, what was made). Frames that are not ``valid`` are not finished.

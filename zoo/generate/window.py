@@ -8,6 +8,7 @@ TencentARC/RollingForcing, pipeline/rolling_forcing_inference.py; Kodaira et al.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,20 +20,35 @@ from .engine import Engine
 from .state import GeneratorState, Made
 
 
-def step(
+class Window(NamedTuple):
+    """The blocks of a window after a step's passes, oldest first.
+
+    Attributes:
+      clean: [B, P * F, h, w, C], the frames that each place's last pass answers.
+      noisy: [B, P * F, h, w, C], at the level that each goes to.
+      own: [B, P * F] int32, numbers of the frames, -1 where no block is.
+      begun: [B] int32, blocks that were begun.
+    """
+
+    clean: Array
+    noisy: Array
+    own: Array
+    begun: Array
+
+
+def denoised(
     engine: Engine,
     variables: Params,
     state: GeneratorState,
     condition: Array,
     draws: Array | None = None,
     source: Array | None = None,
-    active: Array | None = None,
     fresh: Array | None = None,
-) -> tuple[GeneratorState, Made]:
-    """All blocks of the window come one step down; the oldest is finished.
+) -> Window:
+    """The passes of a step; the state stays as it is.
 
     Args:
-      state, condition, active: as of ``blocks.step``.
+      state, condition: as of ``blocks.step``.
       draws: [B, P, F, h, w, C]: noise of the new block (the last of P), and what brings each other
         block, by the place that it goes to, to its next level.
       source: as of ``blocks.step``, of the new block.
@@ -74,20 +90,56 @@ def step(
         else:
             shifted = jnp.concatenate([draws[:, :1], draws[:, : count - 1]], axis=1)
             x = (1 - each(low)) * clean + each(low) * shifted.reshape(x.shape)
+    return Window(clean, x, own, begun)
+
+
+def step(
+    engine: Engine,
+    variables: Params,
+    state: GeneratorState,
+    condition: Array,
+    draws: Array | None = None,
+    source: Array | None = None,
+    active: Array | None = None,
+    fresh: Array | None = None,
+) -> tuple[GeneratorState, Made]:
+    """All blocks of the window come one step down; the oldest is finished.
+
+    Args:
+      state, condition, active: as of ``blocks.step``.
+      draws, source, fresh: as of :func:`denoised`.
+    """
+    found = denoised(engine, variables, state, condition, draws, source, fresh)
+    return finished(engine, variables, state, condition, found, active)
+
+
+def finished(
+    engine: Engine,
+    variables: Params,
+    state: GeneratorState,
+    condition: Array,
+    found: Window,
+    active: Array | None = None,
+) -> tuple[GeneratorState, Made]:
+    """The state after a step whose passes ``found`` this: the oldest block is in the memory."""
+    r, (clean, x, own, begun) = engine.rollout, found
+    size, batch = r.block, own.shape[0]
+    count = own.shape[1] // size
+    here = own[:, ::size] >= 0
     # the oldest block that is there; while the window fills this is no finished one
     oldest = jnp.argmax(here, axis=1).astype(jnp.int32)
     block = lambda a: a.reshape(batch, count, size, *a.shape[2:])
     pick = lambda a: jnp.take_along_axis(a, oldest.reshape(-1, *(1,) * (a.ndim - 1)), axis=1)[:, 0]
-    finished, ids = pick(block(clean)), pick(block(own))
+    done, ids = pick(block(clean)), pick(block(own))
     after = state
     if r.clean:
         zero = jnp.zeros(ids.shape, jnp.float32)
         read = engine.table(state, ids, clean=True)
-        written = engine.peek(variables, state.memory, read, finished, zero, condition)
-        after = engine.commit(state, written, ids, finished)
+        written = engine.peek(variables, state.memory, read, done, zero, condition)
+        after = engine.commit(state, written, ids, done)
     after = replace(after, noisy=x[:, size:], begun=begun, steps=state.steps + 1)
     # a window that is empty stays as it is
     busy = here.any(axis=1)
     busy = busy if active is None else busy & active
-    made = Made(finished, here[:, 0] & busy, ids[:, 0])
+    made = Made(done, here[:, 0] & busy, ids[:, 0])
     return hold(after, state, busy), made

@@ -19,10 +19,11 @@ import numpy as np
 
 from ....layers.memory import Reader, Rotary, Slots, View, empty_slots
 from ....layers.ranks import to_rank
+from ....layers.rollout.participation import Weigher
 from ....layers.rollout.places import grid_places
 from ....layers.streaming import Array, DType
 from ....layers.transformer import BlockConfig, BlockStack, layer_norm
-from ...ranges import Checked, Count, Positive, Size
+from ...ranges import Checked, Count, Positive, Size, Whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class WanConfig(Checked):
       block: latent frames that a streaming student makes at once.
       theta: base of the rotary angles.
       eps: of the norms.
+      control: channels of a control beside the latents, such as motion tracks; 0 for none.
       dtype: compute type, and that of the memory.
 
     Raises:
@@ -59,6 +61,7 @@ class WanConfig(Checked):
     block: Count = 3
     theta: Positive = 10_000.0
     eps: Positive = 1e-6
+    control: Whole = 0
     dtype: DType = "float32"
 
     def __post_init__(self) -> None:
@@ -196,19 +199,10 @@ class Wan(nn.Module):
         """
         c = self.config
         batch, frames = latents.shape[:2]
-        if latents.shape[-1] != c.channels:
-            raise ValueError(f"latents of {latents.shape[-1]} channels; the model has {c.channels}")
         grid = self._grid(latents)
         tokens = grid[0] * grid[1]
-        x = self.patches(_patched(latents.astype(c.dtype), c.patch))  # [B, F, N, D]
-        time, six = self._time(times, frames)
-        read = lambda a: a.reshape(batch, c.depth, -1, c.heads, c.head)
-        turned = jnp.ones(c.depth, bool)
-        memories = Reader.of(read(keys), read(values), view, c.rotary, turned)
-        context = self.text_out(nn.gelu(self.text_in(condition.astype(c.dtype)), approximate=True))
-        _, x, found = self.blocks(
-            ((),), x, memories=memories, context=context[:, None], condition=six
-        )
+        memories = self._reader(Reader, keys, values, view)
+        x, time, found = self._through(latents, times, condition, memories)
         time = time[..., None, :].astype(jnp.float32)
         two = time + to_rank(self.modulation, time)  # [B, F, (N,) 2, D]
         two = two if two.ndim == 5 else two[:, :, None]
@@ -216,6 +210,46 @@ class Wan(nn.Module):
         flow = self.head(x.astype(c.dtype)).astype(jnp.float32)
         frame = lambda a: a.swapaxes(0, 1).reshape(batch, c.depth, frames, tokens * c.heads, c.head)
         return _unpatched(flow, grid, c.patch), frame(found["keys"]), frame(found["values"])
+
+    def weigh(
+        self,
+        latents: Array,
+        times: Array,
+        condition: Array,
+        keys: Array,
+        values: Array,
+        view: View,
+    ) -> Array:
+        """As :meth:`recall`: how much the frames attend to each remembered token, the sum of its
+        products with queries over queries, heads and layers: [B, S * N] fp32."""
+        memories = self._reader(Weigher, keys, values, view)
+        _, _, found = self._through(latents, times, condition, memories)
+        return found["keys"][..., 0, 0].sum(axis=0)
+
+    def _reader(self, kind: type[Reader], keys: Array, values: Array, view: View) -> Reader:
+        c = self.config
+        read = lambda a: a.reshape(a.shape[0], c.depth, -1, c.heads, c.head)
+        return kind.of(read(keys), read(values), view, c.rotary, jnp.ones(c.depth, bool))
+
+    def _through(self, latents: Array, times: Array, condition: Array, memories: Reader):
+        """(tokens [B, F, N, D] after the blocks, time embedding, what the memory's readers gave by
+        layer)."""
+        c = self.config
+        more = c.channels + c.control - latents.shape[-1]
+        if more not in (0, c.control):
+            told = f" and {c.control} of a control" if c.control else ""
+            raise ValueError(
+                f"latents of {latents.shape[-1]} channels; the model has {c.channels}{told}"
+            )
+        # a control that is not there is zeros
+        latents = jnp.pad(latents, [(0, 0)] * 4 + [(0, more)])
+        x = self.patches(_patched(latents.astype(c.dtype), c.patch))  # [B, F, N, D]
+        time, six = self._time(times, latents.shape[1])
+        context = self.text_out(nn.gelu(self.text_in(condition.astype(c.dtype)), approximate=True))
+        _, x, found = self.blocks(
+            ((),), x, memories=memories, context=context[:, None], condition=six
+        )
+        return x, time, found
 
     def _grid(self, latents: Array) -> tuple[int, int]:
         height, width = latents.shape[2:4]

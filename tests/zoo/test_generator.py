@@ -1,4 +1,4 @@
-"""The carry law of what makes video: constant size, lone streams, resuming, frame 10^6."""
+"""What makes video: peek and commit, recache, flush, slow frames, sources; types and refusals."""
 
 from __future__ import annotations
 
@@ -20,11 +20,6 @@ TINY = dict(
     channels=4, image_size=(4, 4), dim=24, hidden=48, depth=2, heads=2, frequencies=16, text_dim=8,
     text_length=6,
 )  # fmt: skip
-RUN = [
-    *("longlive", "rolling-forcing", "stream-diffusion-v2"),
-    *(pytest.param(name, marks=pytest.mark.slow)
-      for name in ("anchor-forcing", "diagonal-distillation", "context-forcing")),
-]  # fmt: skip
 
 
 @functools.cache
@@ -55,71 +50,6 @@ def run(made, state, text, steps):
 
 def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def row(tree, number):
-    return jax.tree.map(lambda a: a[number], tree)
-
-
-@pytest.mark.parametrize("name", RUN)
-def test_streams_are_alone_and_the_carry_stays_as_it_is(name):
-    """A batch of three: one gets a new prompt, one pauses for a step, and the third is what it is
-    alone. No leaf changes its shape or type."""
-    made, text = generator(name), prompt(0, 3)
-    state = made.start(3)
-    shape = signature(state)
-    alone = row(state, slice(2, 3))
-    state, first = run(made, state, text, 6)
-    alone, want = run(made, alone, text[2:], 6)
-    before = state
-    state = made.switch(state, prompt(1, 3), which=np.array([True, False, False]))
-    same(row(state, slice(1, 3)), row(before, slice(1, 3)))
-    text = np.concatenate([prompt(1, 3)[:1], text[1:]])
-    state, paused = made.step(state, text, active=np.array([True, False, True]))
-    same(row(state, 1), row(before, 1))
-    assert not paused.valid[1]
-    state, more = made.step(state, text)
-    alone, later = run(made, alone, text[2:], 2)
-    for got, one in zip([*first, paused, more], [*want, *later], strict=True):
-        np.testing.assert_allclose(got.latents[2], one.latents[0], atol=1e-5)
-        assert got.valid[2] == one.valid[0] and got.start[2] == one.start[0]
-    assert signature(state) == shape
-    assert all(a.shape[0] == 3 for a in jax.tree.leaves(state))
-
-
-@pytest.mark.parametrize("name", RUN)
-def test_a_saved_state_resumes_bit_for_bit(name):
-    made, text = generator(name), prompt(0)
-    state, _ = run(made, made.start(), text, 3)
-    saved = jax.tree.map(np.asarray, state)
-    _, want = run(made, state, text, 3)
-    again = Generator(made.engine.module, made.variables, made.rollout)
-    _, got = run(again, saved, text, 3)
-    same(got, want)
-
-
-@pytest.mark.parametrize("name", ["longlive", "longlive-infinite"])
-def test_frame_a_million_is_as_frame_thirty(name):
-    """The frames of a stream are renumbered as if a million had passed: the same video follows."""
-    made, text = generator(name), prompt(0)
-    state, _ = run(made, made.start(), text, 10)
-    far = 10**6 // 36 * 36  # whole turns of the ring
-    serial = np.asarray(state.memory.notes["serial"])
-    # sinks keep their place of the start, where they stand at a place of their own
-    moved = name != "anchor-forcing" and name != "longlive-infinite"
-    late = (serial >= 0) & (moved | (serial >= 3))
-    memory = dataclasses.replace(
-        state.memory,
-        notes={"serial": np.where(late, serial + far, serial)},
-        seen=state.memory.seen + far,
-        next=state.memory.next + far,
-    )
-    later = dataclasses.replace(state, memory=memory)
-    draws = np.random.default_rng(2).normal(size=(1, 4, 3, 4, 4, 4)).astype(np.float32)
-    _, want = made.step(state, text, draws=draws)
-    _, got = made.step(later, text, draws=draws)
-    assert int(got.start[0]) == 30 + far
-    np.testing.assert_allclose(got.latents, want.latents, atol=2e-5)
 
 
 def test_peek_changes_nothing_and_a_block_of_a_video_is_as_if_made():

@@ -5,12 +5,77 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from ..zoo.generate.generator import Generator
+    from .sources.base import Frame
+
+BY_CLASS = "balls-tiny/bounce"  # a name that does
 _AT = re.compile(r"(?P<at>\d+(?:\.\d*)?|\.\d+)")
+
+
+class Look(NamedTuple):
+    """What a generator's video is.
+
+    Attributes:
+      name: of the model.
+      classes: what can be asked for.
+      fps: frames per second.
+      condition: class or None -> [1, K, D]; raises ValueError for a class that there is not.
+      draw: latents [F, ...] of a block, pixels a side -> uint8 [F, H, W, 3].
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    fps: float
+    condition: Callable[[str | None], np.ndarray]
+    draw: Callable[[np.ndarray, int], np.ndarray]
+
+
+def look_of(model: str) -> Look:
+    """What a model's video is, by its card alone.
+
+    Raises:
+      ValueError: it makes no video by a class; and as ``card_of``.
+    """
+    from ..zoo.generate.balls import picture
+    from ..zoo.generate.balls.names import CONFIG
+    from ..zoo.resolve import card_of
+
+    card = card_of(model)
+    if card.task != "generate" or tuple(card.classes) != picture.CLASSES:
+        raise ValueError(f"{model} makes no video by a class; {BY_CLASS} does")
+    return Look(
+        model,
+        picture.CLASSES,
+        float(card.frame_rate or picture.FRAME_RATE),
+        lambda name: picture.condition(name, CONFIG.text_dim),
+        lambda latents, size: picture.draw(latents.reshape(len(latents), -1), size),
+    )
+
+
+def loaded(look: Look, strength: float = 1.0) -> Generator:
+    """The generator of a look's model, with its weights.
+
+    strength: of video to video, as of ``balls.names.stream``.
+
+    Raises:
+      ValueError: there is no such strength, or the weights are not of such a network.
+    """
+    from ..zoo.generate.balls.names import stream
+    from ..zoo.generate.generator import Generator
+    from ..zoo.generate.wan.model import Wan
+    from ..zoo.resolve import load
+
+    rollout = stream(strength=strength)
+    module, variables = load(look.name)
+    if not isinstance(module, Wan):
+        raise ValueError(f"{look.name} makes no video by a class; {BY_CLASS} does")
+    return Generator(module, variables, rollout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,20 +167,56 @@ class Costs:
         )
 
 
+def at_rate(frames: Iterable[Frame], fps: float) -> Iterator[np.ndarray]:
+    """The picture of every 1 / ``fps`` seconds: the newest that is there by then, so a faster
+    source is thinned out and a slower one held."""
+    shown, due, first = None, 0, 0.0
+    for frame in frames:
+        first = frame.time if shown is None else first
+        while shown is not None and frame.time - first > due / fps + 1e-6:
+            yield shown
+            due += 1
+        shown = frame.image
+    if shown is not None:
+        yield shown
+
+
+def in_blocks(latents: Iterable[np.ndarray], block: int) -> Iterator[np.ndarray]:
+    """Whole blocks [F, ...] of latents; what is left over at the end is not a block."""
+    waiting: list[np.ndarray] = []
+    for latent in latents:
+        waiting.append(latent)
+        if len(waiting) == block:
+            yield np.stack(waiting)
+            waiting.clear()
+
+
 def blocks(
-    generator: Any, conditions: Callable[[int], tuple[np.ndarray, bool]], count: int, seed: int
+    generator: Any,
+    conditions: Callable[[int], tuple[np.ndarray, bool]],
+    count: int,
+    seed: int,
+    source: Iterator[np.ndarray] | None = None,
 ) -> Iterator[tuple[int, np.ndarray, float]]:
     """(block, its latents [F, ...], seconds it took) of one stream, without end if ``count`` < 0.
 
     conditions: block -> (condition [1, K, D], it is a new one).
+    source: blocks of latents that are made anew; the stream ends with it. Waiting for it is not
+        counted.
     """
-    state, block = generator.start(1, seed=seed), 0
+    state, block, given = generator.start(1, seed=seed), 0, {}
+    shape = (1, generator.rollout.block, *generator.engine.shapes.frame_shape)
     while block != count:
+        if source is not None:
+            piece = next(source, None)
+            if piece is None:
+                return
+            given = {"source": piece.reshape(shape)}
         began = time.perf_counter()
         condition, new = conditions(block)
         if new and block:
             state = generator.switch(state, condition)
-        state, made = generator.step(state, condition)
+        state, made = generator.step(state, condition, **given)
         latents, valid = np.asarray(made.latents)[0], bool(made.valid[0])
         if valid:  # before the latency has passed nothing is shown
             yield block, latents, time.perf_counter() - began

@@ -16,10 +16,22 @@ CONFIG = WanConfig(
 )  # fmt: skip
 
 
-def stream(sinks: int = 3, recent: int = 6) -> Rollout:
+STEPS = (1000, 750, 500, 250)
+
+
+def stream(sinks: int = 3, recent: int = 6, strength: float = 1.0) -> Rollout:
     """How the balls are streamed: four passes a block, the first block and the last two in memory,
-    positions by rank, so that a stream has no end."""
-    levels = Levels.few(1000, 750, 500, 250, shift=3.0)
+    positions by rank, so that a stream has no end.
+
+    strength: of video to video, 0 to 1: a source is made anew from the levels up to that share.
+
+    Raises:
+      ValueError: a strength at which there is no level.
+    """
+    steps = [step for step in STEPS if step <= 1000 * strength]
+    if not steps or strength > 1:
+        raise ValueError(f"strength {strength:g}: give 0.25 to 1; at 1 nothing is left of a source")
+    levels = Levels.few(*steps, shift=3.0)
     read = Read(sinks + recent + CONFIG.block, positions=Ranked())
     return Rollout(Keep(sinks=sinks, recent=recent), read, levels)
 

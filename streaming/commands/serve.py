@@ -59,6 +59,11 @@ def options(p: argparse.ArgumentParser) -> None:
         help="from a frame of --stream to its answer, with --fps (default: 120)",
     )
     p.add_argument(
+        "--generate",
+        metavar="NAME",
+        help="a generator whose video clients of WebSocket /generate are sent (default: none)",
+    )
+    p.add_argument(
         "--slots", metavar="N", type=option(Count), default=8, help="streams at once (default: 8)"
     )
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
@@ -101,9 +106,14 @@ def run(args: argparse.Namespace) -> int:
         for module in ("grpc", "grpc_health", "grpc_reflection"):
             need(module, "serving over gRPC", "serve", "or leave --grpc-port away")
     from ...zoo import card_of, init_params, resolve
+    from ..generating import look_of
     from ..serve.command import serve, settings_of
 
     settings = settings_of(args)
+    try:
+        look = None if args.generate is None else look_of(args.generate)
+    except ValueError as error:
+        raise CliError(f"--generate {error}") from None
     name = args.model or default_model()
     card = card_of(name)
     if card.task == "track":
@@ -115,4 +125,4 @@ def run(args: argparse.Namespace) -> int:
         say(f"{name}: loading, and compiling for {by(card.input_size)} pixels ...")
         return (*init_params(name), card) if args.random_weights else resolve(name)
 
-    return serve(args, settings, build)
+    return serve(args, settings, build, look)

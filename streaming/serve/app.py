@@ -21,6 +21,7 @@ from .dashboard import Dashboard
 from .dashboard_peer import add_peer
 from .dashboard_watch import Watching
 from .door import Door, Guard
+from .generating import Generating
 from .inputs import add_source, check_address
 from .limits import ServeError
 from .metrics import Metrics
@@ -28,6 +29,7 @@ from .sessions import Sessions
 from .sound_conversation import Talk, conversation
 from .sounds import Sounds
 from .spec import Spec
+from .studio import Studio
 from .wire import count, parse, unpack
 
 PAGE = ("html", "css", "js", "link.js", "tiles.js", "charts.js", "table.js", "publish.js")
@@ -54,9 +56,10 @@ def make_app(
     tokens: Tokens | None = None,
     door: Door = Door(),
     sounds: Sounds | None = None,
+    studio: Studio | None = None,
 ) -> FastAPI:
-    """The app of a running engine's sessions, and of streams of sound where there are any. It has
-    no life of its own: see :mod:`.server`."""
+    """The app of a running engine's sessions, and of streams of sound and video that is made
+    where there are any. It has no life of its own: see :mod:`.server`."""
     tokens = tokens or Tokens()
     app = FastAPI(title="streamzoo", openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, door=door)
@@ -152,7 +155,9 @@ def make_app(
         sessions.get(name).resume()
         return sessions.get(name).report()
 
-    async def converse(socket: WebSocket, talk: Callable[[str, Json], Talk | Watching]) -> None:
+    async def converse(
+        socket: WebSocket, talk: Callable[[str, Json], Talk | Watching | Generating]
+    ) -> None:
         await socket.accept()
         handshake = sessions.limits.handshake
         await Line(socket, handshake, tokens, talk, app.state.metrics).serve()
@@ -167,6 +172,10 @@ def make_app(
     @app.websocket("/watch")
     async def watch(socket: WebSocket) -> None:
         await converse(socket, lambda _owner, _first: Watching(app.state.dashboard))
+
+    @app.websocket("/generate")
+    async def generate(socket: WebSocket) -> None:
+        await converse(socket, lambda _owner, _first: Generating(studio))
 
     return app
 
@@ -209,7 +218,7 @@ class Line:
         socket: WebSocket,
         handshake: float,
         tokens: Tokens,
-        talk: Callable[[str, Json], Talk | Watching],
+        talk: Callable[[str, Json], Talk | Watching | Generating],
         metrics: Metrics,
     ):
         """talk: makes, for the client's name and its first message, what takes its messages and
@@ -239,7 +248,7 @@ class Line:
             if talk is not None:
                 talk.end()
 
-    async def _begin(self) -> Talk | Watching | None:
+    async def _begin(self) -> Talk | Watching | Generating | None:
         try:
             async with asyncio.timeout(self._handshake):
                 first = parse(self._text(await self._receive()))
@@ -257,7 +266,7 @@ class Line:
             await self._hang_up(1008, error.code)
         return None
 
-    async def _talk(self, talk: Talk | Watching) -> None:
+    async def _talk(self, talk: Talk | Watching | Generating) -> None:
         tasks = [asyncio.create_task(self._listen(talk)), asyncio.create_task(self._tell(talk))]
         listening, telling = tasks
         try:
@@ -275,7 +284,7 @@ class Line:
                 raise end
         await self._hang_up(1000, "")
 
-    async def _listen(self, talk: Talk | Watching) -> None:
+    async def _listen(self, talk: Talk | Watching | Generating) -> None:
         while True:
             data = await self._receive()
             try:
@@ -291,7 +300,7 @@ class Line:
             if reply is not None:
                 await self._send(reply)
 
-    async def _tell(self, talk: Talk | Watching) -> None:
+    async def _tell(self, talk: Talk | Watching | Generating) -> None:
         async for message in talk.outgoing():
             start = time.perf_counter()
             await self._send(message)

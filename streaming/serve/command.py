@@ -16,6 +16,7 @@ from ..choice import chosen_step
 from ..commands.examples import example_pictures
 from ..commands.reading import reader_of
 from ..engine import Engine
+from ..generating import Look, loaded
 from ..listening import Cutting
 from ..sources.redaction import scrub
 from ..writers import writer
@@ -24,6 +25,7 @@ from .inputs import named
 from .limits import Limits
 from .server import Server, Settings, bind, run
 from .spec import Spec
+from .studio import Studio
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -41,9 +43,14 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def serve(
-    args: argparse.Namespace, settings: Settings, load: Callable[[], tuple[Any, Any, Any]]
+    args: argparse.Namespace,
+    settings: Settings,
+    load: Callable[[], tuple[Any, Any, Any]],
+    look: Look | None = None,
 ) -> int:
     """Serves until a signal; the exit code. ``load() -> (model, params, card)``.
+
+    look: of the video that clients are sent who ask for it.
 
     Raises:
       ValueError: what the user can mend, said before anything is compiled where possible.
@@ -63,6 +70,7 @@ def serve(
         pictures=example_pictures(card.input_size), say=_say,
     )  # fmt: skip
     engine = Engine(step, slots=args.slots)
+    studio = None if look is None else Studio(loaded(look), look, slots=args.slots)
     hears = None
     if args.listen is not None:
         _say(f"{args.listen}: loading, and compiling, to write down sound ...")
@@ -81,10 +89,12 @@ def serve(
         if server.grpc is not None:
             _say(f"gRPC on {settings.host}:{server.grpc.port}")
         _say(f"serving on {server.address} (WebSocket /ws, /streams, /metrics); Ctrl-C stops")
+        if look is not None:
+            _say(f"{look.name}: video for clients of WebSocket /generate")
         _say(f"dashboard: {server.address}/")
 
     spec = None if args.fps is None else Spec(args.fps, args.budget_ms / 1e3)
-    whole = asyncio.run(run(engine, settings, args.stream, spec, ready, hears))
+    whole = asyncio.run(run(engine, settings, args.stream, spec, ready, hears, studio))
     _say("stopped" if whole else "stopped before everything in flight was answered and saved")
     return 0 if whole else 1
 

@@ -30,6 +30,7 @@ from .snapshots import Snapshots
 from .sounds import Sounds
 from .spec import Spec
 from .store import Store
+from .studio import Studio
 
 log = logging.getLogger("streamzoo.serve")
 Hears = tuple[str, Callable[[], Any]]
@@ -125,10 +126,15 @@ class Server:
     """
 
     def __init__(
-        self, engine: Engine, settings: Settings | None = None, hears: Hears | None = None
+        self,
+        engine: Engine,
+        settings: Settings | None = None,
+        hears: Hears | None = None,
+        studio: Studio | None = None,
     ):
-        """hears: a recogniser's name and what begins an utterance of it; None: no sound."""
-        self._hears, self.sounds = hears, None
+        """hears: a recogniser's name and what begins an utterance of it; None: no sound. studio:
+        what makes video for clients, running; None: nothing does."""
+        self._hears, self.sounds, self.studio = hears, None, studio
         self.settings = settings or Settings()
         self.engine = engine
         self.sessions = Sessions(engine, self.settings.limits)
@@ -153,7 +159,7 @@ class Server:
         if self._hears is not None:
             name, begin = self._hears
             self.sounds = Sounds(begin, name, settings.limits, store, settings.every)
-        app = make_app(self.sessions, settings.tokens, settings.door, self.sounds)
+        app = make_app(self.sessions, settings.tokens, settings.door, self.sounds, self.studio)
         if settings.grpc_port is not None:
             from .grpc_service import GrpcServer  # the one that needs grpc
 
@@ -280,6 +286,7 @@ async def run(
     spec: Spec | None = None,
     ready: Callable[[Server], None] = lambda _: None,
     hears: Hears | None = None,
+    studio: Studio | None = None,
 ) -> bool:
     """Serves until SIGINT or SIGTERM; a second one does not wait for the drain.
 
@@ -287,9 +294,9 @@ async def run(
 
     Returns whether everything in flight was answered and saved.
     """
-    server = Server(engine, settings, hears)
+    server = Server(engine, settings, hears, studio)
     loop = asyncio.get_running_loop()
-    async with engine, server:
+    async with engine, studio or contextlib.nullcontext(), server:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, server.stop)
         adding = asyncio.create_task(add_all(server.sessions, addresses, spec))

@@ -241,8 +241,8 @@ class Wan(nn.Module):
             raise ValueError(
                 f"latents of {latents.shape[-1]} channels; the model has {c.channels}{told}"
             )
-        # a control that is not there is zeros
-        latents = jnp.pad(latents, [(0, 0)] * 4 + [(0, more)])
+        if more:  # a control that is not there is zeros
+            latents = jnp.pad(latents, [(0, 0)] * 4 + [(0, more)])
         x = self.patches(_patched(latents.astype(c.dtype), c.patch))  # [B, F, N, D]
         time, six = self._time(times, latents.shape[1])
         context = self.text_out(nn.gelu(self.text_in(condition.astype(c.dtype)), approximate=True))

@@ -107,7 +107,7 @@ def test_score_is_the_sum_of_products_with_turned_queries():
 
 def test_strongest_tokens_do_not_depend_on_their_slots():
     rng = np.random.default_rng(1)
-    score = rng.integers(0, 5, (1, 40)).astype(np.float32)  # many are equal
+    score = rng.integers(0, 3, (1, 40)).astype(np.float32)  # many are equal
     time = np.arange(40, dtype=np.int32)[None]
     here = (time % 7 != 0) & (time != 12)
     best = strongest(jnp.asarray(score), jnp.asarray(time), jnp.asarray(here), 9)

@@ -67,6 +67,9 @@ def test_drift_is_seen_where_it_is_and_nowhere_else():
     faded[:, 24:] *= 0.7
     found = drift(faded, wanted)
     assert found.distance[2] > 3 * found.distance[0] and found.growth > 3
+    # in step: every second window is far from real clips, from the first on
+    swings = found._replace(distance=[0.1, 0.3] * 5)
+    assert swings.growth == pytest.approx(3) and swings.bounce_growth == pytest.approx(1)
     one_kind = np.repeat(latents[:1], 128, axis=0)
     assert max(drift(one_kind, wanted).last) == 1
 

@@ -35,6 +35,7 @@ def rolled(n=3):
     return roll, roll.plan(jax.random.key(1), n, 1)
 
 
+@pytest.mark.slow
 def test_windows_that_are_judged_do_not_overlap_and_leave_out_nothing():
     """Numbers of the frames of every second step: each once, in order; and they are the frames that
     the stream itself had there."""

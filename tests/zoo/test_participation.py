@@ -187,6 +187,7 @@ def test_what_cannot_be_compressed_is_refused():
         Rollout(deep_forcing().keep, deep_forcing().read, switch="recache", latents=18)
 
 
+@pytest.mark.slow
 def test_a_cut_of_the_batch_is_compressed_alone():
     """One stream is full and another is not: each as it is alone."""
     made = generator(2)

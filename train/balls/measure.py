@@ -80,6 +80,12 @@ class Drift(NamedTuple):
         """The last window's distance over the first's."""
         return self.distance[-1] / self.distance[0]
 
+    @property
+    def bounce_growth(self) -> float:
+        """The same of two windows each, the way of a ball there and back: where balls are in step,
+        windows are near to real clips and far from them by turns, and that is no drift."""
+        return sum(self.distance[-2:]) / sum(self.distance[:2])
+
 
 def reference(seed: int = 99, count: int = 4000) -> np.ndarray:
     """Features of real clips."""

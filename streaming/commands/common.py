@@ -35,6 +35,7 @@ def default_model() -> str:
     from ...zoo import list_models, model_card, model_config
     from ...zoo.registry import BUNDLED
     from ...zoo.traits import finds_persons
+    from ..one_call import DEFAULT
 
     names = list_models(streaming=True, pretrained=True)
     names = [n for n in names if does(n, "follow") or does(n, "action")]
@@ -50,7 +51,8 @@ def default_model() -> str:
     def finds(name: str) -> bool:
         return finds_persons(model_config(name))
 
-    return min(names, key=lambda n: (not here(n), not does(n, "follow"), not finds(n)))
+    rank = lambda n: (not here(n), not does(n, "follow"), n != DEFAULT, not finds(n))
+    return min(names, key=rank)
 
 
 def default_tracker() -> str:

@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
 def tracks(found: Any, classes: tuple[str, ...]) -> list[Line]:
     """:func:`~.detect.objects` with their ``id``, oldest first, and ``seen``: False where the
-    object is not detected in this frame and its box is a prediction."""
+    object is not detected in this frame and its box is a prediction. A person of whom it is known
+    what he does has ``actions``, names and scores; ``classes`` names them after the objects."""
     slots = np.flatnonzero(found.valid)
+    scores, known = getattr(found, "action_scores", None), getattr(found, "action_known", None)
     entries = objects(found, classes)
     for k, entry in zip(slots, entries, strict=True):
         entry["id"] = int(found.ids[k])
         if not found.seen[k]:
             entry["seen"] = False
+        if scores is not None and known is not None and (said := np.flatnonzero(known[k])).size:
+            names = classes[-known.shape[-1] :]
+            entry["actions"] = {names[c]: round(float(scores[k, c]), 4) for c in said}
     return sorted(entries, key=lambda entry: entry["id"])
 
 
@@ -54,7 +59,8 @@ class FollowView(DetectView):
         return [] if self.regions is None else [e.to_dict() for e in self.regions.close()]
 
     def label(self, entry: Line) -> str:
-        return f"{entry['label']} {entry['id']}"
+        who = f"{entry['label']} {entry['id']}"
+        return f"{who}: {', '.join(entry['actions'])}" if "actions" in entry else who
 
     def draw(self, image: np.ndarray, result: Any, line: Line) -> np.ndarray:
         if self.regions is not None:

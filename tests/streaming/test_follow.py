@@ -16,7 +16,7 @@ from streamzoo.streaming.serve.records import record_of
 from streamzoo.streaming.session import Result
 from streamzoo.streaming.views import view_of
 from streamzoo.streaming.views.follow import FollowView
-from streamzoo.zoo.track import Tracks
+from streamzoo.zoo.track import ActingTracks, Tracks
 
 CLASSES = ("person", "bicycle", "car")
 
@@ -71,6 +71,24 @@ def test_the_picture_shows_each_object_and_each_region():
     nothing = view.record(frame, result(tracks([], [], [])), 1.0)
     drawn = view.paint(image, 0.5, None, nothing, "")
     assert drawn[30, 90].any() and drawn[43:48, 50:60].any() and not drawn[80, 100].any()
+
+
+def test_of_a_person_stands_what_is_known_that_he_does_and_nothing_else():
+    known = np.asarray([[False, True], [False, True], [False, False]])
+    scores = np.asarray([[0.2, 0.81234], [0.1, 0.9], [0.6, 0.4]], np.float32)
+    acting = ActingTracks(
+        **vars(tracks(FOUND.boxes, FOUND.ids, [0, 0, 0])), action_scores=scores, action_known=known
+    )
+    answer = Result(3, 0.5, 12.3, acting, (*CLASSES, "nothing", "walking"), False, "follow")
+    view, frame = FollowView((90, 120)), SimpleNamespace(index=3, time=0.5)
+    line = view.record(frame, answer, 20.0)
+    assert [one.get("actions") for one in line["persons"]] == [None, {"walking": 0.8123}]
+    assert [view.label(one) for one in line["objects"]] == ["person 2", "person 4: walking"]
+    json.dumps(line)
+    image = np.zeros((90, 120, 3), np.uint8)
+    silent = view.record(frame, result(tracks(FOUND.boxes, FOUND.ids, [0, 0, 0])), 20.0)
+    painted = [view.paint(image, 0.5, None, one, "") for one in (line, silent)]
+    assert (painted[0] != painted[1]).any()
 
 
 def test_counts_and_events_stand_in_the_line():

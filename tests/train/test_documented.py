@@ -55,6 +55,7 @@ TOOLS = {  # the tests that run the other commands of the training room
     "streamzoo.train.stream_report": "test_stream_report.py",
     "streamzoo.train.data.synth_tfds": "test_synth_tfds.py",
     "streamzoo.train.balls": "test_balls.py",
+    "streamzoo.train.person_actions": "test_person_actions.py",
 }  # fmt: skip
 
 

@@ -13,13 +13,23 @@ from streamzoo.layers import contract
 from streamzoo.layers.contract import Subject
 from streamzoo.streaming import open_source
 from streamzoo.streaming.cli import demo_clip
+from streamzoo.zoo.action.decision import Decision
+from streamzoo.zoo.action.person import Crops, PersonAction, PersonConfig
 from streamzoo.zoo.detect import YOLOX
-from streamzoo.zoo.track import BoxTracker, Follow, FollowConfig, TrackerConfig
+from streamzoo.zoo.track import (
+    BoxTracker,
+    Follow,
+    FollowAct,
+    FollowActConfig,
+    FollowConfig,
+    TrackerConfig,
+)
 from streamzoo.zoo.track.follow.model import _cuts, brightness
 from streamzoo.zoo.trees import flatten
 
 NAME = "follow-nano/coco"
 SMALL = (96, 160)
+CELLS = (18, 64), (16, 128), (4,)  # of a person's crops
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +93,56 @@ def test_the_carry_law(loaded):
     want = subject.jitted(model.init_carry(1), x, None)
     got = subject.run(model.init_carry(1), x, [1] * 4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), got, want)
+
+
+def test_what_each_does_is_what_he_does_alone(loaded):
+    """Brute force: the action part on the crops of one track, and on nothing else."""
+    follow, params = loaded
+    decision = Decision(several=False, on=0.36, off=0.3, hold=2)
+    person = PersonConfig(("a", "b", "c"), 6, 2, decision=decision)
+    model = FollowAct(FollowActConfig(follow.config, person, labels=tuple(range(80))))
+    frames = scenes(0, 1, 8)
+    alone, one = PersonAction(person), Crops(*(jnp.zeros((1, 1, 1, *a)) for a in CELLS))
+    actions = alone.init(jax.random.key(1), alone.init_carry(1), one)
+    tree = {"follow": params["params"], "person": {"module": actions["params"]}}
+
+    @jax.jit
+    def run(carry, frames):
+        _, out = model.apply({"params": tree}, carry, frames)
+        return out, model.apply({"params": tree}, carry.follow, frames, method="persons")[2:]
+
+    out, (crops, there) = run(model.init_carry(1), frames)
+    once = jax.jit(lambda carry, x: alone.apply(actions, carry, x))
+    there, held = np.asarray(there)[0], np.asarray(out.held)[0]
+    assert (there <= (held > 0)).all()
+    lengths = []
+    for slot in np.flatnonzero(there.any(0)):
+        who = 0
+        for t in np.flatnonzero(there[:, slot]):
+            if held[t, slot] != who:  # a person that comes to a slot that another one had
+                who, state = held[t, slot], alone.init_carry(1)
+                lengths.append(0)
+            cut = jax.tree.map(lambda a, t=t, slot=slot: a[:, t : t + 1, slot : slot + 1], crops)
+            state, want = once(state, cut)
+            scores, known = out.action_scores[0, t, slot], out.action_known[0, t, slot]
+            np.testing.assert_allclose(scores, want.scores[0, 0, 0], atol=1e-5)
+            np.testing.assert_array_equal(known, want.known[0, 0, 0])
+            lengths[-1] += 1
+    assert max(lengths) > 3 and len(lengths) > there.any(0).sum()  # some slot changed hands
+    assert np.asarray(out.action_known).any()
+    assert not np.asarray(out.action_scores)[0][~there].any()
+
+
+def test_a_slot_is_held_for_as_long_as_its_track_may_come_back():
+    tracker = BoxTracker(TrackerConfig(slots=2, keep=3, coast=1, confirm=2))
+    boxes = np.tile(np.asarray([0.2, 0.2, 0.4, 0.8], np.float32), (1, 14, 1, 1))
+    there = np.zeros((1, 14, 1), bool)
+    there[0, [0, 1, 4, 9, 10, 11]] = True  # lost for two frames, then gone, then another
+    scores = np.full((1, 14, 1), 0.9, np.float32)
+    _, out = tracker(tracker.init_carry(1), boxes, scores, None, there)
+    held = np.asarray(out.held)[0]
+    assert held[:, 0].tolist() == [1] * 8 + [0, 0, 2, 2, 2, 2] and not held[:, 1].any()
+    assert (np.asarray(out.ids)[0, :, 0] == [1, 1, 1, 0, 1, 1, 0, 0, 0, 0, 2, 2, 2, 0]).all()
 
 
 def test_another_shot_begins_with_new_ids_and_no_ghosts():

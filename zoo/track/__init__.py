@@ -6,13 +6,18 @@ from ...layers.lazy import on_demand
 
 if TYPE_CHECKING:
     from .appearance import box_features
+    from .follow.act import ActingTracks, FollowAct, FollowActConfig, FollowActState
     from .follow.model import Follow, FollowConfig, FollowState
     from .outputs import Tracks
     from .tracker import BoxTracker, TrackerConfig, TrackState
 
 __all__ = [
+    "ActingTracks",
     "BoxTracker",
     "Follow",
+    "FollowAct",
+    "FollowActConfig",
+    "FollowActState",
     "FollowConfig",
     "FollowState",
     "TrackState",

@@ -27,3 +27,6 @@ class Tracks(Output):
     valid: Array  # [B, T, S] bool: confirmed, and seen now or at most ``coast`` frames ago
     seen: Array  # [B, T, S] bool: ``valid`` and detected in this frame
     detection_ids: Array  # [B, T, K] int32, the track of each detection, 0 for none
+    # [B, T, S] int32, whose slot it is: its id also while it is lost and may come back; 0 for
+    # nobody's, and for a track that has no id yet
+    held: Array | None = None

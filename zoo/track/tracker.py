@@ -383,4 +383,5 @@ def _answer(cfg: TrackerConfig, s: TrackState, found: Array, count: int) -> Trac
         valid,
         valid & (s.missed == 0),
         jnp.where(mine, s.ids[:, None], 0).max(axis=0),
+        jnp.where(s.hits > 0, s.ids, 0),
     )

@@ -8,6 +8,7 @@ Batch norms are folded into the convolutions, as at inference.
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -55,6 +56,13 @@ class YOLOXConfig(Checked):
     threshold: Share = 0.3
     iou: Share = 0.45
     dtype: DType = "float32"
+
+
+class Maps(NamedTuple):
+    """The pyramid of M letterboxed pictures."""
+
+    levels: tuple[Array, Array, Array]  # [M, h, w, D] at strides 8, 16, 32
+    part: tuple[float, float]  # rows and columns that the picture takes of them, the rest is grey
 
 
 class BaseConv(nn.Module):
@@ -227,16 +235,22 @@ class YOLOX(PerFrame[Detections]):
 
     def find(self, pictures: Array) -> Detections:
         """Pictures [M, H, W, 3] in 0..255 -> Detections whose leaves have one leading axis, M."""
+        return self.see(pictures)[0]
+
+    def see(self, pictures: Array) -> tuple[Detections, Maps]:
+        """As :meth:`find`, and the maps in which the objects were found."""
         cfg = self.config
         rows, cols = fitted((pictures.shape[1], pictures.shape[2]), cfg.image_size)
         side = (-(-rows // 32) * 32, -(-cols // 32) * 32) if cfg.trim else cfg.image_size
-        boxes, sure = self.decode(self.raw(letterbox(pictures, side, FILL)), side)
+        maps = self.maps(letterbox(pictures, side, FILL))
+        boxes, sure = self.decode(self.heads_of(maps), side)
         scores, labels = sure.max(axis=-1), sure.argmax(axis=-1).astype(jnp.int32)
 
         kept = best(boxes, scores, labels, slots=cfg.slots, threshold=cfg.threshold, iou=cfg.iou)
         found = Detections(*kept)
         scale = np.asarray([[[cols, rows, cols, rows]]], np.float32)
-        return found.replace(boxes=jnp.clip(found.boxes / scale, 0.0, 1.0))
+        found = found.replace(boxes=jnp.clip(found.boxes / scale, 0.0, 1.0))
+        return found, Maps(maps, (rows / side[0], cols / side[1]))
 
     def raw(self, x: Array) -> Array:
         """The exported network: letterboxed RGB [M, *image_size, 3] -> [M, cells, 5 + classes].
@@ -244,6 +258,11 @@ class YOLOX(PerFrame[Detections]):
         Boxes are offsets in cells and logarithms of sizes, the rest probabilities; cells go row by
         row, the finest map first.
         """
+        return self.heads_of(self.maps(x))
+
+    def maps(self, x: Array) -> tuple[Array, Array, Array]:
+        """Letterboxed RGB [M, *image_size, 3] -> the pyramid at strides 8, 16 and 32, [M, h, w, D]
+        with 4, 8 and 16 times ``width`` channels."""
         x = _focus(x[..., ::-1].astype(self.config.dtype))  # the network reads BGR
         x = self.stem(x)
         maps = []
@@ -257,7 +276,11 @@ class YOLOX(PerFrame[Detections]):
         n3 = self.top3(jnp.concatenate([_double(p4), c3], axis=-1))
         n4 = self.bottom4(jnp.concatenate([self.down3(n3), p4], axis=-1))
         n5 = self.bottom5(jnp.concatenate([self.down4(n4), p5], axis=-1))
-        found = [head(m) for head, m in zip(self.heads, (n3, n4, n5), strict=True)]
+        return n3, n4, n5
+
+    def heads_of(self, maps: tuple[Array, Array, Array]) -> Array:
+        """What the heads say of each cell, as :meth:`raw` gives it."""
+        found = [head(m) for head, m in zip(self.heads, maps, strict=True)]
         return jnp.concatenate(found, axis=1)
 
     @nn.nowrap

@@ -1,3 +1,3 @@
-"""A detector and a tracker in one step."""
+"""A detector and a tracker in one step, and what the persons that they follow do."""
 
 NAMES = ("follow-*",)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from ....layers.exportable import exportable
 from ....layers.gaps import zero_invalid
 from ...checks import check_frames
-from ...detect.yolox.model import FILL, YOLOX, YOLOXConfig
+from ...detect.yolox.model import FILL, YOLOX, Maps, YOLOXConfig
 from ...ranges import Checked, Share
 from ..outputs import Tracks
 from ..tracker import BoxTracker, TrackerConfig, TrackState
@@ -101,16 +101,23 @@ class Follow(nn.Module):
         Raises:
           ValueError: frames of the wrong shape or type.
         """
+        carry, tracks, _ = self.see(carry, frames, valid)
+        return carry, tracks
+
+    def see(
+        self, carry: FollowState, frames: Array, valid: Array | None = None
+    ) -> tuple[FollowState, Tracks, Maps]:
+        """As :meth:`__call__`, and the maps of the B * T frames, one after the other."""
         check_frames(frames, 1, type(self).__name__)
         batch, steps, *shape = frames.shape
         flat = zero_invalid(frames, valid).reshape(batch * steps, *shape)
-        found = self.detector.find(flat)
+        found, maps = self.detector.see(flat)
         found = jax.tree.map(lambda a: a.reshape(batch, steps, *a.shape[1:]), found)
         last, cut = _cuts(self.config.cut, carry.last, brightness(frames), valid)
         tracks, out = BoxTracker(self.config.tracker)(
             carry.tracks, found.boxes, found.scores, found.labels, found.valid, valid=valid, cut=cut
         )
-        return FollowState(tracks, last), out
+        return FollowState(tracks, last), out, maps
 
 
 def brightness(frames: Array) -> Array:

@@ -1,0 +1,1 @@
+"""What tracked persons do: learned from the detector's maps along their tracks."""

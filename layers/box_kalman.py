@@ -46,14 +46,26 @@ def start(boxes: Array) -> BoxState:
     return BoxState(mean, jnp.stack([first, jnp.zeros_like(first), speed], axis=-1))
 
 
-def predict(state: BoxState) -> BoxState:
-    """One frame later."""
+def predict(state: BoxState, frames: Array | None = None) -> BoxState:
+    """So many frames later: as one frame after the other, of boxes that keep their size.
+
+    Args:
+      frames: a number, at least 1; None is 1.
+    """
     size = _size(state.mean)
     position, velocity = state.mean[..., 0], state.mean[..., 1]
     pp, pv, vv = jnp.moveaxis(state.cov, -1, 0)
-    mean = jnp.stack([position + velocity, velocity], axis=-1)
-    pp = pp + 2 * pv + vv + (POSITION * size) ** 2
-    cov = jnp.stack([pp, pv + vv, vv + (VELOCITY * size) ** 2], axis=-1)
+    shaken, pushed = (POSITION * size) ** 2, (VELOCITY * size) ** 2  # in every frame
+    if frames is None:
+        mean = jnp.stack([position + velocity, velocity], axis=-1)
+        cov = jnp.stack([pp + 2 * pv + vv + shaken, pv + vv, vv + pushed], axis=-1)
+    else:
+        n = jnp.asarray(frames, jnp.float32)
+        mean = jnp.stack([position + n * velocity, velocity], axis=-1)
+        # What pushes the velocity in frame k moves the box for n - k frames: sums of k and of k^2.
+        once, squared = n * (n - 1) / 2, n * (n - 1) * (2 * n - 1) / 6
+        pp = pp + 2 * n * pv + n * n * vv + n * shaken + squared * pushed
+        cov = jnp.stack([pp, pv + n * vv + once * pushed, vv + n * pushed], axis=-1)
     return BoxState(_positive(mean), cov)
 
 

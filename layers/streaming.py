@@ -20,7 +20,7 @@ Params: TypeAlias = Mapping[str, Any]  # linen variables {"params": tree}, or su
 Tapped: TypeAlias = dict[str, Any]  # intermediates by name: an array, or a tuple of arrays
 Fields: TypeAlias = dict[str, Any]  # of a config, by name
 Json: TypeAlias = dict[str, Any]  # an object as json reads and writes it
-Input = Literal["frames", "features", "audio", "tokens", "prompts", "latents"]
+Input = Literal["frames", "features", "audio", "tokens", "prompts", "latents", "elapsed"]
 
 
 @runtime_checkable
@@ -80,6 +80,12 @@ def latency_of(module: object) -> int:
 def flushes(module: object) -> bool:
     """True for a module that has more to say when its stream ends (``flush``)."""
     return isinstance(module, _Flushing)
+
+
+def takes_elapsed(module: object) -> bool:
+    """True if the module moves on by several frames at once: ``elapsed`` int32 [B, T], frame
+    intervals since the stream's frame before, 1 where none was skipped."""
+    return isinstance(module, StreamingModule) and "elapsed" in module.inputs
 
 
 def looks_across(module: object) -> bool:

@@ -73,7 +73,8 @@ def watch(
       seconds: stop at this time of the stream.
       compile_cache: keep compiled programs on disk, so that the next start is faster, unless JAX
         has a folder for them already.
-      **reading: as for ``open_source``, e.g. ``live``, ``max_retries`` or ``options``.
+      **reading: as for ``open_source``, e.g. ``live``, ``max_retries`` or ``options``; ``delay``
+        is None unless given: live addresses have a jitter buffer.
 
     Raises:
       SourceError: the source cannot be opened. ValueError: the model is unknown, has no form for a
@@ -97,13 +98,14 @@ def watch(
             f"{name} answers {late} frames late: push frames into a Session, whose results are "
             f"those of {late} frames before"
         )
+    reading = {"delay": None, **reading}
     opened = open_source(source, size=frame_size(card), keep_original=True, **reading)
     try:
         session: Session | TrackSession
         if tracks:
             session = TrackSession(step, opened.original_size, prompts)
         else:
-            session = Session(step, opened.size)
+            session = Session(step, opened.size, fps=opened.fps if opened.live else None)
     except BaseException:
         opened.close()
         raise

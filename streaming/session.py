@@ -10,12 +10,13 @@ from typing import Any, Generic, TypeVar
 import jax
 import numpy as np
 
-from ..layers.streaming import Json, keeps_state
+from ..layers.streaming import Json, keeps_state, takes_elapsed
 from ..zoo.preprocess import frame_shape
 from ..zoo.registry import Card
 from ..zoo.resolve import resolve
 from ..zoo.streams import as_stream
 from .choice import chosen_step
+from .elapsed import Elapsed
 from .framing import Framed, Framing
 from .portable import Portable, in_turn
 from .slim import slim
@@ -108,11 +109,19 @@ class Session(Portable):
             for frame in frames:                       # uint8 [h, w, 3], RGB
                 result = session.push(frame)
 
-    Compiles on creation, so the first frame is as fast as the others. Threads that share a session
-    take turns. A pickled or deep-copied session is a second one that goes on from this frame.
+    With ``fps``, the source's rate, models that follow things move on by as many frames as were
+    skipped since the last push (``time_s`` says it). Compiles on creation, so the first frame is as
+    fast as the others. Threads that share a session take turns. A pickled or deep-copied session is
+    a second one that goes on from this frame.
     """
 
-    def __init__(self, step: Step, frame_shape: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        step: Step,
+        frame_shape: tuple[int, int] | None = None,
+        *,
+        fps: float | None = None,
+    ):
         if step.card.task == "track":
             raise ValueError(
                 f"{step.card.name} tracks what it is shown: TrackSession takes its prompts"
@@ -128,13 +137,19 @@ class Session(Portable):
         self._framing = Framing(step.card, frame_shape)
         self.frame_shape = self._framing.size
         self._closed = False
+        self._elapsed = Elapsed(fps) if fps is not None and takes_elapsed(step.model) else None
         self._prepare()
         self._carry = step.init_carry(1, self.frame_shape)
         self.frames = 0
 
     def _prepare(self) -> None:
         if not self._closed:
-            self._step.compile(1, 1, self.frame_shape)
+            self._step.compile(1, 1, self.frame_shape, **self._extras(None))
+
+    def _extras(self, time_s: float | None) -> dict[str, np.ndarray]:
+        if self._elapsed is None:
+            return {}
+        return {"elapsed": np.full((1, 1), self._elapsed(time_s), np.int32)}
 
     @classmethod
     def of(
@@ -183,7 +198,7 @@ class Session(Portable):
         """
         frame, framed = self._frame(frame)
         start = time.perf_counter()
-        self._carry, out = self._step(self._carry, frame)
+        self._carry, out = self._step(self._carry, frame, **self._extras(time_s))
         return self._result(out, start, time_s, framed, advance=1)
 
     @in_turn
@@ -191,7 +206,13 @@ class Session(Portable):
         """What the answer to this frame would be; the stream does not advance."""
         frame, framed = self._frame(frame)
         start = time.perf_counter()
-        return self._result(self._step.peek(self._carry, frame), start, None, framed, advance=0)
+        return self._result(
+            self._step.peek(self._carry, frame, **self._extras(None)),
+            start,
+            None,
+            framed,
+            advance=0,
+        )
 
     def _result(self, out, start, time_s, framed: Framed, advance) -> Result[Any]:
         out = framed.told(jax.tree.map(lambda a: a[0, 0], jax.device_get(slim(out))))
@@ -215,6 +236,8 @@ class Session(Portable):
         """Starts the stream anew, without compiling."""
         self._carry = self._step.init_carry(1, self.frame_shape)
         self.frames = 0
+        if self._elapsed is not None:
+            self._elapsed.reset()
 
     @in_turn
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..layers.streaming import Carry, looks_across
+from ..layers.streaming import Carry, looks_across, takes_elapsed
 from .framing import Framing
 from .portable import Portable, in_turn
 from .step import Step
@@ -116,15 +116,19 @@ class Slots(Portable):
                 "take it from extract() or init_carry(1)"
             )
 
-    def _linked(self, rows: int) -> dict[str, np.ndarray]:
-        """What a model that looks across streams is told besides: which of ``rows`` (its batch,
-        row by row the slots) hold a stream. A slot that was left keeps its carry, and nobody
-        may see it."""
-        if not looks_across(self._step.model):
-            return {}
-        active = np.zeros(rows, bool)
-        active[list(self._names.values())] = True
-        return {"active": active}
+    def _extras(self, rows: int, elapsed: Mapping[int, int] | None = None) -> dict[str, np.ndarray]:
+        """What models are told besides. One that looks across streams: which of ``rows`` (its
+        batch, row by row the slots) hold a stream. A slot that was left keeps its carry, and nobody
+        may see it. One that takes ``elapsed``: frame intervals by row, where they are not 1."""
+        extras = {}
+        if looks_across(self._step.model):
+            extras["active"] = np.zeros(rows, bool)
+            extras["active"][list(self._names.values())] = True
+        if takes_elapsed(self._step.model):
+            extras["elapsed"] = np.ones((rows, 1), np.int32)
+            for row, intervals in (elapsed or {}).items():
+                extras["elapsed"][row] = intervals
+        return extras
 
     @in_turn
     def step(self, frames: Mapping[Hashable, np.ndarray]) -> dict[Hashable, Any]:
@@ -148,7 +152,7 @@ class Slots(Portable):
                 raise SlotError(f"stream {name!r}: {error}") from None
             self._framing.put(batch[index, 0], framed[name].image)
             valid[index, 0] = True
-        self.carry, out = self._step(self.carry, batch, valid, **self._linked(self.size))
+        self.carry, out = self._step(self.carry, batch, valid, **self._extras(self.size))
         out = jax.device_get(out)
         return {
             name: framed[name].told(jax.tree.map(lambda a: a[self._names[name], 0], out))  # noqa: B023

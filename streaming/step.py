@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ class Step:
 
     The carry that goes in is donated: its buffers become the new carry's, nothing is copied, and
     the old object must not be used again (:meth:`peek` leaves it alone). Compiled programs are
-    kept per shape of the arguments; ``compiles`` counts them. Threads may share a step. A pickle
+    kept per shape of the arguments; ``compiles`` counts them, and they took
+    ``compile_seconds``. Threads may share a step. A pickle
     holds the model, its parameters and its card, and compiles again where it is opened.
 
     Args:
@@ -72,7 +74,7 @@ class Step:
             model = in_precision(model, card, self.precision)
         self.model, self.params = model, params
         self.card = as_task(card, model)
-        self.compiles = 0
+        self.compiles, self.compile_seconds = 0, 0.0
         self._programs: dict[Any, Any] = {}
         self._compiling = threading.Lock()
 
@@ -95,13 +97,18 @@ class Step:
         return jax.jit(make)()
 
     def compile(
-        self, batch: int = 1, steps: int = 1, frame_shape: tuple[int, int] | None = None
+        self,
+        batch: int = 1,
+        steps: int = 1,
+        frame_shape: tuple[int, int] | None = None,
+        **extras: Any,
     ) -> Any:
-        """Compiles the step for uint8 frames [batch, steps, h, w, 3] ahead of the first frame."""
+        """Compiles the step for uint8 frames [batch, steps, h, w, 3] ahead of the first frame;
+        ``extras``: what goes to the model besides, or arrays of its shapes."""
         height, width = frame_shape or self.card.input_size
         carry = jax.eval_shape(lambda: self.model.init_carry(batch, (height, width)))
         frames = jax.ShapeDtypeStruct((batch, steps, height, width, 3), jnp.uint8)
-        return self._program(self._commit, carry, frames, None, {})
+        return self._program(self._commit, carry, frames, None, extras)
 
     def warm(
         self, carry: Carry, frames: AnyArray, valid: AnyArray | None = None, **extras: Any
@@ -117,7 +124,9 @@ class Step:
         if key not in self._programs:
             with self._compiling:
                 if key not in self._programs:
+                    began = time.monotonic()
                     self._programs[key] = self._compiled(jitted, args)
+                    self.compile_seconds += time.monotonic() - began
                     self.compiles += 1
         return self._programs[key]
 

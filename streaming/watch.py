@@ -156,6 +156,8 @@ def rows_of(meter: Meter, session: Any, source: FrameSource, dropped: int = 0) -
         "p99": f"{f['latency_p99']:.1f} ms",
         "carry": size_text(session.carry_bytes),
     }
+    if source.delay:
+        rows["of it held"] = f"{1e3 * source.delay:.0f} ms (jitter buffer)"
     if source.live:
         rows["dropped"] = str(source.dropped - dropped)
         rows["reconnects"] = str(source.reconnects)

@@ -46,7 +46,8 @@ def closely(trial: Any) -> Json:
 
 
 def about(step: Any, name: str, weights: str) -> Json:
-    """Of a ``streaming.Step``: which model, and what it and a stream of it hold in memory."""
+    """Of a ``streaming.Step``: which model, what it and a stream of it hold in memory, and what
+    compiling took until now, which no frame's latency holds any of."""
     model, card = step.model, step.card
     carry = jax.tree.leaves(jax.eval_shape(lambda: model.init_carry(1)))
     return {
@@ -57,6 +58,8 @@ def about(step: Any, name: str, weights: str) -> Json:
         "width": card.input_size[1],
         "lookahead_frames": model.latency,
         "parameters": sum(a.size for a in jax.tree.leaves(step.params)),
+        "compile_seconds": round(step.compile_seconds, 3),
+        "programs": step.compiles,
         "carry_bytes": sum(a.size * a.dtype.itemsize for a in carry),
     }
 

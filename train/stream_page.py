@@ -225,6 +225,8 @@ def _method(report: Json) -> str:
     facts = {
         "Weights": model["weights"] or "random",
         "Frames": f"{model['height']} x {model['width']} pixels (height x width)",
+        "Compiling": f"{model['compile_seconds']:.1f} s for {model['programs']} batch sizes, "
+        "before the first frame",
         "Memory": f"{model['parameters']:,} parameters; {model['carry_bytes']:,} bytes per stream",
         "Look-ahead": f"{model['lookahead_frames']} frames",
         "Device": f"{device['platform']}, {device['kind']}; {device['cpu_cores']} CPU cores",

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...layers.streaming import Params
 from ...zoo.registry import Card
+from ..commands.reading import delay_of
 from ..serve.access import Tokens
 from ..serve.limits import Limits
 from ..serve.server import Settings
@@ -36,6 +37,7 @@ def cluster_of(args: argparse.Namespace) -> Cluster:
     settings = Settings(
         host=args.host, port=args.port, tokens=tokens, insecure=args.insecure,
         limits=Limits(ttl=args.ttl, streams_per_client=args.slots), every=args.snapshot_every,
+        reader={"delay": delay_of(args)},
         allow_hosts=tuple(args.allow_host), allow_origins=tuple(args.allow_origin),
         store=None if args.store is None else Path(args.store).expanduser().resolve(),
     )  # fmt: skip

@@ -6,6 +6,7 @@ import argparse
 from typing import Annotated
 
 from ...zoo.ranges import Count, Positive, Range, Weight, option
+from . import reading
 from .common import CliError, check_watchable, default_model, need
 from .serving import access_options, model_options, session_options
 
@@ -61,6 +62,7 @@ def options(p: argparse.ArgumentParser) -> None:
         help="of a replica (default: 0)",
     )
     session_options(p)
+    reading.delay_option(p)
     p.add_argument(
         "--scale-down-after",
         metavar="S",

@@ -64,6 +64,13 @@ def options(p: argparse.ArgumentParser) -> None:
         help="a generator whose video clients of WebSocket /generate are sent (default: none)",
     )
     p.add_argument(
+        "--policy",
+        choices=("events", "latest"),
+        default="events",
+        help="of --stream, when there are more frames than time: events never drops one on which "
+        "much changes, latest keeps the newest (default: events)",
+    )
+    p.add_argument(
         "--slots", metavar="N", type=option(Count), default=8, help="streams at once (default: 8)"
     )
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")

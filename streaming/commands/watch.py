@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
 
     def session(step: Any, source: Any) -> tuple[Any, Any]:
         view = view_of(step.card, source.original_size, regions(source))
-        return Session(step, source.size), view
+        return Session(step, source.size, fps=source.fps if source.live else None), view
 
     sinks = functools.partial(_sinks, args) if zones or lines else None
     watching.run(args, name, session, check=regions, open_sinks=sinks)

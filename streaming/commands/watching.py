@@ -129,12 +129,14 @@ def run(
     if source.live:
         count = int(figures["reconnects"])
         live = f"; {figures['dropped']:.0f} dropped, {count} reconnect{'s' * (count != 1)}"
+    held = f" (of them {1e3 * source.delay:.0f} in the jitter buffer)" if source.delay else ""
     count = round(figures["frames"])
     many = f"{count} frames at {figures['fps']:.1f} frames/s" if count != 1 else "1 frame"
     print(
         f"{many}; model "
         f"{figures['model_ms']:.1f} ms, latency p50 {figures['latency_p50']:.1f} ms, "
-        f"p99 {figures['latency_p99']:.1f} ms; carry {size_text(figures['carry_bytes'])}{live}"
+        f"p99 {figures['latency_p99']:.1f} ms{held}; "
+        f"carry {size_text(figures['carry_bytes'])}{live}"
     )
     where(video, lines)
 

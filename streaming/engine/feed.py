@@ -102,6 +102,7 @@ class Feed:
             "error": self.error,
             "source": source.name,
             "fps": source.fps,
+            "delay": source.delay,
             "offered": self.offered,
             "dropped": dict(source.drops),
             "corrupt": source.corrupt,

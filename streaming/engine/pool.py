@@ -108,13 +108,18 @@ class Pool(Slots):
         self._write(0, self._take(self.carry, np.int32(0)))
 
     def launch(
-        self, names: Sequence[Hashable], frames: Sequence[np.ndarray], bucket: int
+        self,
+        names: Sequence[Hashable],
+        frames: Sequence[np.ndarray],
+        bucket: int,
+        elapsed: Sequence[int] | None = None,
     ) -> tuple[Any, list[int]]:
         """Starts a step of some streams and does not wait for it.
 
         Args:
           names: at most ``bucket`` streams, all different and admitted.
           frames: uint8 [h, w, 3] of each, as ``Framing`` gives it.
+          elapsed: of each, frame intervals since its last one; None: 1.
 
         Returns:
           (output on the device, leaves [bucket, 1, ...]; the row of each name). The copy of the
@@ -134,7 +139,8 @@ class Pool(Slots):
         for row, frame in zip(rows, frames, strict=True):
             self._framing.put(batch[row, 0], frame)
             valid[row, 0] = True
-        return self._run(index, batch, valid, self._linked(bucket)), rows
+        gone = None if elapsed is None else dict(zip(rows, elapsed, strict=True))
+        return self._run(index, batch, valid, self._extras(bucket, gone)), rows
 
     def _run(self, index, batch, valid, extras) -> Any:
         batch = jax.device_put(batch)  # the copy goes on while earlier steps compute
@@ -157,7 +163,7 @@ class Pool(Slots):
             frames = rng.integers(0, 256, shape, np.uint8)
             times, valid = [], np.ones((bucket, 1), bool)
             # all at once, the most that a model across streams has to do
-            extras = {name: np.ones(bucket, bool) for name in self._linked(bucket)}
+            extras = {name: np.ones_like(a) for name, a in self._extras(bucket).items()}
             for _ in range(repeats + 1):
                 start = time.perf_counter()
                 jax.device_get(self._run(index, frames, valid, extras))

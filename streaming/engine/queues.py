@@ -90,6 +90,11 @@ class Queue:
         del item
         return False
 
+    @property
+    def event(self) -> Item | None:
+        """The oldest frame that must not be lost for what it shows: it goes before others."""
+        return None
+
     def shed(self, limit: float) -> Dropped:
         """Drops what is due before ``limit``, unless the queue spares it."""
         late = [i for i in self._items if i.deadline < limit and not self.spares(i)]
@@ -142,6 +147,10 @@ class KeepEvents(Queue):
 
     def spares(self, item: Item) -> bool:
         return item.event
+
+    @property
+    def event(self) -> Item | None:
+        return next((item for item in self._items if item.event), None)
 
 
 POLICIES: dict[str, tuple[Callable[[int], Queue], int]] = {

@@ -237,7 +237,7 @@ class Scheduler:
         ranked = [(0.0, *head) for head in heads]
         bucket = self._bucket([due for due, _, _ in heads[: 2 * self.costs.largest]], start)
         if self.overload(now):
-            ranked = sorted((s.share(now), due, order, s) for due, order, s in heads)
+            ranked = sorted((self._turn(s, now), due, order, s) for due, order, s in heads)
             bucket = self._fullest(heads[-1][0] - start, len(heads))
         rows = []
         for state in self._chosen(ranked, bucket, start + self.costs.high(bucket), now):
@@ -284,6 +284,12 @@ class Scheduler:
         if head.due < soonest and not head.renewed and state.queue.spares(head):
             head.due, head.renewed = soonest + budget, True
         return head.due
+
+    @staticmethod
+    def _turn(state: StreamState, now: float) -> tuple[bool, float]:
+        """Under overload: events first, as they are due, then who has had the least."""
+        event = state.queue.event
+        return (True, state.share(now)) if event is None else (False, event.deadline)
 
     def _fullest(self, seconds: float, frames: int) -> int:
         """Batch size that serves the most frames per second, if one of them ends in time."""

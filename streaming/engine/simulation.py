@@ -31,6 +31,7 @@ class Load:
       jitter: seconds; a frame comes up to so much later than its time.
       bursty, burst: share of the streams whose frames come ``burst`` at a time.
       seconds: of arrivals; what waits then is still served.
+      events: share of the frames that are marked as events.
       budget, policy, capacity: see :meth:`Scheduler.admit`.
       accelerators, slots: how many, and streams that each can hold (None: as many as come).
       admit: whether to refuse streams that cannot be held in time.
@@ -43,6 +44,7 @@ class Load:
     bursty: float = 0.0
     burst: int = 15
     seconds: float = 20.0
+    events: float = 0.0
     budget: float = BUDGET
     policy: str = "latest"
     capacity: int | None = None
@@ -59,10 +61,12 @@ class Load:
             for name in ("streams", "fps", "burst", "seconds", "budget", "accelerators")
             if not getattr(self, name) > 0
         ]
-        if wrong or self.jitter < 0 or not 0 <= self.bursty <= 1:
+        shares = self.bursty, self.events
+        if wrong or self.jitter < 0 or not all(0 <= share <= 1 for share in shares):
+            rest = f"jitter={self.jitter}, bursty={self.bursty}, events={self.events}"
             raise ValueError(
-                f"{', '.join(wrong) or f'jitter={self.jitter}, bursty={self.bursty}'}: counts "
-                "and rates are above 0, jitter at least 0, bursty a share from 0 to 1"
+                f"{', '.join(wrong) or rest}: counts and rates are above 0, jitter at least 0, "
+                "bursty and events shares from 0 to 1"
             )
 
 
@@ -77,6 +81,7 @@ class Outcome:
       books: the sum over all streams.
       refused: streams that were not admitted, and ``reason`` of the first.
       batch: mean frames per step.
+      events: frames marked as events that came, and that were answered.
     """
 
     p50: float
@@ -89,6 +94,7 @@ class Outcome:
     refused: int
     reason: str | None
     batch: float
+    events: tuple[int, int] = (0, 0)
 
     def holds(self, budget: float) -> bool:
         """p99 within the budget, no frame dropped or refused, no stream refused."""
@@ -133,6 +139,7 @@ class _Simulation:
         self.events: list[tuple[float, int, int, Any]] = []
         self.number = itertools.count()
         self.refused, self.reason = 0, None
+        self.came = self.served = 0  # events
 
     def _at(self, time: float, machine: int, what: Any) -> None:
         heapq.heappush(self.events, (time, next(self.number), machine, what))
@@ -166,7 +173,9 @@ class _Simulation:
                 self._end(what, now, scheduler)
             else:
                 stream, times, k = what
-                scheduler.offer(stream, None, now)
+                event = self.load.events > 0 and self.rng.random() < self.load.events
+                self.came += event
+                scheduler.offer(stream, None, now, event=event)
                 if k + 1 < len(times):
                     self._at(times[k + 1], machine, (stream, times, k + 1))
             while (batch := scheduler.next(now)) is not None:
@@ -179,7 +188,9 @@ class _Simulation:
         return self._outcome()
 
     def _end(self, batch: Batch, now: float, scheduler: Scheduler) -> None:
-        self.latencies += [now - item.arrived for _, item in scheduler.done(batch, now)]
+        items = [item for _, item in scheduler.done(batch, now)]
+        self.latencies += [now - item.arrived for item in items]
+        self.served += sum(item.event for item in items)
 
     def _outcome(self) -> Outcome:
         books, completed = Snapshot(), []
@@ -195,7 +206,7 @@ class _Simulation:
             (float(rates.min()), float(rates.mean()), float(rates.max())),
             [b / span for b in self.busy],
             books, self.refused, self.reason,
-            sum(self.batches) / max(len(self.batches), 1),
+            sum(self.batches) / max(len(self.batches), 1), (self.came, self.served),
         )  # fmt: skip
 
 

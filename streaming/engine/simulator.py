@@ -105,6 +105,8 @@ def parser() -> argparse.ArgumentParser:
     add("--bursty", type=float, default=0.0, metavar="SHARE",
         help="share of the streams that deliver in bursts, such as HLS (%(default)s)")  # fmt: skip
     add("--burst", type=int, default=d.burst, help="frames of a burst (%(default)s)")
+    add("--events", type=float, default=0.0, metavar="SHARE",
+        help="share of the frames marked as events (%(default)s)")  # fmt: skip
     add("--slots", type=int, help="streams that an accelerator has memory for (no limit)")
     add("--depth", type=int, default=d.depth, help="steps launched ahead (%(default)s)")
     add("--admit", action="store_true", help="refuse streams that cannot be held in time")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...layers.streaming import Carry
+from ..elapsed import Elapsed
 from ..framing import Framed, Framing
 from ..session import Result
 from .ledger import Snapshot
@@ -76,6 +77,7 @@ class Stream:
         self.carry = carry  # what it goes on from, until its first step
         self.lost = False  # its state went with a failed step
         self.show = False  # whether answers carry their frame, for who wants to look at it
+        self.elapsed = Elapsed(state.demand.fps)  # of the frames launched
         self.launched = start  # frames launched, counted from the stream's start
         self.writers = 0  # pushes that wait for a credit
         self._latest = state.room is None

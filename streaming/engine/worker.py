@@ -112,7 +112,8 @@ class Worker:
                 stream.launched, stream.lost = item.index + 1, False
                 self._place(state)
             frames = [item.payload[0].image for _, item in batch.rows]
-            out, rows = self._pool.launch([s for s, _ in batch.rows], frames, batch.bucket)
+            gone = [state.tag.elapsed(item.payload[1]) for state, item in batch.rows]
+            out, rows = self._pool.launch([s for s, _ in batch.rows], frames, batch.bucket, gone)
         except Exception as failure:
             error = failure
             self._recover()

@@ -30,7 +30,7 @@ from .sound_conversation import Talk, conversation
 from .sounds import Sounds
 from .spec import Spec
 from .studio import Studio
-from .wire import count, parse, unpack
+from .wire import count, parse, seconds, unpack
 
 PAGE = ("html", "css", "js", "link.js", "tiles.js", "charts.js", "table.js", "publish.js")
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
@@ -128,8 +128,15 @@ def make_app(
 
     @app.get("/streams/{name}/results")
     async def results(name: str, request: Request) -> Json:
-        """The recent results after number ``?after=``; reading them takes nothing away."""
+        """The recent results after number ``?after=``; reading them takes nothing away. With
+        ``?time=T`` the one result of the latest capture up to T (Unix seconds), none that is older
+        than ``&shown=S``: to draw on a picture that is shown late."""
         check(request)
+        if "time" in request.query_params:
+            at = seconds(request.query_params["time"], "time")
+            shown = seconds(request.query_params.get("shown", "0"), "shown")
+            found = sessions.get(name).recent.at(at, shown)
+            return {"missed": 0, "results": [] if found is None else [found]}
         after = request.query_params.get("after", "0")
         number = int(after) if after.isdecimal() and len(after) < 18 else None
         start = count({"type": "results", "after": number}, "after")

@@ -38,7 +38,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         allow_hosts=tuple(args.allow_host), allow_origins=tuple(args.allow_origin),
         trusted_proxies=tuple(args.trusted_proxy),
         limits=Limits(ttl=args.ttl, streams_per_client=args.slots), store=path(args.store),
-        every=args.snapshot_every, reader=reader_of(args),
+        every=args.snapshot_every, reader=reader_of(args), policy=args.policy,
     )  # fmt: skip
 
 
@@ -85,7 +85,9 @@ def serve(
         for session in server.sessions.by_name.values():
             feed = session.feed
             if feed is not None:
-                _say(f"stream {session.name}: {feed.source.name} at {session.spec.fps:g} frames/s")
+                held = f", held {feed.source.delay:g} s (--delay)" if feed.source.delay else ""
+                rate = f"{session.spec.fps:g} frames/s"
+                _say(f"stream {session.name}: {feed.source.name} at {rate}{held}")
         if server.grpc is not None:
             _say(f"gRPC on {settings.host}:{server.grpc.port}")
         _say(f"serving on {server.address} (WebSocket /ws, /streams, /metrics); Ctrl-C stops")
@@ -93,7 +95,7 @@ def serve(
             _say(f"{look.name}: video for clients of WebSocket /generate")
         _say(f"dashboard: {server.address}/")
 
-    spec = None if args.fps is None else Spec(args.fps, args.budget_ms / 1e3)
+    spec = None if args.fps is None else Spec(args.fps, args.budget_ms / 1e3, args.policy)
     whole = asyncio.run(run(engine, settings, args.stream, spec, ready, hears, studio))
     _say("stopped" if whole else "stopped before everything in flight was answered and saved")
     return 0 if whole else 1

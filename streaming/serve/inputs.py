@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import threading
 from collections import Counter
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 from ..engine.feed import Feed
 from ..sources import Frame, FrameSource, SourceError, open_source
+from ..triggers.scene_change import SceneChange
 from .limits import ServeError
 from .live_session import LiveSession
 from .sessions import NAME, SOURCE, Sessions
@@ -71,6 +71,8 @@ async def add_source(
 
     A recording plays at its own speed, over and over, as a camera would. Without a ``spec`` the
     source's own frame rate counts; of one with more frames than ``spec.fps`` only those are taken.
+    Frames on which much changes are marked as events: the policy "events", which is that of a
+    source without a ``spec`` (:class:`Settings`), drops others instead.
 
     Raises:
       ServeError: "bad_source": it cannot be opened; else see :meth:`Sessions.open`.
@@ -80,13 +82,14 @@ async def add_source(
     except SourceError as error:
         raise ServeError("bad_source", str(error)) from None
     try:
-        spec = spec or dataclasses.replace(Spec(), fps=source.fps or 30.0)
+        spec = spec or Spec(fps=source.fps or 30.0, policy=sessions.policy)
         session = await _session(sessions, SOURCE + address, spec, name)
     except BaseException:
         await OPENING.run(source.close)
         raise
     thinned = cast(FrameSource, Thinned(source, session.spec.fps))
-    session.feed = Feed(thinned, session.stream)
+    changes = SceneChange()
+    session.feed = Feed(thinned, session.stream, event=lambda frame: changes(frame.image))
     return session
 
 
@@ -102,7 +105,7 @@ async def _open(address: str, sessions: Sessions, name: str | None) -> FrameSour
                 size=sessions.engine.frame_shape,
                 live=True,
                 stream=name,
-                **sessions.reader,
+                **{"delay": None, **sessions.reader},
             )
         )
         if gone.is_set():

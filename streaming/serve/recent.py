@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 
@@ -50,6 +51,25 @@ class Recent:
     def ack(self, seq: int) -> None:
         """The reader has everything up to ``seq``; a number from the future counts as ``last``."""
         self.acked = max(self.acked, min(seq, self.last))
+
+    def at(self, time: float, shown: float = -math.inf) -> Record | None:
+        """What was known of the moment ``time``: the kept record of the latest capture up to it.
+
+        Args:
+          time: seconds of capture (a record's ``time``), such as that of the picture on a screen.
+          shown: capture time of what the reader has already; nothing older is given.
+
+        Returns:
+          The record, the newer of two captured at once; None where none is kept, or only older
+          ones than ``shown``.
+        """
+        found = None
+        for record in self._records:  # captured in no order where a sender's clock was set
+            if shown <= record["time"] <= time and (
+                found is None or record["time"] >= found["time"]
+            ):
+                found = record
+        return found
 
     def after(self, seq: int) -> tuple[int, list[Record]]:
         """(records later than ``seq`` that are gone, those that are kept)."""

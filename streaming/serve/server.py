@@ -25,7 +25,7 @@ from .door import Door
 from .inputs import add_all
 from .limits import Limits
 from .live_session import LiveSession
-from .sessions import Sessions
+from .sessions import EVENTS, Sessions
 from .snapshots import Snapshots
 from .sounds import Sounds
 from .spec import Spec
@@ -54,6 +54,8 @@ class Settings(Checked):
       every: seconds between snapshots of a session.
       patience: seconds that a drain may take.
       reader: keywords of `open_source`: how the sources are read.
+      policy: of the sources: "events" never drops a frame that :class:`SceneChange` marks;
+        "latest" may, and when most are dropped it decodes key frames only.
     """
 
     host: str = "127.0.0.1"
@@ -71,6 +73,7 @@ class Settings(Checked):
     every: Positive = 1.0
     patience: Positive = 10.0
     reader: Json = dataclasses.field(default_factory=dict)
+    policy: str = EVENTS
 
     def __post_init__(self):
         super().__post_init__()
@@ -135,10 +138,10 @@ class Server:
         """hears: a recogniser's name and what begins an utterance of it; None: no sound. studio:
         what makes video for clients, running; None: nothing does."""
         self._hears, self.sounds, self.studio = hears, None, studio
-        self.settings = settings or Settings()
+        self.settings = settings = settings or Settings()
         self.engine = engine
         self.sessions = Sessions(engine, self.settings.limits)
-        self.sessions.reader = dict(self.settings.reader)
+        self.sessions.reader, self.sessions.policy = dict(settings.reader), settings.policy
         self._socket = bind(self.settings.host, self.settings.port)
         self._stop = asyncio.Event()
         self.snapshots: Snapshots | None = None

@@ -21,6 +21,7 @@ from .spec import Spec, Start
 
 SOURCE = "source:"  # and an address: the token of what the server feeds itself, good for no client
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+EVENTS = "events"
 
 
 class Sessions:
@@ -44,6 +45,7 @@ class Sessions:
         self.refusals: list[Callable[[str, str], None]] = []  # of (name, why) the engine refused
         self.recall: Callable[[str, bool], Awaitable[LiveSession]] | None = None  # by token
         self.reader: Fields = {}  # of `open_source`: how all sources are read
+        self.policy = EVENTS  # of the sources, where nobody says
         self.draining = False
         self._count = 0
         self._room = asyncio.Lock()

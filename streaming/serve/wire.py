@@ -108,3 +108,14 @@ def count(message: Json, key: str, default: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
         raise ServeError("bad_request", f"{message['type']}: {key}={value!r} should be a number")
     return value
+
+
+def seconds(text: str, name: str) -> float:
+    """A time out of a query. Raises ServeError "bad_request"."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ServeError("bad_request", f"results: {name}={text[:40]!r} should be Unix seconds")
+    return value

@@ -87,6 +87,7 @@ class FrameSource:
     size: (height, width) of `Frame.image`.
     frame_count: frames the container announces, None when unknown.
     live: True when frames come whether or not anyone reads them.
+    delay: seconds for which a frame is held after its capture (the jitter buffer), 0 for none.
     corrupt: packets or frames that could not be decoded and were skipped.
     warning: one line about damage that did not stop the reading (a file cut short), else None.
     reconnects, stalls, missed: always 0 on recorded video, see `LiveSource`.
@@ -98,6 +99,7 @@ class FrameSource:
     name: str
     stream: str = ""
     live: bool = False
+    delay: float = 0.0
     fps: float | None = None
     size: Size = (0, 0)
     original_size: Size = (0, 0)

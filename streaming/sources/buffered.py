@@ -10,9 +10,7 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 from .base import Frame, FrameSource, SourceError
-from .jitter import JitterBuffer
-
-MAX_DELAY = 5.0  # seconds: a longer stall is taken for a clock change
+from .jitter import MAX_DELAY, JitterBuffer
 
 Item = TypeVar("Item")
 
@@ -27,6 +25,7 @@ class BufferedSource(FrameSource, Generic[Item]):
     live = True
 
     def __init__(self, delay: float, capacity: int):
+        self.delay = delay
         self._buffer: JitterBuffer[Item] = JitterBuffer(delay, capacity, 2 * MAX_DELAY)
         self._news = threading.Condition()
         self._error: SourceError | None = None

@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 
 from .clocks import SenderClock
 
+NETWORK_DELAY = 1.0  # seconds, of live addresses: 1 to 2 hide what usual networks jitter by
+MAX_DELAY = 5.0  # seconds: a longer stall is taken for a clock change
 LATE, DUPLICATE, OVERFLOW, CLOSED = "late", "duplicate", "overflow", "closed"
 
 Item = TypeVar("Item")

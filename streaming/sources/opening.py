@@ -17,7 +17,6 @@ from av.error import FFmpegError
 
 from ...layers.streaming import Fields
 from .base import FrameSource, SourceError, Wanted, reason
-from .buffered import MAX_DELAY
 from .connecting import (
     LIVE_SCHEMES,
     LIVE_SECONDS,
@@ -30,6 +29,7 @@ from .connecting import (
     remedy,
 )
 from .file import FileSource
+from .jitter import MAX_DELAY, NETWORK_DELAY
 from .live import BACKOFF_CAP, BACKOFF_FIRST, LiveSource
 from .redaction import redact
 from .remote import RemoteSource
@@ -43,7 +43,7 @@ def open_source(
     keep_original: bool = False,
     stream: str | None = None,
     queue: int = 2,
-    delay: float = 0.0,
+    delay: float | None = 0.0,
     open_timeout: float = 5.0,
     read_timeout: float | None = None,
     connect_retries: int = 3,
@@ -64,7 +64,9 @@ def open_source(
     stream: name of the stream, in every frame's metadata; default the source's name.
     queue: frames a live source holds for a slow reader; beyond it the oldest is dropped.
     delay: seconds between a live frame's capture and its delivery: its jitter buffer. A network
-        that jitters by less is not noticed. It holds 2 * delay * fps frames more.
+        that jitters by less is not noticed. It holds 2 * delay * fps frames more. None, which is
+        what the commands and the server give: `NETWORK_DELAY` for a live address (RTSP, HLS and
+        their like), 0 for cameras and files of this machine.
     open_timeout, read_timeout: seconds to wait for a connection, and for the next picture; by
         default 5, and 2 of a live stream, 30 of a recording (whose server may pause: FFmpeg asks
         again for the rest of it, by range, in that time).
@@ -82,7 +84,7 @@ def open_source(
         raise SourceError(f"size={size}: give (height, width), both at least 1")
     if queue < 1:
         raise SourceError(f"queue={queue}: a live source needs room for at least 1 frame")
-    if not 0 <= delay < MAX_DELAY:
+    if delay is not None and not 0 <= delay < MAX_DELAY:
         raise SourceError(f"delay={delay}: give 0 up to {MAX_DELAY:g} seconds")
     text = str(address)
     if text.isdecimal() and (isinstance(address, int) or not Path(text).exists()):
@@ -92,6 +94,8 @@ def open_source(
     if scheme == "file":
         text, scheme = text[len("file://") :], ""
 
+    if delay is None:
+        delay = NETWORK_DELAY if scheme else 0.0
     options = reader_options(rtsp_transport, options)
     silence = LIVE_SECONDS if read_timeout is None else read_timeout
     common: Fields = dict(size=size, keep_original=keep_original, stream=stream)

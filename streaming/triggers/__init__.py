@@ -8,6 +8,7 @@ from .cascade import Cascade
 from .change import ChangeTrigger, Quantile, valleys
 from .confidence import Confidence, confidence
 from .gate import Gate, GateState
+from .scene_change import SceneChange
 from .silence import Interval, Speak, Verify
 from .speculation import Speculate, Speculation
 
@@ -19,6 +20,7 @@ __all__ = [
     "GateState",
     "Interval",
     "Quantile",
+    "SceneChange",
     "Speak",
     "Speculate",
     "Speculation",

@@ -77,3 +77,16 @@ def test_a_box_that_shrinks_unseen_stays_a_box():
     box = np.asarray(kalman.to_corners(state))
     assert np.isfinite(box).all() and (box[2:] > box[:2]).all()
     assert np.isfinite(np.asarray(state.cov)).all()
+
+
+def test_many_frames_at_once_are_as_one_after_the_other():
+    """Of a box that keeps its size; and the state of one that is seen often is no special one."""
+    state = ours(list(path(2)))
+    still = state._replace(mean=state.mean.at[2:, 1].set(0.0))
+    for frames in (1, 2, 3, 7, 40):
+        one = still
+        for _ in range(frames):
+            one = kalman.predict(one)
+        many = kalman.predict(still, jnp.asarray(frames))
+        np.testing.assert_allclose(many.mean, one.mean, rtol=1e-5)
+        np.testing.assert_allclose(many.cov, one.cov, rtol=1e-4)

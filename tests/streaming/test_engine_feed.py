@@ -77,7 +77,8 @@ def test_a_recording_goes_through_without_loss_and_in_order():
     assert stream.books.completed == stream.books.received == 40 and balanced(stream)
     assert taps == [(k, k) for k in range(40)]
     assert feed.report() == {
-        "state": "ended", "error": None, "source": "memory", "fps": 25.0, "offered": 40,
+        "state": "ended", "error": None, "source": "memory", "fps": 25.0, "delay": 0.0,
+        "offered": 40,
         "dropped": {}, "corrupt": 0, "reconnects": 0, "stalls": 0, "missed": 0,
         "keyframes_only": False,
     }  # fmt: skip

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from streamzoo.streaming.engine import Costs, Scheduler
+from streamzoo.streaming.engine.queues import LATE
 from streamzoo.streaming.engine.simulation import Load, curve, most_streams, simulate
 from streamzoo.streaming.engine.simulator import main
 
@@ -55,6 +56,18 @@ def test_overload_adds_up(policy):
         # Shed before, not served late; and what is served fills the machine.
         assert outcome.p99 <= OVER.budget and books.late <= 0.01 * books.completed
         assert books.completed > 0.9 * 400 * OVER.seconds
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shedding_never_skips_an_event_and_keeps_the_budget(seed):
+    """Half as much again as can be served, a tenth of it events: the rest is shed for them."""
+    load = dataclasses.replace(OVER, policy="events", events=0.1, seconds=6, seed=seed)
+    outcome = simulate(load, COSTS)
+    came, served = outcome.events
+    assert came == served > 200 and outcome.p99 <= load.budget
+    assert not outcome.books.refused and outcome.books.dropped[LATE] > 500
+    came, served = simulate(dataclasses.replace(load, policy="latest"), COSTS).events
+    assert served < 0.8 * came  # who does not look at the mark loses as many as of all
 
 
 def test_admission_control_keeps_its_word():

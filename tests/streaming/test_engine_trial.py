@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamzoo.streaming import Step
-from streamzoo.streaming.engine import EngineError
-from streamzoo.streaming.engine.trial import Plan, run_trial
+from streamzoo.streaming.engine import Costs, EngineError, Snapshot
+from streamzoo.streaming.engine.trial import Plan, Trial, run_trial
+from streamzoo.train.stream_figures import about, row
 
 from . import stub
 
@@ -57,6 +58,45 @@ def test_a_step_of_known_time_is_found_to_take_it():
     assert 0.04 <= one.latencies().min() < 0.06
     assert 0.04 <= one.costs.mean(1) < 0.4
     assert one.latencies("offered").min() >= 0.04
+
+
+def test_latency_counts_from_the_capture_and_the_warm_up_is_left_out():
+    """Frames 1/10 s apart, offered 60 ms after their capture, answered 30 ms after that."""
+    captured = np.arange(20) / 10
+    trial = Trial(
+        Plan(1, 10.0, 2.0), np.zeros(20, int), captured, captured + 0.06, captured + 0.09,
+        Costs({1: [0.01]}), Snapshot(20, 20),
+    )  # fmt: skip
+    np.testing.assert_allclose(trial.latencies(), [0.09] * 18)
+    np.testing.assert_allclose(trial.latencies("offered"), [0.03] * 18)
+    assert row(trial)["p50_ms"] == pytest.approx(90)
+    assert trial.holds(0.0901) and not trial.holds(0.0899)
+
+
+class Told(stub.Stub):
+    """What a report asks of a model."""
+
+    latency = 0
+
+    def init_carry(self, batch, frame_shape=None):
+        return super().init_carry(batch, frame_shape)
+
+
+class Compiling(Step):
+    """Takes 0.3 s to compile anything."""
+
+    def _compiled(self, *args):
+        time.sleep(0.3)
+        return super()._compiled(*args)
+
+
+def test_compiling_is_told_apart_and_is_in_no_latency():
+    step = Compiling(Told(), stub.params(), stub.CARD)
+    one = asyncio.run(run_trial(step, Plan(2, 10.0, 1.0, budget=100.0)))
+    told = about(step, "stub", "")
+    assert told["programs"] == step.compiles == 2  # batches of 1 and 2
+    assert 0.6 <= step.compile_seconds == pytest.approx(told["compile_seconds"], abs=1e-3)
+    assert one.latencies().min() < 0.6
 
 
 class Failing(Step):

@@ -5,6 +5,7 @@ import functools
 import http.server
 import threading
 
+import av
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from streamzoo.streaming.serve.dashboard import Dashboard
 from streamzoo.streaming.serve.inputs import Thinned, add_all, add_source, check_address, named
 from streamzoo.streaming.serve.server import Server, Settings
 from streamzoo.streaming.sources import open_source
+from streamzoo.streaming.sources.jitter import NETWORK_DELAY
 
 from .rtsp import free_port, make_clip
 from .serving import engine, run
@@ -84,6 +86,34 @@ def test_a_named_stream_tells_its_results_over_http(clip):
             status, body = await rest(server, "/streams/gate/results?after=1")
             assert status == 200 and body["missed"] == 0
             assert [r["seq"] for r in body["results"]][:2] == [2, 3]
+            two, three = body["results"][:2]
+            path = "/streams/gate/results?time="
+            between = (two["time"] + three["time"]) / 2
+            assert (await rest(server, f"{path}{between!r}"))[1]["results"] == [two]
+            late = await rest(server, f"{path}{between!r}&shown={three['time']!r}")
+            assert late == (200, {"missed": 0, "results": []})
+            assert (await rest(server, f"{path}soon"))[0] == 400
+
+    run(main())
+
+
+def test_frames_that_change_much_are_events_of_the_servers_own_cameras(clip, tmp_path):
+    """A still film whose last quarter is another shot: what follows the cut is never shed."""
+    with av.open(str(tmp_path / "cut.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for i in range(40):
+            image = np.full((48, 64, 3), 60 if i < 30 else 200, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        out.mux(stream.encode(None))
+
+    async def main():
+        async with engine() as e:
+            session = await add_source(Sessions(e), str(tmp_path / "cut.mp4"))
+            assert session.spec.policy == "events"
+            await answered(session, 38)
+            records = session.recent.after(0)[1]
+            assert [r["index"] for r in records if r.get("event")][:1] == [30]
 
     run(main())
 
@@ -115,6 +145,7 @@ def test_what_cannot_be_opened_and_what_is_tried_again(clip, tmp_path):
                 assert status == 201 and report["name"] == "web" and report["fps"] == 25
                 assert (await rest(server, "/streams", "POST", body))[0] == 409
                 await answered(server.sessions.get("web"), 3)
+                assert server.sessions.get("web").feed.report()["delay"] == NETWORK_DELAY
                 assert (await rest(server, "/streams/web", "DELETE"))[0] == 200
                 assert (await rest(server, "/"))[1].startswith("<!doctype html>")
             web.shutdown()

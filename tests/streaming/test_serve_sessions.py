@@ -61,6 +61,25 @@ def test_recent_results_against_a_plain_list():
         Recent(0)
 
 
+def test_results_by_capture_time_against_a_search_and_never_older_than_shown():
+    """Captures come late, twice, and from a clock that was set back."""
+    rng = np.random.default_rng(0)
+    for keep in (1, 4, 30):
+        recent, every, shown = Recent(keep), [], -np.inf
+        for step in range(300):
+            time = float(round(step + rng.normal(0, 5))) - 40 * (step > 150)
+            every.append({"time": time, "seq": step + 1})
+            recent.add({"time": time})
+            asked = time + float(rng.integers(-10, 10))
+            kept = [r for r in every[-keep:] if shown <= r["time"] <= asked]
+            want = max(kept, key=lambda r: (r["time"], r["seq"]), default=None)
+            got = recent.at(asked, shown)
+            assert got == want
+            if got is not None and rng.random() < 0.2:
+                assert got["time"] >= shown
+                shown = got["time"]
+
+
 @pytest.fixture(params=["stub", pytest.param("student", marks=pytest.mark.slow)])
 def step(request):
     if request.param == "stub":

@@ -5,8 +5,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from streamzoo.streaming.cli import parser
+from streamzoo.streaming.cluster.command import cluster_of
+from streamzoo.streaming.commands.common import CliError
+from streamzoo.streaming.commands.reading import delay_of, reader_of
+from streamzoo.streaming.sources import open_source
 from streamzoo.streaming.sources.clocks import SenderClock
 from streamzoo.streaming.sources.jitter import JitterBuffer
+
+from .rtsp import make_clip
 
 DRIFT, JUMP = 1 / 128, 5.0
 TICK = 1 / 64  # seconds
@@ -158,3 +165,25 @@ def test_clear_counts_and_bad_numbers_are_refused():
     for bad in (dict(delay=-1.0), dict(delay=5.0), dict(capacity=0), dict(delay=float("nan"))):
         with pytest.raises(ValueError, match="room for at least 1"):
             JitterBuffer(**bad)
+
+
+@pytest.mark.parametrize("command", ["watch", "demo", "track", "chat", "serve", "cluster"])
+def test_every_command_that_opens_addresses_has_the_jitter_buffer_on(command):
+    """No delay asked for is None: 1 s of an address; its effect: ``test_sources_live.py``."""
+    words = {"serve": ["serve"], "cluster": ["cluster", "--store", "s"], "demo": ["demo"]}
+    words = words.get(command, [command, "rtsp://127.0.0.1/cam"])
+    parse = lambda *more: delay_of(parser().parse_args([*words, *more]))
+    assert parse() is None and parse("--delay", "0") == 0 and parse("--delay", "1.5") == 1.5
+    with pytest.raises(CliError, match="less than 5 seconds"):
+        parse("--delay", "5")
+    if command == "cluster":
+        args = parser().parse_args([*words, "--delay", "2"])
+        assert cluster_of(args).settings.reader == {"delay": 2.0}
+    elif command != "demo":
+        assert reader_of(parser().parse_args(words))["delay"] is None
+
+
+def test_what_is_on_this_machine_is_not_held(tmp_path):
+    make_clip(tmp_path / "a.mp4", frames=5)
+    with open_source(tmp_path / "a.mp4", live=True, delay=None) as source:
+        assert source.delay == 0 and source.read(timeout=5) is not None

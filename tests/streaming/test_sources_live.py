@@ -75,7 +75,8 @@ def test_a_short_stall_is_hidden_by_the_jitter_buffer(tmp_path):
     cut = len(clip) // 2 // 188 * 188
     late = cut + (len(clip) - cut) // 2
     script = [(clip[:cut], 1.0), 0.6, (clip[cut:late], 0.04), (clip[late:], 0.5), 5.0]
-    with Camera(script) as camera, opened(camera, delay=1.0, read_timeout=2.0, queue=2) as source:
+    with Camera(script) as camera, opened(camera, delay=None, read_timeout=2.0, queue=2) as source:
+        assert source.delay == 1.0  # what every address gets in the commands and the server
         read_at = []
         frames = []
         for frame in itertools.islice(source, 90):

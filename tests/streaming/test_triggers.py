@@ -12,12 +12,14 @@ from streamzoo.streaming.triggers import (
     Gate,
     Interval,
     Quantile,
+    SceneChange,
     Speak,
     Speculate,
     Verify,
     confidence,
     valleys,
 )
+from streamzoo.streaming.triggers.scene_change import brightness
 from streamzoo.streaming.triggers.silence import perplexity
 
 from ..language import case, golden, needs_goldens
@@ -158,3 +160,43 @@ def test_an_answer_asked_for_early_is_there_at_the_end():
     assert sent == ["who is he", "who is she"] and (out.sent, out.cancelled) == (2, 1)
     assert tool.wait(out, "who is she", 6.0, takes=3.0) == 2.0  # sent at 5
     assert tool.wait(out, "who was she", 6.0, takes=3.0) == 3.0
+
+
+def camera(seed=0, frames=60, size=(60, 80)):
+    """A still scene with the noise of a sensor."""
+    rng = np.random.default_rng(seed)
+    scene = rng.integers(40, 200, (*size, 3))
+    noise = rng.normal(0, 6, (frames, *size, 3))
+    return np.clip(scene + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(60, 80), (120, 160)])
+def test_frames_on_which_much_changes_are_marked_and_noise_is_not(size):
+    marked = lambda frames: [i for i, f in enumerate(frames) if mark(f)]
+    frames, mark = camera(size=size), SceneChange()
+    assert marked(frames) == []
+    frames, mark = camera(size=size), SceneChange()
+    frames[30:, : size[0] // 3, : size[1] // 3] = 255  # somebody stands there from now on
+    frames[45:] = 255 - frames[45:]  # another shot
+    assert marked(frames) == [30, 45]
+
+
+def test_a_busy_scene_is_marked_no_more_often_than_its_share():
+    rng, mark = np.random.default_rng(0), SceneChange(share=0.1)
+    shares = rng.uniform(0.1, 0.5, 400)
+    still = np.zeros((48, 64, 3), np.uint8)
+    count = 0
+    for i, share in enumerate(shares):
+        frame = still.copy()
+        frame[:, : int(64 * share)] = 255 * (i % 2)
+        count += mark(frame)
+    assert 10 <= count <= 70
+    with pytest.raises(ValueError, match="least=0"):
+        SceneChange(least=0)
+
+
+def test_brightness_of_cells_is_their_mean():
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    cells = image.reshape(12, 4, 16, 4, 3).mean((1, 3, 4))
+    np.testing.assert_allclose(brightness(image), cells, atol=1e-3)
+    assert brightness(image[:9, :11]).shape == (9, 11)  # no more cells than pixels

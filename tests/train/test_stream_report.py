@@ -99,6 +99,7 @@ def made_up(trial, streams=(1, 2, 3), accuracy=None, weights="", budget=120.0, s
         "model": {
             "name": "tsa-<b>&\"x\"", "weights": weights, "summary": "a < b & c", "height": 32,
             "width": 48, "lookahead_frames": 0, "parameters": 123456, "carry_bytes": 789,
+            "compile_seconds": 12.345, "programs": 3,
         },
         "device": {
             "platform": "cpu", "kind": "cpu", "cpu_cores": 2, "load_average_before": 0.07,

@@ -251,6 +251,41 @@ def test_a_frame_without_detections_is_not_a_gap():
     jax.tree.map(np.testing.assert_array_equal, held, carry)
 
 
+def test_skipped_frames_are_as_frames_in_which_nothing_was_found():
+    """Every fourth frame with ``elapsed`` 4, against all of them with nothing between."""
+    places = [[(0.1 + 0.01 * t, 0.4)] for t in range(12)]
+    places += [[(0.1 + 0.01 * t, 0.4)] if t % 4 == 3 else [None] for t in range(12, 32)]
+    boxes, scores, labels, there = film(places)
+    kept = [t for t in range(32) if t < 12 or t % 4 == 3]
+    tracker = BoxTracker(TrackerConfig(slots=4))
+    carry = tracker.init_carry(1)
+    whole, out = tracker(carry, boxes, scores, labels, there)
+    elapsed = np.diff(kept, prepend=-1)[None]
+    part = [a[:, kept] for a in (boxes, scores, labels, there)]
+    skipped, quick = tracker(carry, *part, elapsed=elapsed)
+    np.testing.assert_array_equal(quick.detection_ids, np.asarray(out.detection_ids)[:, kept])
+    np.testing.assert_allclose(skipped.mean, whole.mean, atol=2e-5)
+    np.testing.assert_allclose(skipped.cov, whole.cov, atol=1e-7)
+    blank = [a[:, :1] for a in (boxes, scores, labels, np.zeros_like(there))]
+    for frames in (30, 31):  # 30 unseen are remembered, however few frames show it
+        lost, _ = tracker(skipped, *blank, elapsed=np.full((1, 1), frames))
+        assert bool((lost.hits > 0).any()) == (frames <= 30)
+    with pytest.raises(ValueError, match=r"elapsed \[1\] should be"):
+        tracker(carry, boxes, scores, labels, there, elapsed=np.ones(1, int))
+
+
+def test_in_a_still_scene_it_does_not_matter_how_much_time_passes():
+    """The same boxes again and again: the same tracks, to the bit of a place, at any pace."""
+    film_of = film([[(0.2, 0.3), (0.6, 0.4)] for _ in range(12)])
+    tracker = BoxTracker(TrackerConfig(slots=4))
+    elapsed = np.random.default_rng(0).integers(1, 30, (1, 12))
+    _, one = tracker(tracker.init_carry(1), *film_of)
+    _, any_pace = tracker(tracker.init_carry(1), *film_of, elapsed=elapsed)
+    np.testing.assert_array_equal(any_pace.ids, one.ids)
+    np.testing.assert_array_equal(any_pace.detection_ids, one.detection_ids)
+    np.testing.assert_allclose(any_pace.boxes, one.boxes, atol=1e-6)
+
+
 def test_a_full_house_forgets_who_was_lost_the_longest():
     config = TrackerConfig(slots=3, confirm=1)
     first = [[(0.0, 0.1), (0.3, 0.1), (0.6, 0.1)]] * 3

@@ -153,6 +153,7 @@ class BoxTracker:
         features: Array | None = None,
         valid: Array | None = None,
         cut: Array | None = None,
+        elapsed: Array | None = None,
     ) -> tuple[TrackState, Tracks]:
         """Joins the detections of T frames to the tracks.
 
@@ -165,6 +166,8 @@ class BoxTracker:
           features: [B, T, K, F], needed where the config has features.
           valid: [B, T] bool, False for frames that never came.
           cut: [B, T] bool, True for the first frame of another shot: who was there is forgotten.
+          elapsed: [B, T] int32, frames since the one before: tracks move on, and are forgotten, by
+            as many; None or less than 1 is 1. Boxes that stand still stay where they are.
 
         Raises:
           ValueError: shapes that do not fit together or the config.
@@ -184,6 +187,9 @@ class BoxTracker:
             given = "none" if features is None else list(features.shape)
             wanted = [*lead, cfg.features] if cfg.features else "none"
             raise ValueError(f"features: {given} came, and {wanted} should")
+        if elapsed is not None and elapsed.shape != lead[:2]:
+            raise ValueError(f"elapsed {list(elapsed.shape)} should be {list(lead[:2])}")
+        gone = None if elapsed is None else jnp.maximum(elapsed.astype(jnp.int32), 1)
         there = jnp.ones(lead, bool) if there is None else there
         labels = jnp.zeros(lead, jnp.int32) if labels is None else labels
         # Whatever empty slots hold must not reach the arithmetic; a NaN would poison it all.
@@ -197,25 +203,25 @@ class BoxTracker:
         )
         step = jax.vmap(functools.partial(_advance, cfg))
 
-        def frame(state: TrackState, piece: tuple[_Seen, Array | None, Array | None]):
-            seen, came, over = piece
+        def frame(state: TrackState, piece: tuple[_Seen, *tuple[Array | None, ...]]):
+            seen, came, over, gone = piece
             before = state
             if over is not None:
                 state = state._replace(hits=jnp.where(over[:, None], 0, state.hits))
                 state = state._replace(ids=jnp.where(over[:, None], 0, state.ids))
             # within a frame tracks meet detections by NumPy's rules, whatever a caller's flags say
             with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-                new, out = step(state, seen)
+                new, out = step(state, seen, gone)
             if came is not None:
                 new = hold(new, before, came)
             return new, out
 
         if lead[1] == 1:
-            first = jax.tree.map(lambda a: a[:, 0], (seen, valid, cut))
+            first = jax.tree.map(lambda a: a[:, 0], (seen, valid, cut, gone))
             carry, out = frame(carry, first)
             out = jax.tree.map(lambda a: a[:, None], out)
         else:
-            pieces = jax.tree.map(lambda a: a.swapaxes(0, 1), (seen, valid, cut))
+            pieces = jax.tree.map(lambda a: a.swapaxes(0, 1), (seen, valid, cut, gone))
             carry, out = jax.lax.scan(frame, carry, pieces)
             out = jax.tree.map(lambda a: a.swapaxes(0, 1), out)
         return carry, jax.tree.map(lambda a: zero_invalid(a, valid), out)
@@ -236,9 +242,12 @@ def _group(cfg: TrackerConfig, labels: Array) -> Array:
     return jnp.asarray(table)[jnp.where(inside, labels, len(table) - 1)]
 
 
-def _advance(cfg: TrackerConfig, s: TrackState, seen: _Seen) -> tuple[TrackState, Tracks]:
-    """One frame of one stream: leaves of ``s`` without the batch axis."""
-    moved = kalman.predict(kalman.BoxState(s.mean, s.cov))
+def _advance(
+    cfg: TrackerConfig, s: TrackState, seen: _Seen, gone: Array | None
+) -> tuple[TrackState, Tracks]:
+    """One frame of one stream, ``gone`` frames after the last: leaves of ``s`` without the batch
+    axis."""
+    moved = kalman.predict(kalman.BoxState(s.mean, s.cov), gone)
     alive = s.hits > 0
     confirmed = alive & ((s.ids > 0) | (s.hits >= cfg.confirm))
 
@@ -279,7 +288,8 @@ def _advance(cfg: TrackerConfig, s: TrackState, seen: _Seen) -> tuple[TrackState
     at = jnp.maximum(found, 0)
     state = hold(kalman.update(moved, seen.boxes[at]), moved, hit)
     hits = jnp.where(hit, jnp.minimum(s.hits + 1, cfg.confirm), s.hits)
-    missed = jnp.where(hit, 0, jnp.minimum(s.missed + 1, cfg.keep + 1))
+    more = 1 if gone is None else jnp.minimum(gone, cfg.keep + 1)
+    missed = jnp.where(hit, 0, jnp.minimum(s.missed + more, cfg.keep + 1))
     # A track that was never confirmed is forgotten at its first miss.
     alive = hit | (confirmed & (missed <= cfg.keep))
     hits = jnp.where(alive, hits, 0)

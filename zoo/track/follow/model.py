@@ -75,7 +75,7 @@ class Follow(nn.Module):
     task = "follow"
     latency = 0
     cross_stream = False
-    inputs = ("frames",)
+    inputs = ("frames", "elapsed")
 
     def setup(self):
         self.detector = YOLOX(self.config.detector)
@@ -89,7 +89,12 @@ class Follow(nn.Module):
         return FollowState(BoxTracker(self.config.tracker).init_carry(batch), last)
 
     def __call__(
-        self, carry: FollowState, frames: Array, valid: Array | None = None
+        self,
+        carry: FollowState,
+        frames: Array,
+        valid: Array | None = None,
+        *,
+        elapsed: Array | None = None,
     ) -> tuple[FollowState, Tracks]:
         """Follows the objects of T frames of B streams.
 
@@ -97,15 +102,21 @@ class Follow(nn.Module):
           carry: as :meth:`init_carry` or the last call gave it.
           frames: [B, T, H, W, 3] RGB floats as the card says (0 to 255), of any size.
           valid: [B, T] bool, False for frames that never came.
+          elapsed: [B, T] int32, frame intervals since the frame before, more than 1 where frames
+            were skipped; None is 1.
 
         Raises:
           ValueError: frames of the wrong shape or type.
         """
-        carry, tracks, _ = self.see(carry, frames, valid)
+        carry, tracks, _ = self.see(carry, frames, valid, elapsed)
         return carry, tracks
 
     def see(
-        self, carry: FollowState, frames: Array, valid: Array | None = None
+        self,
+        carry: FollowState,
+        frames: Array,
+        valid: Array | None = None,
+        elapsed: Array | None = None,
     ) -> tuple[FollowState, Tracks, Maps]:
         """As :meth:`__call__`, and the maps of the B * T frames, one after the other."""
         check_frames(frames, 1, type(self).__name__)
@@ -115,8 +126,9 @@ class Follow(nn.Module):
         found = jax.tree.map(lambda a: a.reshape(batch, steps, *a.shape[1:]), found)
         last, cut = _cuts(self.config.cut, carry.last, brightness(frames), valid)
         tracks, out = BoxTracker(self.config.tracker)(
-            carry.tracks, found.boxes, found.scores, found.labels, found.valid, valid=valid, cut=cut
-        )
+            carry.tracks, found.boxes, found.scores, found.labels, found.valid,
+            valid=valid, cut=cut, elapsed=elapsed,
+        )  # fmt: skip
         return FollowState(tracks, last), out, maps
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from ...zoo.ranges import Range, option
 from .common import CliError
 from .examples import demo_clip
 
-SUMMARY = "write a model with quantised weights, and say what they change"
+SUMMARY = "write a model with quantised or pruned weights, and say what they change"
 EXAMPLE = "streamzoo compress dsta-lite0/ucf11 --scheme w8a8 --out small.safetensors"
 NOTES = """
 The difference is that of the outputs on the frames of a video, state carried from frame to frame.
 Of labelled data: streamzoo evaluate --config synth_student small.safetensors"""
+
+Pruned = Annotated[float, Range(0, 1, above=True, below=True)]
 
 
 def options(p: argparse.ArgumentParser) -> None:
@@ -21,9 +24,15 @@ def options(p: argparse.ArgumentParser) -> None:
     p.add_argument("model", metavar="NAME", help="model name, weights file or hub address")
     p.add_argument(
         "--scheme",
-        required=True,
         help="int8, w8a8, w4a16-g32, w4a16-g64, w4a16-g128, w3a16-g32, w2a16-g32, nvfp4, or "
         "paretoq-1, -1.58, -2, -3, -4",
+    )
+    p.add_argument(
+        "--prune",
+        metavar="SHARE",
+        type=option(Pruned),
+        help="set this part of every kernel to zero first, the smallest weights: 0.2 to 0.3 of a "
+        "model that was not trained for it",
     )
     p.add_argument(
         "--skip",
@@ -41,8 +50,12 @@ def options(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Compresses, compares, writes."""
     from ...zoo import resolve, save
-    from ...zoo.compress import bytes_of, compress, header, kinds
+    from ...zoo.compress import bytes_of, header, kinds
 
+    if args.scheme is None and args.prune is None:
+        raise CliError("give --scheme, such as --scheme int8, or --prune 0.3, or both")
+    if args.scheme is None and args.skip:
+        raise CliError(f"--skip {args.skip[0]} is of a --scheme; give one")
     if args.frames < 1:
         raise CliError(f"--frames {args.frames}: give at least 1")
     out = None if args.out is None else Path(args.out)
@@ -51,16 +64,34 @@ def run(args: argparse.Namespace) -> None:
     if out is not None and out.exists() and not args.overwrite:
         raise CliError(f"--out {out}: is there already; --overwrite replaces it")
     whole = resolve(args.model)
-    small = compress(args.model, args.scheme, args.skip)
+    how = " and ".join([f"{args.prune:.0%} pruned"] * (args.prune is not None) +
+                       [args.scheme] * (args.scheme is not None))  # fmt: skip
+    small = _smaller(whole, args)
     before, after = bytes_of(whole.params), bytes_of(small.params)
-    print(f"{small.card.name}: {before:,} bytes of parameters, {after:,} with {args.scheme}")
+    print(f"{small.card.name}: {before:,} bytes of parameters, {after:,} with {how}")
     counts = ", ".join(f"{name} {n}" for name, n in kinds(small.params).items())
     print(f"kernels: {counts}")
     if out is not None:
-        digest = save(out, small.params, header(small.card, args.scheme))
+        facts = header(small.card, how)
+        facts["scheme"] = args.scheme
+        digest = save(out, small.params, {k: v for k, v in facts.items() if v is not None})
         print(f"wrote {out}, {out.stat().st_size:,} bytes, sha256 {digest}")
     for line in _differences(whole, small, args.video or str(demo_clip()), args.frames):
         print(line)
+
+
+def _smaller(whole: Any, args: argparse.Namespace) -> Any:
+    """The model with its weights pruned, then quantised, each where asked for."""
+    import jax
+
+    from ...zoo.compress import compress, running
+    from ...zoo.pruning import prune
+
+    params = whole.params if args.prune is None else prune(whole.params, args.prune)
+    if args.scheme is None:
+        return whole._replace(params=params)
+    params = jax.device_put(compress(params, args.scheme, args.skip))
+    return whole._replace(model=running(whole.model, params), params=params)
 
 
 def _differences(whole: Any, small: Any, video: str, frames: int) -> list[str]:

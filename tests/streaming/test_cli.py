@@ -16,10 +16,12 @@ import pytest
 
 import streamzoo
 from streamzoo.layers.install import how_to_install
-from streamzoo.streaming import Session
+from streamzoo.streaming import Session, Step
 from streamzoo.streaming.cli import ELSEWHERE, main
 from streamzoo.streaming.commands.watching import stem_of
 from streamzoo.zoo.action import CausalViT
+from streamzoo.zoo.int8 import is_kernel
+from streamzoo.zoo.trees import flatten, nest
 
 from . import tiny
 from .rtsp import free_port, make_clip
@@ -379,3 +381,31 @@ def test_a_reader_that_goes_away_is_no_error(home):
     os.close(write)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0 and err == ""
+
+
+def test_compress_with_fewer_bits_and_fewer_weights(run, clip, home, tmp_path):
+    """The files answer as the same model with weights that were rounded and zeroed by hand."""
+    words = ["compress", tiny.NAME, "--video", clip, "--frames", 2]
+    assert run(*words)[0] == 2  # neither a scheme nor a share
+    model, params, card = streamzoo.resolve(tiny.NAME)
+    flat, made = flatten(params), {}
+    kernels = [n for n, w in flat.items() if is_kernel(n, w)]
+    for n in kernels:
+        w = np.array(flat[n])
+        order = np.argsort(np.abs(w).ravel(), kind="stable")[: int(0.25 * w.size)]
+        w.ravel()[order] = 0.0
+        axes = tuple(range(w.ndim - 1)) if w.ndim != 3 else (1,)  # stacked layers have their own
+        scale = np.abs(w).max(axis=axes, keepdims=True) / 127
+        made[n] = w, np.rint(w / np.where(scale > 0, scale, 1)) * scale
+    by_hand = [nest({n: made[n][k] if n in made else a for n, a in flat.items()}) for k in (0, 1)]
+    steps = [["--prune", 0.25], ["--prune", 0.25, "--scheme", "int8"]]
+    frame = np.random.default_rng(0).integers(0, 256, (*tiny.SIZE, 3), np.uint8)
+    plain = tiny.scored(Session(Step(model, params, card)).push(frame))
+    for number, (more, want) in enumerate(zip(steps, by_hand, strict=True)):
+        file = tmp_path / f"{number}.safetensors"
+        code, out, _ = run(*words, *more, "--out", file)
+        assert code == 0 and "25% pruned" in out and "difference over 2 frames" in out
+        got = tiny.scored(Session.of(str(file)).push(frame))
+        wanted = tiny.scored(Session(Step(model, want, card)).push(frame))
+        np.testing.assert_allclose(got, wanted, atol=2e-4)
+        assert np.abs(got - plain).max() > 1e-3  # and it did change them

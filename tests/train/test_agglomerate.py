@@ -368,6 +368,33 @@ def test_published_configs_compare_what_they_say(config):
         assert np.abs(grad["heads"]["to_one"]["block"]["attn"]["qkv"]["kernel"]).max() > 0
 
 
+COSINE, MAPS = ("summary", "cosine"), ("spatial", "cosine")
+HUBER, HUBERS = ("summary", "smooth_l1"), ("spatial", "smooth_l1")
+
+
+@pytest.mark.parametrize(
+    "config, head, weights",
+    [
+        (agglomerate.EUPE, ("mlp", 1536), {COSINE: 1.0, MAPS: 0.9, HUBERS: 0.1}),
+        (agglomerate.EUPE_FIXED, ("mlp", 3072), {COSINE: 1.0, MAPS: 0.9, HUBERS: 0.1}),
+        (agglomerate.AM_RADIO, ("mlp", 1536), {COSINE: 1.0, MAPS: 0.9, HUBERS: 0.1}),
+        (agglomerate.THEIA, ("conv", 0), {MAPS: 0.9, HUBERS: 0.1}),
+        (agglomerate.DUNE, ("transformer", 0), dict.fromkeys((COSINE, HUBER, MAPS, HUBERS), 0.25)),
+    ],
+)  # fmt: skip
+def test_published_weights_reach_the_loss(config, head, weights):
+    """Each term alone, and what else makes the five what they are."""
+    task = Agglomerate.__new__(Agglomerate)
+    task.config = config
+    for one in (COSINE, HUBER, MAPS, HUBERS):
+        figures = {f"t/{a}/{b}": float((a, b) == one) for a, b in (COSINE, HUBER, MAPS, HUBERS)}
+        assert float(task._summed(figures, ())[0]) == pytest.approx(weights.get(one, 0.0)), one
+    assert (config.head, config.hidden) == head
+    assert config.own_class == (config is agglomerate.AM_RADIO)
+    assert config.whole == (config is agglomerate.THEIA)
+    assert config.standardise == (config is not agglomerate.AM_RADIO)
+
+
 def test_settings_that_cannot_be_are_refused():
     model, variables = make_student()
     make = lambda config, **more: Agglomerate(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import types
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,8 @@ from streamzoo.train.data import handover
 from streamzoo.train.data.base import DataError
 from streamzoo.train.data.handover import FRAMES, CameraClips, Scenes, annotate, deal, draw_scene
 from streamzoo.train.live import Live, LiveLoss, LiveRecipe
-from streamzoo.train.live.losses import future_loss, match_loss
+from streamzoo.train.live import task as live_task
+from streamzoo.train.live.losses import compare, future_loss, match_loss
 from streamzoo.train.live.metrics import recognised, scene_metrics
 from streamzoo.train.live.task import over_scenes
 from streamzoo.train.metrics import auc, f1_score
@@ -106,6 +109,12 @@ def test_the_truth_of_a_scene():
             assert on[0] == CLIPS.crossing(scene.videos[camera]) - 2 and len(on) == 5
 
 
+def test_a_camera_never_changes():
+    """The figures of the live models are of these pictures."""
+    clip = CLIPS.read(CLIPS.number("leaves", 2, 1), 3, 2)
+    assert zlib.crc32(clip.frames.tobytes()) == 2508599184
+
+
 def test_actors_come_and_go():
     for video in range(len(CLIPS)):
         role = CLIPS.videos[video].split("/")[2]
@@ -176,6 +185,60 @@ def test_the_expected_next_feature_is_compared_with_repeating_the_last():
     assert future_loss(x + 1, x) == (0.0, 1.0)
     grad = jax.grad(lambda f: future_loss(x, f)[0])(x)
     assert float(jnp.abs(grad).max()) == 0
+
+
+def test_the_terms_of_the_loss_against_their_formulas():
+    """Two scenes of three cameras and four frames, element by element in float64."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.normal(size=(2, 3, 4, *shape))
+    out = types.SimpleNamespace(
+        logits=draw(5), box_logits=draw(1, 5), event_logits=draw(), anomaly_logits=draw(),
+        features=draw(6), next_features=draw(6),
+    )  # fmt: skip
+    batch = {
+        "labels": (draw(1, 5) > 0.5).astype(np.float32), "box_valid": draw(1) > 0,
+        "event": (draw() > 0).astype(np.float32), "anomaly": (draw() > 0).astype(np.float32),
+        "known": draw() > 0,
+    }  # fmt: skip
+    chance = lambda z: 1 / (1 + np.exp(-z))
+    entropy = lambda z, y: -(y * np.log(chance(z)) + (1 - y) * np.log(1 - chance(z)))
+    seen, known = batch["labels"].max(-2), batch["known"]
+    box = entropy(out.box_logits, batch["labels"]).mean(-1)[batch["box_valid"]].mean()
+    after = out.features[:, :, 1:]
+    miss = ((out.next_features[:, :, :-1] - after) ** 2).mean()
+    want = {
+        "label": entropy(out.logits, seen).mean() + box,
+        "event": entropy(out.event_logits, batch["event"]).mean(),
+        "anomaly": entropy(out.anomaly_logits, batch["anomaly"])[known].mean(),
+        "future": miss / ((out.features[:, :, :-1] - after) ** 2).mean(),
+    }
+    arrays = types.SimpleNamespace(**{k: jnp.asarray(v) for k, v in vars(out).items()})
+    got = compare(arrays, {k: jnp.asarray(v) for k, v in batch.items()})
+    assert got.keys() == want.keys()
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["label", "event", "anomaly", "future", "match", "person"])
+def test_the_loss_is_the_sum_of_its_weighed_terms(name, monkeypatch):
+    terms = {"label": 2.0, "event": 3.0, "anomaly": 5.0, "future": 7.0}
+    monkeypatch.setattr(live_task, "over_scenes", lambda *_, **__: types.SimpleNamespace(
+        person={"objectness": jnp.zeros((1, 1, 1)), "edges": jnp.zeros((1, 1, 1))},
+        taps={"token": jnp.zeros((1, 1, 1))},
+    ))  # fmt: skip
+    monkeypatch.setattr(live_task, "compare", lambda *_: dict(terms))
+    monkeypatch.setattr(live_task, "prepared", lambda frames, _: frames)
+    monkeypatch.setattr(live_task.losses, "person_loss", lambda *_: (13.0, 17.0))
+    task = Live.__new__(Live)
+    task.model = task.card = None
+    task._match = lambda *_: 11.0
+    weights = dict.fromkeys(("label", "event", "anomaly", "future", "match", "person"), 0.0)
+    task.config = LiveLoss(**weights | {name: 0.5})
+    blank = jnp.zeros((1, 1, 1, 1, 1))
+    batch = dict.fromkeys(("frames", "boxes", "box_valid", "labels"), blank)
+    total, (_, told) = task.loss({}, {"stem": {}, "cross": True}, (), jax.random.key(0), batch)
+    assert total == 0.5 * (terms | {"match": 11.0, "person": 30.0})[name]
+    assert told == terms | {"match": 11.0, "objectness": 13.0, "edges": 17.0}
 
 
 def test_likeness_is_learned_by_counting_every_pair():

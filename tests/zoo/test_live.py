@@ -404,3 +404,36 @@ def test_errors_name_the_input_and_the_remedy():
     with pytest.raises(ValueError, match="key_dim 8 is not divisible by heads 3"):
         module = hrm.CrossStream(8, 3)
         module.init(jax.random.key(0), jnp.zeros((2, 4)), jnp.ones(2, bool))
+
+
+# --- heads ------------------------------------------------------------------------------------
+
+
+def test_scores_and_the_expected_feature_against_their_formulas():
+    """Event and anomaly are the two columns of one head on the refined state, the next feature is
+    this one and what another head adds; in float64."""
+    out = run(maps(8, B, T))[1]
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), tiny()[1]["params"])
+    y = np.asarray(out.taps["memory"], np.float64)
+    centred = y - y.mean(-1, keepdims=True)
+    h = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    h = h * p["answer_norm"]["scale"] + p["answer_norm"]["bias"]
+    scores = h @ p["score_head"]["kernel"] + p["score_head"]["bias"]
+    for at, name in enumerate(("event", "anomaly")):
+        np.testing.assert_allclose(getattr(out, f"{name}_logits"), scores[..., at], atol=2e-5)
+        chance = 1 / (1 + np.exp(-scores[..., at]))
+        np.testing.assert_allclose(getattr(out, name), chance, atol=1e-5)
+    assert np.abs(scores[..., 0] - scores[..., 1]).max() > 0.1
+    more = h @ p["next_head"]["kernel"] + p["next_head"]["bias"]
+    expected = np.asarray(out.features, np.float64) + more
+    np.testing.assert_allclose(out.next_features, expected, atol=2e-5)
+    assert np.abs(more).max() > 0.1
+
+
+def test_a_new_model_expects_no_change_and_no_event():
+    """What learning starts from: the last feature again, and rare events."""
+    model = tiny()[0]
+    shapes = lambda: model.init(jax.random.key(0), model.init_carry(1), maps(0, 1, 1))["params"]
+    params = jax.jit(lambda: {k: v for k, v in shapes().items() if k.endswith("_head")})()
+    assert not np.asarray(params["next_head"]["kernel"]).any()
+    np.testing.assert_array_equal(params["score_head"]["bias"], [-2.0, -2.0])

@@ -105,7 +105,6 @@ def main() -> None:
     parser.add_argument("--kill", nargs="*", metavar="ROW", help="run these rows' mutants; all")
     args = parser.parse_args()
     if args.kill is not None:
-        os.nice(10)
         os.chdir(ROOT)
         (ROOT / "build").mkdir(exist_ok=True)
         import jax  # noqa: F401  forked processes have it

@@ -26,6 +26,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,8 @@ def forked(work: Any, seconds: float) -> Any:
         os.dup2(null, 1), os.dup2(null, 2)
         try:
             os.write(write, json.dumps(work()).encode())
+        except BaseException:
+            traceback.print_exc()  # into build/mutants.out
         finally:
             os._exit(0)
     os.close(write)

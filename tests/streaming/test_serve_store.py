@@ -90,6 +90,26 @@ def test_an_old_epoch_is_refused_even_in_the_middle_of_a_write(tmp_path, monkeyp
         new.save({}, ARRAYS)
 
 
+def test_a_state_of_another_epoch_is_never_read(tmp_path):
+    """A writer that was late lands its state after the session was claimed, between its last check
+    and the move of its file; and one that was overtaken does not read what the new owner wrote."""
+    store, arrays = Store(tmp_path), {"x": np.arange(3.0)}
+    old = store.claim("a")
+    old.save({"frame": 1}, arrays)
+    (early,) = tmp_path.glob("a/carry-*")
+    kept = early.read_bytes()
+    new = store.claim("a")
+    assert new.load()[0] == {"frame": 1}
+    for path in tmp_path.glob("a/carry-*"):
+        path.unlink()
+    early.write_bytes(kept)  # the late move
+    assert new.load() is None
+    new.save({"frame": 2}, arrays)
+    assert new.load()[0] == {"frame": 2}
+    early.write_bytes(kept)
+    assert old.load()[0] == {"frame": 1}  # its own, and not the newest of the folder
+
+
 def test_of_many_that_claim_at_once_each_gets_its_own_epoch(tmp_path):
     store, epochs = Store(tmp_path), []
     threads = [

@@ -135,6 +135,22 @@ def test_each_source_can_be_left_out_and_then_teaches_nothing(plain, left_out):
     np.testing.assert_allclose(loss, sum(terms.values()), rtol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", ["attention", "roi"])
+def test_one_source_alone_teaches_itself_and_nothing_else(plain, alone):
+    """Attention alone and RoI features alone, the paper's ablations: the loss is the one term, the
+    heads of the classes get no gradient and the blocks do."""
+    weights = {"logits": 0.0, "attention": 0.0, "roi": 0.0, "person": 0.0, alone: 1.0}
+    run = Run(distil(DistilConfig(weighting="fixed", **weights)))
+    loss, _, figures, grad, _ = run.slopes(make_batch())
+    whole = {n: float(v) for n, v in plain.slopes(make_batch())[2].items()}
+    both = (whole["attention/0"] + whole["attention/1"]) / 2
+    np.testing.assert_allclose(loss, {"attention": both, "roi": whole["roi"]}[alone], rtol=1e-4)
+    assert {n.split("/")[0] for n in figures} == {alone}
+    size = lambda tree: max(float(jnp.abs(a).max()) for a in jax.tree.leaves(tree))
+    assert size(grad["student"]["blocks"]) > 0 == size(grad["student"]["roi_head"]["fc"])
+
+
 def test_a_student_of_another_width_learns_through_a_projection(plain):
     student = make_student(dim=8, heads_per_block=2)
     run = Run(distil(DistilConfig(weighting="fixed"), student))

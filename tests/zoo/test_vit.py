@@ -5,14 +5,17 @@ import shutil
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save as to_bytes
+from safetensors.numpy import save_file
 
 from streamzoo.zoo import create_model, load, load_weights, model_config, save
-from streamzoo.zoo.convert import convert_checkpoint
+from streamzoo.zoo.convert import ConvertError, convert_checkpoint
 from streamzoo.zoo.encode import ImageViT, ImageViTConfig
+from streamzoo.zoo.encode.dino.research import as_transformers, rope_base
 from streamzoo.zoo.encode.vit import TAPS, block_of
 from streamzoo.zoo.errors import WeightsError
 from streamzoo.zoo.weights import shapes_of
@@ -163,6 +166,67 @@ def dinov3(dim=DIM, depth=DEPTH, heads=2, hidden=HIDDEN, registers=REGISTERS):
     }
     tensors = {key: rng.normal(size=s).astype(np.float32) for key, s in shapes.items()}
     return config, tensors
+
+
+def research(tensors, base=100.0):
+    """The same under the names of facebookresearch/dinov3 and EUPE: one matrix of queries, keys and
+    values, whose bias of keys is masked and holds anything, and the periods of the positions."""
+    names = {
+        "embeddings.cls_token": "cls_token", "embeddings.mask_token": "mask_token",
+        "embeddings.register_tokens": "storage_tokens",
+        "embeddings.patch_embeddings.weight": "patch_embed.proj.weight",
+        "embeddings.patch_embeddings.bias": "patch_embed.proj.bias",
+        "norm.weight": "norm.weight", "norm.bias": "norm.bias",
+    }  # fmt: skip
+    parts = {
+        "norm1": "norm1", "norm2": "norm2", "attention.o_proj": "attn.proj",
+        "mlp.up_proj": "mlp.fc1", "mlp.down_proj": "mlp.fc2",
+    }  # fmt: skip
+    if any("gate_proj" in key for key in tensors):
+        parts |= {"mlp.gate_proj": "mlp.w1", "mlp.up_proj": "mlp.w2", "mlp.down_proj": "mlp.w3"}
+    found = {theirs: tensors[ours] for ours, theirs in names.items()}
+    for i in range(DEPTH):
+        layer, block = f"layer.{i}.", f"blocks.{i}."
+        for ours, theirs in parts.items():
+            for kind in ("weight", "bias"):
+                found[f"{block}{theirs}.{kind}"] = tensors[f"{layer}{ours}.{kind}"]
+        for n in "12":
+            found[f"{block}ls{n}.gamma"] = tensors[f"{layer}layer_scale{n}.lambda1"]
+        attention = layer + "attention."
+        rows = [tensors[f"{attention}{n}_proj.weight"] for n in "qkv"]
+        found[block + "attn.qkv.weight"] = np.concatenate(rows)
+        q, v = (tensors[f"{attention}{n}_proj.bias"] for n in "qv")
+        found[block + "attn.qkv.bias"] = np.concatenate([q, np.full_like(q, np.nan), v])
+        found[block + "attn.qkv.bias_mask"] = np.concatenate([q * 0 + 1, q * 0, v * 0 + 1])
+    periods = base ** (np.arange(16) / 16)
+    return found | {"rope_embed.periods": periods.astype(ml_dtypes.bfloat16).astype(np.float32)}
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_research_names_are_read_like_the_published_ones(gated, tmp_path):
+    config, tensors = dinov3(dim=128, heads=2)
+    if gated:
+        config |= {"use_gated_mlp": True, "hidden_act": "silu"}
+        for i in range(DEPTH):
+            for kind in ("weight", "bias"):
+                up = tensors[f"layer.{i}.mlp.up_proj.{kind}"]
+                tensors[f"layer.{i}.mlp.gate_proj.{kind}"] = up[::-1].copy()
+    plans, trees = [], []
+    for name, held in (("theirs", tensors), ("research", research(tensors))):
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file(held, folder / "model.safetensors")
+        if name == "theirs":
+            (folder / "config.json").write_text(json.dumps(config))
+        plan, variables = convert_checkpoint(folder)
+        plans.append((plan.model, dict(plan.overrides)))
+        trees.append(variables)
+    assert plans[0] == plans[1]
+    jax.tree.map(np.testing.assert_array_equal, *trees)
+    odd = research(tensors, base=50.0) | {"blocks.0.attn.proj.gain": np.ones(3, np.float32)}
+    assert rope_base(odd) == 50.0
+    with pytest.raises(ConvertError, match="blocks.0.attn.proj.gain: no such part"):
+        as_transformers(odd)
 
 
 NAME = "facebook/dinov3-vits16-pretrain-lvd1689m"

@@ -1,11 +1,13 @@
 """Converter tables of DINOv2, DINOv2 with registers and DINOv3 (so of EUPE, the same body).
 
-The layouts are those transformers writes and the hub holds. The mask token is of pre-training and
+The layouts are those transformers writes and the hub holds, and for DINOv3 and EUPE also the names
+of the research code (``research.py``). The mask token is of pre-training and
 left out; so is the classifier of the image classification models.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -24,6 +26,7 @@ from ...rules import (
     patch_kernel,
     qkv_rules,
 )
+from .research import as_transformers, config_of, is_research
 
 Tensors = Mapping[str, np.ndarray]
 BLOCK = "blocks/layer0/"
@@ -223,6 +226,12 @@ def _plan_dinov3(tensors: Tensors, config: Config) -> Plan:
     return nearest_plan(("dinov3-*", "eupe-*"), fields, rules, ignore)
 
 
+def _plan_research(tensors: Tensors, config: Config) -> Plan:
+    named = as_transformers(tensors)
+    plan = _plan_dinov3(named, config_of(tensors) | dict(config or {}))
+    return dataclasses.replace(plan, prepare=lambda _: named)
+
+
 def _is_dinov3(keys: frozenset[str], config: Config) -> bool:
     if config and config.get("model_type", "dinov3_vit") != "dinov3_vit":
         return False
@@ -243,5 +252,13 @@ register_converter(
         _is_dinov3,
         _plan_dinov3,
         "DINOv3 ViT and EUPE ViT, as transformers saves them",
+    )
+)
+register_converter(
+    Converter(
+        "dinov3-meta",
+        lambda keys, _: is_research(keys),
+        _plan_research,
+        "DINOv3 ViT and EUPE ViT, research code's names",
     )
 )

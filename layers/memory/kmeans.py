@@ -87,6 +87,17 @@ def weighted_kmeans(
     return Clusters(centroids, total, labels)
 
 
+def apart(rows: Array, there: Array, count: int) -> Array:
+    """The ``count`` rows that are farthest from any row before them: rows [B, N, F], there [B, N]
+    bool -> [B, count] int32, in order."""
+    far = ((rows[:, :, None] - rows[:, None]) ** 2).sum(axis=-1)
+    place = jnp.arange(rows.shape[1])
+    before = (place[:, None] > place[None])[None] & there[:, None]
+    nearest = jnp.where(before, far, jnp.inf).min(axis=2)
+    nearest = jnp.where(there, nearest, -1.0)
+    return jnp.sort(jnp.argsort(-nearest, axis=1, stable=True)[:, :count], axis=1).astype(jnp.int32)
+
+
 def merge_neighbours(x: Array, count: int) -> Array:
     """Frames come one by one; once there are more than ``count``, the two neighbours that are most
     alike become their mean. x [N, F] -> [count, F]."""

@@ -55,7 +55,7 @@ class Reader(NamedTuple):
 
     Attributes:
       keys, values: [B, C, G, Dh], or [B, L, C, G, Dh] of all layers.
-      seen: [B, T, K] bool or None, as of :class:`View`.
+      seen: [B, T, K] bool or None, as of :class:`View`; or [B, H, T, K], head by head.
       key_turn: (cos, sin) [B, K, 1, Dh / 2].
       query_turn: (cos, sin) [B, T, P, 1, Dh / 2].
       group, source: [B, K] int32 or None.
@@ -105,7 +105,7 @@ class Reader(NamedTuple):
             # a key is zero where queries stand for other groups, so each product is of one turn
             own = (self.group[..., None] == jnp.arange(groups)).astype(k.dtype)
             k = jnp.concatenate([k * own[:, :, p, None, None] for p in range(groups)], axis=-1)
-        mask = None if self.seen is None else self.seen[:, None]
+        mask = self.seen[:, None] if self.seen is not None and self.seen.ndim == 3 else self.seen
         return attention(q, k, v, mask=mask, scale=scale, softcap=softcap), *new
 
     def _turn(self, x: Array, turn: tuple[Array, Array]) -> Array:

@@ -35,6 +35,7 @@ class Slots:
         of the token in its stream, :data:`EMPTY` for none.
       seen: [B] int32, tokens that came so far.
       next: [B] int32, the position that the next token takes where nobody says another.
+      layered: name -> [B, L, ...], what a policy knows of each layer by itself.
     """
 
     keys: Array
@@ -42,6 +43,7 @@ class Slots:
     notes: Notes
     seen: Array
     next: Array
+    layered: Notes = flax.struct.field(default_factory=dict)
 
     @property
     def capacity(self) -> int:

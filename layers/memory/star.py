@@ -17,9 +17,9 @@ import jax.numpy as jnp
 
 from ..exportable import exportable
 from ..gaps import hold, zero_invalid
-from ..policies.pooling import pool_grid
+from ..policies.pooling import pool_square
 from ..streaming import Array, DType
-from .kmeans import weighted_kmeans
+from .kmeans import apart, weighted_kmeans
 
 
 @exportable
@@ -46,17 +46,6 @@ class Star:
     bank: Array
     pooled: Array
     frames: Array
-
-
-def apart(rows: Array, there: Array, count: int) -> Array:
-    """The ``count`` rows that are farthest from any row before them: rows [B, N, F], there [B, N]
-    bool -> [B, count] int32, in order."""
-    far = ((rows[:, :, None] - rows[:, None]) ** 2).sum(axis=-1)
-    place = jnp.arange(rows.shape[1])
-    before = (place[:, None] > place[None])[None] & there[:, None]
-    nearest = jnp.where(before, far, jnp.inf).min(axis=2)
-    nearest = jnp.where(there, nearest, -1.0)
-    return jnp.sort(jnp.argsort(-nearest, axis=1, stable=True)[:, :count], axis=1).astype(jnp.int32)
 
 
 class StarMemory(nn.Module):
@@ -141,7 +130,7 @@ class StarMemory(nn.Module):
             are least like an earlier one, so that a new scene is a new cluster (the authors draw
             them at random).
         """
-        pooled = self._pooled(x, self.side)
+        pooled = pool_square(x, self.side)
         seen = carry.frames
         bank, small = self._banked(carry, x, pooled)
         rows, weight, count = self._rows(carry, pooled)
@@ -156,21 +145,13 @@ class StarMemory(nn.Module):
             carry,
             centroids=centroids.reshape(carry.centroids.shape),
             weights=weights,
-            abstract=self._abstracted(carry.abstract, self._pooled(x, 1)[:, :, 0], seen),
+            abstract=self._abstracted(carry.abstract, pool_square(x, 1)[:, :, 0], seen),
             current=x[:, -1],
             bank=bank,
             pooled=small,
             frames=seen + x.shape[1],
         )
         return replace(after, keys=self._key_frames(after, flat, weight, seen))
-
-    @nn.nowrap
-    def _pooled(self, x: Array, side: int) -> Array:
-        """[B, T, S, D] -> [B, T, side * side, D]."""
-        whole = round(x.shape[2] ** 0.5)
-        grid = x.reshape(*x.shape[:2], whole, whole, x.shape[-1])
-        small = pool_grid(grid, whole // side, "average")
-        return small.reshape(*x.shape[:2], -1, x.shape[-1])
 
     @nn.nowrap
     def _rows(self, carry: Star, pooled: Array) -> tuple[Array, Array, Array]:

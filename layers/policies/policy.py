@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from ..memory import Notes, Slots, View
+from ..memory import Notes, Rotary, Slots, View
 from ..streaming import Array
+from ..transformer.attention import Memories
 
 
 class Arrival(NamedTuple):
@@ -42,4 +43,48 @@ class Policy(Protocol):
 
     def arrive(self, slots: Slots, valid: Array, axes: int, told: Mapping[str, Array]) -> Arrival:
         """New tokens [B, T] of which ``valid`` are there; ``told``: notes that the caller gives."""
+        ...
+
+
+@runtime_checkable
+class Layered(Policy, Protocol):
+    """A policy that chooses in each layer by itself, by what that layer's keys and queries say."""
+
+    def layered(self, keys: Array, heads: int, axes: int) -> Notes:
+        """What an empty memory knows of its layers: name -> [B, L, ...].
+
+        Args:
+          keys: [B, L, C, G, Dh] of the empty slots.
+          heads: H, of the queries.
+          axes: of a position.
+        """
+        ...
+
+    def memories(
+        self, slots: Slots, arrival: Arrival, valid: Array, rotary: Rotary, turned: Array
+    ) -> Memories:
+        """What each layer reads as T new tokens [B, T] come; it also finds what stays."""
+        ...
+
+    def settle(self, slots: Slots, arrival: Arrival, keys: Any, values: Any) -> Slots:
+        """The slots afterwards; ``keys`` and ``values`` as the layers of :meth:`memories` gave
+        them, [L, B, ...]."""
+        ...
+
+
+@runtime_checkable
+class Retrieves(Policy, Protocol):
+    """A policy under which a question reads a part of what is kept, found layer by layer."""
+
+    def recall(self, slots: Slots, valid: Array, rotary: Rotary, turned: Array) -> Memories:
+        """What a question of T tokens [B, T] reads; the slots stay as they are."""
+        ...
+
+    def answer(self, room: int) -> Policy:
+        """The policy under which an answer is spoken: ``room`` rows for the question and it."""
+        ...
+
+    def begin_answer(self, slots: Slots, keys: Any, values: Any, valid: Array, room: int) -> Slots:
+        """The slots from which an answer of ``room`` tokens goes on, under :meth:`answer` of T +
+        ``room``; ``keys`` and ``values`` [B, L, ...] as the layers of :meth:`recall` gave them."""
         ...

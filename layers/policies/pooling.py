@@ -47,6 +47,14 @@ def pool_grid(x: Array, stride: int, by: str = "bilinear") -> Array:
     return cells.mean((-4, -2)) if by == "average" else cells.max((-4, -2))
 
 
+def pool_square(x: Array, side: int) -> Array:
+    """Means of the cells of a square grid: [..., S, D] -> [..., side * side, D]."""
+    whole = round(x.shape[-2] ** 0.5)
+    grid = x.reshape(*x.shape[:-2], whole, whole, x.shape[-1])
+    small = pool_grid(grid, whole // side, "average")
+    return small.reshape(*x.shape[:-2], -1, x.shape[-1])
+
+
 def pool_clip(x: Array, size: Sequence[int]) -> Array:
     """Adaptive mean over time and space: [..., T, h, w, D] -> [..., *size, D], in x's type.
 

@@ -49,7 +49,7 @@ class _Period(nn.Module):
                 )
             )
             found.append(tap)
-        stacked = {k: jnp.stack([tap[k] for tap in found]) for k in found[0]}
+        stacked = jax.tree.map(lambda *taps: jnp.stack(taps), *found)
         return tuple(updated), x, stacked
 
 
@@ -144,4 +144,4 @@ class BlockStack(nn.Module):
         )
         (carry, x), found = scan(self.period, (carry, x), jnp.arange(self.repeats))
         # [repeats, pattern, ...] -> [depth, ...]
-        return carry, x, {k: v.reshape(-1, *v.shape[2:]) for k, v in found.items()}
+        return carry, x, jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found)

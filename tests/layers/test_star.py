@@ -10,8 +10,9 @@ import pytest
 from streamzoo.layers import contract
 from streamzoo.layers.contract import Subject
 from streamzoo.layers.memory.flash import details, flash_places, synopsis
-from streamzoo.layers.memory.kmeans import merge_neighbours, merge_pairs, weighted_kmeans
-from streamzoo.layers.memory.star import StarMemory, apart
+from streamzoo.layers.memory.kmeans import apart, merge_neighbours, merge_pairs, weighted_kmeans
+from streamzoo.layers.memory.star import StarMemory
+from streamzoo.layers.policies.pooling import pool_square
 
 from ..language import case, dense, golden, needs_goldens
 
@@ -77,7 +78,7 @@ def test_a_film_at_once_is_the_authors():
     x = jnp.asarray(z["x"])
     past = x[None, :-1]  # all frames but the current one; the abstract takes five at a time
     carry = module.init_carry(1)
-    small = StarMemory._pooled(module, past, 4)[0]
+    small = pool_square(past, 4)[0]
     start = jnp.asarray(z["init_perm"], jnp.int32)
     found = weighted_kmeans(small.reshape(10, -1), jnp.ones(10), start)
     push = jax.jit(lambda c, x: module.apply(variables, c, x, method=StarMemory.chunk))

@@ -12,12 +12,13 @@ import math
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ....layers.gaps import zero_invalid
 from ....layers.memory import Reader, Rotary, Slots, empty_slots, store
-from ....layers.policies import Policy, ReKV, policy
+from ....layers.policies import Layered, Policy, Retrieves, policy
 from ....layers.streaming import Array, DType
 from ....layers.transformer import BlockConfig, BlockStack, rms_norm
 from ...ranges import Checked, Count, Positive, Whole
@@ -181,8 +182,11 @@ class Decoder(nn.Module):
     def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None) -> Slots:
         """The memory of ``batch`` streams that heard nothing. ``frame_shape`` does not matter."""
         c = self.config
-        notes = c.keeps.notes(c.axes)
-        return empty_slots(batch, c.depth, c.keeps.capacity, c.kv_heads, c.head_dim, notes, c.dtype)
+        keeps, shape = c.keeps, (c.kv_heads, c.head_dim)
+        fresh = empty_slots(batch, c.depth, keeps.capacity, *shape, keeps.notes(c.axes), c.dtype)
+        if not isinstance(keeps, Layered):
+            return fresh
+        return dataclasses.replace(fresh, layered=keeps.layered(fresh.keys, c.heads, c.axes))
 
     def __call__(
         self,
@@ -228,21 +232,27 @@ class Decoder(nn.Module):
         c = self.config
         x = self._embedded(tokens, features, valid)
         there = jnp.ones(x.shape[:2], bool) if valid is None else valid
-        arrival = c.keeps.arrive(carry, there, c.axes, told or {})
-        turned = jnp.asarray(c.turned)
-        memories = Reader.of(carry.keys, carry.values, arrival.view, c.rotary, turned)
+        keeps, turned = c.keeps, jnp.asarray(c.turned)
+        arrival = keeps.arrive(carry, there, c.axes, told or {})
+        if isinstance(keeps, Layered):
+            memories = keeps.memories(carry, arrival, there, c.rotary, turned)
+        else:
+            memories = Reader.of(carry.keys, carry.values, arrival.view, c.rotary, turned)
         some = added if added is not None and added.shape[0] else None
         more = None if some is None else some[:, :, None].astype(x.dtype)
         _, x, found = self.blocks(((),), x[:, None], memories=memories, added=more)
-        keys, values = (found[name].swapaxes(0, 1) for name in ("keys", "values"))
-        after = store(carry, keys, values, arrival.notes, arrival.slot)
+        if isinstance(keeps, Layered):
+            after = keeps.settle(carry, arrival, found["keys"], found["values"])
+        else:
+            keys, values = (found[name].swapaxes(0, 1) for name in ("keys", "values"))
+            after = store(carry, keys, values, arrival.notes, arrival.slot)
         after = dataclasses.replace(after, seen=arrival.seen, next=arrival.next)
         return after, self.norm(x[:, 0])
 
     def ask(
         self, carry: Slots, tokens: Array, valid: Array | None = None, room: int = 64
     ) -> tuple[Slots, Array]:
-        """Reads a question with the frames that suit it (``layers.policies.ReKV``).
+        """Reads a question with what suits it (``layers.policies.ReKV`` and ``LiveVLM``).
 
         ``carry`` does not change: what is returned is a memory of its own, of the question and what
         it found, with ``room`` tokens for an answer. It is of the same model with the policy
@@ -262,13 +272,14 @@ class Decoder(nn.Module):
         """
         c = self.config
         keeps = c.keeps
-        if not isinstance(keeps, ReKV):
+        if not isinstance(keeps, Retrieves):
             raise TypeError(f"a model that keeps {keeps} retrieves nothing; use policy=ReKV(...)")
         x = self._embedded(tokens, None, valid)
         there = jnp.ones(x.shape[:2], bool) if valid is None else valid
         memories = keeps.recall(carry, there, c.rotary, jnp.asarray(c.turned))
         _, x, found = self.blocks(((),), x[:, None], memories=memories)
-        keys, values = (found[name].swapaxes(0, 1) for name in ("keys", "values"))
+        own = jax.tree.map(lambda a: a.swapaxes(0, 1), found)
+        keys, values = own["keys"], own["values"]
         answer = keeps.begin_answer(carry, keys, values, there, room)
         return answer, zero_invalid(self.say(self.norm(x[:, 0])), valid)
 

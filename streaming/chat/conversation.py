@@ -6,12 +6,13 @@ no trace; silence is an answer, too.
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ...layers.memory import bytes_of
-from ...layers.policies import Policy, Recent, StreamingVLM, create
+from ...layers.policies import LiveVLM, Policy, Recent, StreamingVLM, create
 from ...layers.policies import streaming_vlm as vlm
 from ...zoo.text.speak import Speaker, State
 from ...zoo.text.tokenizer import Tokenizer, Writer
@@ -134,12 +135,27 @@ class Conversation:
             self.state = after
         return said
 
-    def ask(self, question: str, at: float = 0.0) -> Said:
+    def ask(
+        self, question: str, at: float = 0.0, tell: Callable[[str], None] | None = None
+    ) -> Said:
         """Answers a question. The conversation is what it was, to the last bit.
+
+        Args:
+          question: what is asked.
+          at: seconds in the stream.
+          tell: takes the words as they come.
 
         Raises:
           ValueError: nothing is asked, or more than there is room for.
         """
+        tokens = self.asked(question)
+        begin = time.perf_counter()
+        state = self.speaker.read(self.state, tokens, self._notes(vlm.TALK, vlm.USER))
+        said, _ = self._speak(state, begin, at, "answer", question, tell)
+        return said
+
+    def asked(self, question: str) -> list[int]:
+        """The tokens of a question. Raises as :meth:`ask`."""
         if not question.strip():
             raise ValueError("an empty question: there is nothing to answer")
         tokens = self._frames.user(question, reply=True)
@@ -149,14 +165,11 @@ class Conversation:
                 f" what the system text leaves of {self.policy.capacity}, or it would drive out"
                 " what it asks about; shorten it, or give a larger --memory"
             )
-        begin = time.perf_counter()
-        state = self.speaker.read(self.state, tokens, self._notes(vlm.TALK, vlm.USER))
-        said, _ = self._speak(state, begin, at, "answer", question)
-        return said
+        return tokens
 
     def stream(self, question: str) -> Iterator[str]:
         """The answer in pieces as they come; raises as :meth:`ask`."""
-        tokens = self._frames.user(question, reply=True)
+        tokens = self.asked(question)
         state = self.speaker.read(self.state, tokens, self._notes(vlm.TALK, vlm.USER))
         writer = Writer(self.speaker.tokenizer)
         for token, _ in self.speaker.answer(state, self.limit, self._notes(vlm.TALK, vlm.WORD)):
@@ -166,14 +179,25 @@ class Conversation:
             yield rest
 
     def _speak(
-        self, state: State, begin: float, at: float, kind: str, question: str = ""
+        self,
+        state: State,
+        begin: float,
+        at: float,
+        kind: str,
+        question: str = "",
+        tell: Callable[[str], None] | None = None,
     ) -> tuple[Said, State]:
         first, words, after = 0.0, [], state
+        writer = Writer(self.speaker.tokenizer)
         notes = self._notes(vlm.TALK, vlm.WORD)
         for step in self.speaker.answer(state, self.limit, notes):
             first = first or 1e3 * (time.perf_counter() - begin)
             words.append(step[0])
             after = step[1]
+            if tell is not None and (piece := writer(step[0])):
+                tell(piece)
+        if tell is not None and (rest := writer.end()):
+            tell(rest)
         total = 1e3 * (time.perf_counter() - begin)
         ended = bool(words) and words[-1] == self.speaker.model.config.end
         words = words[:-1] if ended else words
@@ -246,4 +270,6 @@ def policy_for(name: str, budget: int, tokenizer: Tokenizer, system: str = SYSTE
         raise ValueError("rekv retrieves frames of equal size; a conversation has words")
     if name == "streaming-llm":
         return Recent(head, max(1, budget - head), "cache")
+    if isinstance(made, LiveVLM) and budget - head > made.recent:
+        return dataclasses.replace(made, sinks=head, long=budget - head - made.recent)
     return made

@@ -8,7 +8,6 @@ import queue
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 from ...zoo.ranges import Count, Positive, Weight, option
@@ -65,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from ...layers.policies import create
     from ...zoo import card_of, load
     from ..chat.conversation import Conversation
+    from ..chat.loading import speaker_of, weights_of
     from ..chat.talk import Question, talk
     from ..chat.transcript import KINDS, Transcript, lines
     from ..results import Claim
@@ -88,11 +88,8 @@ def run(args: argparse.Namespace) -> int:
     name = args.model or default_model()
     card = card_of(name)
     check_watchable(name, card, random_weights=False)
-    if card_of(args.language).task != "text":
-        raise CliError(f"--language {args.language} is no language model; {DEFAULT} is one")
-    words = _weights_of(
-        args.language
-    )  # a package that is missing is told before anything is loaded
+    # a package that is missing is told before anything is loaded
+    words = weights_of(args.language)
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(
             open_source(args.source, size=frame_size(card), **reading.reader_of(args))
@@ -103,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
             f"watching {source.name} with {name} at {by(source.size)} pixels;"
             f" {args.language} talks: loading, and compiling ..."
         )
-        speaker = _speaker(args, words)
+        speaker = speaker_of(args.language, words, args.policy, args.memory)
         gate = None if args.quiet else Gate(1.0, repeat=True, pause=1)
         conversation = Conversation(
             speaker, gate, limit=args.limit, keep=args.keep_remarks, grounded=not args.all_remarks
@@ -140,30 +137,6 @@ def run(args: argparse.Namespace) -> int:
     if transcript is not None:
         say(f"wrote {transcript.path}")
     return 0
-
-
-def _weights_of(language: str) -> Path:
-    """The file of a language model, which holds its tokenizer too. Raises ImportError, with the
-    remedy: the package that brings it is not installed."""
-    from ...zoo import packages
-    from ...zoo.registry import model_card
-
-    path = Path(language).expanduser()
-    return path if path.exists() else packages.installed(model_card(language).source)
-
-
-def _speaker(args: argparse.Namespace, path: Path) -> Any:
-    """The language model under the policy, with the tokenizer of its file."""
-    from ...zoo import load
-    from ...zoo.text import Decoder, Speaker, Tokenizer
-    from ..chat.conversation import policy_for
-
-    tokenizer = Tokenizer.read(path)
-    policy = policy_for(args.policy, args.memory, tokenizer)
-    model, params = load(args.language, policy=policy, context=args.memory)
-    if not isinstance(model, Decoder):
-        raise CliError(f"--language {args.language} does not speak; {DEFAULT} does")
-    return Speaker(model, params, tokenizer)
 
 
 def _typed() -> Any:

@@ -30,7 +30,9 @@ one, DELETE /streams/NAME removes it, GET /streams/NAME/results?after=N gives it
 /healthz and /metrics are for machines. Only this machine is let in unless --host says otherwise,
 and then a token is needed: --token-file, or $STREAMZOO_TOKEN. Behind a reverse proxy give the
 site that browsers see, --allow-origin. With --store a client goes on with its stream after a
-crash and a restart. SIGTERM answers what is in flight, saves it and exits with code 0."""
+crash and a restart. With --language streams can be asked: POST /streams/NAME/ask {"text": ...},
+{"type": "ask"} over the WebSocket, and a chat beside each picture of the page. SIGTERM answers
+what is in flight, saves it and exits with code 0."""
 
 
 def options(p: argparse.ArgumentParser) -> None:
@@ -100,6 +102,32 @@ def options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--certificate", metavar="FILE", help="PEM certificate, for TLS")
     p.add_argument("--key", metavar="FILE", help="its private key")
+    p.add_argument(
+        "--language",
+        metavar="NAME",
+        help="language model that remarks and answers questions, e.g. smollm2-135m/instruct"
+        " (default: none)",
+    )
+    p.add_argument(
+        "--memory-policy",
+        metavar="NAME",
+        default="streaming-llm",
+        help="what its memory keeps (default: streaming-llm)",
+    )
+    p.add_argument(
+        "--memory",
+        metavar="N",
+        type=option(Count),
+        default=512,
+        help="tokens that it remembers of each stream (default: 512)",
+    )
+    p.add_argument(
+        "--every",
+        metavar="S",
+        type=option(Positive),
+        default=2.0,
+        help="seconds from one round of words to the next (default: 2)",
+    )
     p.add_argument("--store", metavar="FOLDER", help="folder for snapshots (default: none)")
     session_options(p)
     runtime_options(p)
@@ -127,9 +155,18 @@ def run(args: argparse.Namespace) -> int:
         raise CliError(f"{name} tracks what it is shown: streamzoo track SOURCE --point X,Y")
     check_watchable(name, card, args.random_weights)
     check_computed(args)
+    language = None
+    if args.language is not None:
+        from ...layers.policies import create
+        from ..chat.loading import weights_of
+
+        create(
+            args.memory_policy, args.memory
+        )  # an unknown name is told before anything slow begins
+        language = weights_of(args.language)
 
     def build() -> tuple[Any, Params, Card]:
         say(f"{name}: loading, and compiling for {by(card.input_size)} pixels ...")
         return (*init_params(name), card) if args.random_weights else resolve(name)
 
-    return serve(args, settings, build, look)
+    return serve(args, settings, build, look, language)

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketState
 
 from ...layers.streaming import Json
 from .access import Tokens, bearer
-from .conversation import Closing, Message
+from .conversation import NO_LANGUAGE, Closing, Message
 from .dashboard import Dashboard
 from .dashboard_peer import add_peer
 from .dashboard_watch import Watching
@@ -30,9 +30,11 @@ from .sound_conversation import Talk, conversation
 from .sounds import Sounds
 from .spec import Spec
 from .studio import Studio
+from .talks import Talks
 from .wire import count, parse, seconds, unpack
 
-PAGE = ("html", "css", "js", "link.js", "tiles.js", "charts.js", "table.js", "publish.js")
+SCRIPTS = ("link", "tiles", "talk", "charts", "table", "publish")
+PAGE = ("html", "css", "js", *(f"{name}.js" for name in SCRIPTS))
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POLICY = (  # the page needs nothing from elsewhere, and nothing inline
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -46,8 +48,9 @@ HEADERS = {
 }
 log = logging.getLogger("streamzoo.serve")
 STATUS = {
-    "unauthorised": 401, "unknown_stream": 404, "unknown_token": 404, "taken": 409,
-    "too_many": 429, "refused": 503, "draining": 503, "closed": 409,
+    "unauthorised": 401, "unknown_stream": 404, "unknown_token": 404, "no_language": 404,
+    "taken": 409, "closed": 409, "too_many": 429, "language": 500,
+    "refused": 503, "draining": 503, "busy": 503,
 }  # fmt: skip
 
 
@@ -57,14 +60,15 @@ def make_app(
     door: Door = Door(),
     sounds: Sounds | None = None,
     studio: Studio | None = None,
+    talks: Talks | None = None,
 ) -> FastAPI:
-    """The app of a running engine's sessions, and of streams of sound and video that is made
-    where there are any. It has no life of its own: see :mod:`.server`."""
+    """The app of a running engine's sessions, and of streams of sound, of video that is made and
+    of conversations where there are any. It has no life of its own: see :mod:`.server`."""
     tokens = tokens or Tokens()
     app = FastAPI(title="streamzoo", openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, door=door)
     app.state.sessions, app.state.metrics = sessions, Metrics(sessions)
-    app.state.dashboard = Dashboard(sessions, sounds)
+    app.state.dashboard = Dashboard(sessions, sounds, talks)
 
     def check(request: Request) -> str:
         host = request.client.host if request.client else "?"
@@ -143,6 +147,15 @@ def make_app(
         missed, records = sessions.get(name).recent.after(start)
         return {"missed": missed, "results": records}
 
+    @app.post("/streams/{name}/ask")
+    async def ask(name: str, request: Request) -> Json:
+        """{"text": "Who is there?"} -> the whole answer; it leaves no trace."""
+        check(request)
+        session, body = sessions.get(name), await read_body(request)
+        if talks is None:
+            raise ServeError("no_language", NO_LANGUAGE)
+        return await talks.answer(session, body.get("text", ""))
+
     @app.delete("/streams/{name}")
     async def remove(name: str, request: Request) -> Json:
         check(request)
@@ -173,7 +186,7 @@ def make_app(
     async def ws(socket: WebSocket) -> None:
         observe = app.state.metrics.observe
 
-        talk = lambda owner, first: conversation(first, owner, sessions, sounds, observe)
+        talk = lambda owner, first: conversation(first, owner, sessions, sounds, observe, talks)
         await converse(socket, talk)
 
     @app.websocket("/watch")

@@ -24,8 +24,10 @@ from .access import Tokens
 from .inputs import named
 from .limits import Limits
 from .server import Server, Settings, bind, run
+from .sessions import Sessions
 from .spec import Spec
 from .studio import Studio
+from .talks import Talks
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -47,10 +49,12 @@ def serve(
     settings: Settings,
     load: Callable[[], tuple[Any, Any, Any]],
     look: Look | None = None,
+    language: Path | None = None,
 ) -> int:
     """Serves until a signal; the exit code. ``load() -> (model, params, card)``.
 
     look: of the video that clients are sent who ask for it.
+    language: the file of the model that talks.
 
     Raises:
       ValueError: what the user can mend, said before anything is compiled where possible.
@@ -77,6 +81,7 @@ def serve(
         begin = writer(args.listen, Cutting().longest, None, shown=True)
         begin().prepare()
         hears = args.listen, begin
+    talks = None if language is None else _talks(args, language)
 
     def ready(server: Server) -> None:
         costs = server.engine.scheduler.costs
@@ -96,9 +101,21 @@ def serve(
         _say(f"dashboard: {server.address}/")
 
     spec = None if args.fps is None else Spec(args.fps, args.budget_ms / 1e3, args.policy)
-    whole = asyncio.run(run(engine, settings, args.stream, spec, ready, hears, studio))
+    whole = asyncio.run(run(engine, settings, args.stream, spec, ready, hears, studio, talks))
     _say("stopped" if whole else "stopped before everything in flight was answered and saved")
     return 0 if whole else 1
+
+
+def _talks(args: argparse.Namespace, path: Path) -> Callable[[Sessions], Talks]:
+    """One language model for all conversations; each has its own memory of --memory tokens."""
+    from ..chat import Conversation
+    from ..chat.loading import speaker_of
+
+    _say(f"{args.language}: loading ...")
+    speaker = speaker_of(args.language, path, args.memory_policy, args.memory)
+    return lambda sessions: Talks(
+        sessions, lambda: Conversation(speaker), args.every, args.language
+    )
 
 
 class Scrubbed(logging.Formatter):

@@ -13,10 +13,12 @@ from .live_session import Attachment, LiveSession
 from .pictures import Pictures
 from .sessions import Sessions
 from .spec import Spec
+from .talks import Talks
 from .wire import PCM, FrameMessage, count
 from .workers import DECODING
 
 Message = Json
+NO_LANGUAGE = "this server has no language model; start it with --language smollm2-135m/instruct"
 log = logging.getLogger("streamzoo.serve")
 
 
@@ -30,6 +32,7 @@ class Conversation:
     Args:
       owner: who the client is, for its share of the streams.
       observe: takes (stage, seconds), for metrics.
+      talks: the conversations about the streams; None: this server has no language.
     """
 
     def __init__(
@@ -37,11 +40,13 @@ class Conversation:
         sessions: Sessions,
         owner: str,
         observe: Callable[[str, float], None] = lambda _stage, _seconds: None,
+        talks: Talks | None = None,
     ):
         self.sessions, self.owner, self._observe = sessions, owner, observe
         self._pictures = Pictures(sessions.engine.frame_shape, sessions.limits)
         self._session: LiveSession | None = None
         self._attachment: Attachment | None = None
+        self._talks = talks
         self._errors = 0
         self._resumed = False
 
@@ -72,6 +77,7 @@ class Conversation:
         else:
             raise ServeError("bad_request", 'the first message is "open" or "resume"')
         self._session, self._attachment = session, session.attach(after)
+        self._attachment.mail.remarks = message.get("remarks") is True
         step = self.sessions.engine.step
         return {
             "type": "opened",
@@ -89,6 +95,7 @@ class Conversation:
             "classes": list(step.card.classes),
             "model": step.card.name,
             "task": step.card.task,
+            "language": "" if self._talks is None else self._talks.name,
         }
 
     async def _open(self, spec: Spec, name: str | None, token: Any) -> LiveSession:
@@ -144,6 +151,8 @@ class Conversation:
             session.resume()
         elif kind == "skip":
             session.skip(count(message, "to"))
+        elif kind == "ask":
+            self._ask(message)
         elif kind == "finish":
             session.finish()
         elif kind == "close":
@@ -151,6 +160,20 @@ class Conversation:
         else:
             raise ServeError("bad_request", f"no message has the type {kind!r}")
         return None
+
+    def _ask(self, message: Message) -> None:
+        number, attachment = message.get("id", 0), self._attachment
+        if self._talks is None or attachment is None:
+            raise ServeError("no_language", NO_LANGUAGE)
+        short = isinstance(number, str) and len(number) <= 64
+        if not short and (isinstance(number, bool) or not isinstance(number, int)):
+            raise ServeError("bad_request", "ask: its id is a number, or up to 64 letters")
+        try:
+            self._talks.ask(self.session, attachment.mail, number, message.get("text", ""))
+        except ServeError as error:
+            told = {"type": "error", "code": error.code, "message": str(error), "id": number}
+            attachment.mail.waiting += 1  # it is told where its answer would be
+            attachment.mail.whole(told)
 
     def error(self, error: ServeError, index: int | None = None) -> Message:
         """The message for an error. Raises Closing: there were too many."""
@@ -174,7 +197,10 @@ class Conversation:
                 yield {"type": "missed", "count": missed}
             for record in records:
                 yield {"type": "result", **record, **now}
-            if not records:
+            words = attachment.mail.take()
+            for message in words:
+                yield message
+            if not records and not words:
                 yield {"type": "credits", **now}
         reason = "another client took over" if attachment.replaced else session.ended
         yield {"type": "end", "reason": reason, "frames": session.report()["frames"]}

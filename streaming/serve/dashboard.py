@@ -31,10 +31,12 @@ from .recent import Record
 from .sessions import Sessions
 from .sound_session import SoundSession
 from .sounds import Sounds
+from .talks import Talks
 from .workers import DRAWING
 
 WINDOW = 60.0  # seconds of latencies, and
 KEEP = 900  # at most so many answers of one stream
+LINES = 8  # of what was said on a stream, on the page
 SIDE = 320  # pixels: the longer side of a tile
 EDGES = 2.0 ** np.arange(0, 12.5, 0.5)  # ms: of the histogram's bins, 1 to 4096
 ASKED = "source: above the frame rate asked for"
@@ -119,8 +121,10 @@ class Past:
 class Dashboard:
     """Listens to the sessions; pages ask it. Everything runs on the event loop but encoding."""
 
-    def __init__(self, sessions: Sessions, sounds: Sounds | None = None):
-        self.sounds = sounds
+    def __init__(
+        self, sessions: Sessions, sounds: Sounds | None = None, talks: Talks | None = None
+    ):
+        self.sounds, self._talks = sounds, talks
         self.view = view_of(sessions.engine.step.card)  # of all streams: it remembers none
         self.sessions, self.timeline = sessions, Timeline(alarms=self.view.alarms)
         self.watchers: set[Any] = set()
@@ -219,6 +223,9 @@ class Dashboard:
         recent = [past.recent(now) for past in pasts]
         summary, each = await DRAWING.run(summarise, recent)
         rows = [row(s, p, e) for s, p, e in zip(live, pasts, each, strict=True)]
+        if self._talks is not None:
+            for told, session in zip(rows, live, strict=True):
+                told["said"] = [*self._talks.of(session).log][-LINES:]
         rows += [] if self.sounds is None else map(sound_row, self.sounds.by_name.values())
         engine = self.sessions.engine
         report = engine.report()
@@ -247,6 +254,7 @@ class Dashboard:
             "type": "watching", "model": engine.step.card.name, "summary": engine.step.card.summary,
             "size": list(engine.frame_shape), "webrtc": not self._webrtc,
             "webrtc_needs": self._webrtc, "now": time.time(),
+            "language": "" if self._talks is None else self._talks.name,
         }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from ...layers.streaming import Carry, Json
 from ..engine import Answer, Engine, Refused, Snapshot, Stream, StreamClosed
 from ..engine.feed import Feed
 from .limits import Limits, ServeError
+from .mail import Mail
 from .recent import Recent, Record
 from .records import record_of
 from .spec import Spec, Start, token_key
@@ -39,16 +40,17 @@ class Attachment:
         self.told = -1  # the limit that the client knows
         self.replaced = False
         self.news = asyncio.Event()
+        self.mail = Mail(self.news.set)
 
     async def read(self) -> tuple[int, list[Record]] | None:
-        """(results that are gone, results), as soon as there are any or the limit has moved.
+        """(results that are gone, results), as soon as there are any or mail, or the limit moved.
 
         None: nothing more will come; ``replaced`` says whether another client took over.
         """
         session = self.session
         while not self.replaced:
             missed, records = session.recent.after(self.cursor)
-            if missed or records or session.limit > self.told:
+            if missed or records or self.mail or session.limit > self.told:
                 if records:
                     self.cursor = records[-1]["seq"]
                 elif missed:
@@ -56,7 +58,7 @@ class Attachment:
                 session.missed += missed
                 self.told = max(self.told, session.limit)
                 return missed, records
-            if session.ended:
+            if session.ended and not self.mail.waiting:  # what was asked is answered
                 return None
             self.news.clear()
             await self.news.wait()

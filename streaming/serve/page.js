@@ -4,6 +4,7 @@ import {books, histogram, remember, timeline} from "./page.charts.js";
 import {$, Link, token} from "./page.link.js";
 import {able} from "./page.publish.js";
 import {table} from "./page.table.js";
+import {speaks} from "./page.talk.js";
 import {paint, place, wanted} from "./page.tiles.js";
 
 let fresh = false;  // the next events are of a new connection
@@ -42,6 +43,7 @@ const link = new Link({
     $("model").title = message.summary;
     notice("");
     able(message.webrtc, message.webrtc_needs);
+    speaks(message.language);
     fresh = true;
   },
   async message(header, jpegs) {

@@ -1,6 +1,7 @@
 // Live tiles: the picture that the model saw, its boxes, and its scores.
 
 import {$, keyed, make} from "./page.link.js";
+import {chat, tell} from "./page.talk.js";
 
 const tiles = new Map();  // name -> element
 const visible = new Set();
@@ -17,7 +18,7 @@ function create(stream) {
   const tile = make("article", {className: "tile"}, zoom,
     make("p", {}, dot, make("span", {className: "name"}), make("span", {className: "ms"})),
     make("p", {className: "caption"}, make("span"), make("span", {className: "maybe"})),
-    make("ul"));
+    make("ul"), ...chat(stream.name));
   tile.dataset.name = stream.name;
   canvas.setAttribute("aria-label", `picture of ${stream.name}`);
   zoom.onclick = () => tile.classList.toggle("large");
@@ -35,6 +36,7 @@ export function place(streams) {
     const dot = tile.querySelector(".dot");
     dot.dataset.state = shade(stream);
     dot.title = stream.state;
+    tell(tile, stream.said);
     if (stream.state !== "live") tile.querySelector(".ms").textContent = stream.state;
     const caption = tile.querySelector(".caption"), said = stream.caption;
     caption.hidden = said == null;

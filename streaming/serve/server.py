@@ -31,6 +31,7 @@ from .sounds import Sounds
 from .spec import Spec
 from .store import Store
 from .studio import Studio
+from .talks import Talks
 
 log = logging.getLogger("streamzoo.serve")
 Hears = tuple[str, Callable[[], Any]]
@@ -134,14 +135,17 @@ class Server:
         settings: Settings | None = None,
         hears: Hears | None = None,
         studio: Studio | None = None,
+        talks: Callable[[Sessions], Talks] | None = None,
     ):
         """hears: a recogniser's name and what begins an utterance of it; None: no sound. studio:
-        what makes video for clients, running; None: nothing does."""
+        what makes video for clients, running; None: nothing does. talks: makes the conversations
+        about the streams; None: there are none."""
         self._hears, self.sounds, self.studio = hears, None, studio
         self.settings = settings = settings or Settings()
         self.engine = engine
         self.sessions = Sessions(engine, self.settings.limits)
         self.sessions.reader, self.sessions.policy = dict(settings.reader), settings.policy
+        self.talks = None if talks is None else talks(self.sessions)
         self._socket = bind(self.settings.host, self.settings.port)
         self._stop = asyncio.Event()
         self.snapshots: Snapshots | None = None
@@ -162,7 +166,9 @@ class Server:
         if self._hears is not None:
             name, begin = self._hears
             self.sounds = Sounds(begin, name, settings.limits, store, settings.every)
-        app = make_app(self.sessions, settings.tokens, settings.door, self.sounds, self.studio)
+        app = make_app(
+            self.sessions, settings.tokens, settings.door, self.sounds, self.studio, self.talks
+        )
         if settings.grpc_port is not None:
             from .grpc_service import GrpcServer  # the one that needs grpc
 
@@ -290,6 +296,7 @@ async def run(
     ready: Callable[[Server], None] = lambda _: None,
     hears: Hears | None = None,
     studio: Studio | None = None,
+    talks: Callable[[Sessions], Talks] | None = None,
 ) -> bool:
     """Serves until SIGINT or SIGTERM; a second one does not wait for the drain.
 
@@ -297,7 +304,7 @@ async def run(
 
     Returns whether everything in flight was answered and saved.
     """
-    server = Server(engine, settings, hears, studio)
+    server = Server(engine, settings, hears, studio, talks)
     loop = asyncio.get_running_loop()
     async with engine, studio or contextlib.nullcontext(), server:
         for number in (signal.SIGINT, signal.SIGTERM):

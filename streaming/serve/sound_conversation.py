@@ -31,6 +31,7 @@ from .limits import ServeError
 from .sessions import Sessions
 from .sound_session import Attached, SoundSession
 from .sounds import Sounds
+from .talks import Talks
 from .wire import PCM, FrameMessage, count
 
 
@@ -145,10 +146,11 @@ def conversation(
     sessions: Sessions,
     sounds: Sounds | None,
     observe: Callable[[str, float], None],
+    talks: Talks | None = None,
 ) -> Talk:
     """The conversation that a client's first message asks for. Raises ServeError "bad_request"."""
     if not first.get("sound"):
-        return Conversation(sessions, owner, observe)
+        return Conversation(sessions, owner, observe, talks)
     if sounds is None:
         raise ServeError("bad_request", "this server hears no sound: start it with --listen MODEL")
     return SoundConversation(sounds, owner)

@@ -26,6 +26,7 @@ numbered from ``next``, and only those below ``limit`` may be sent. Then the cli
     {"type": "skip", "to": 50}      the frames before 50 are lost
     {"type": "finish"}              no more frames; "end" follows the last result
     {"type": "close"}               forget the session at once
+    {"type": "ask", "id": 1, "text": "Who is there?"}    of a server with a language model
 
 and the server sends
 
@@ -33,7 +34,14 @@ and the server sends
     {"type": "credits", "limit": 66, "durable": 50}
     {"type": "missed", "count": 3}                 results that are not kept any more
     {"type": "error", "code": "gap", "message": "...", "index": 60}
+    {"type": "words", "id": 1, "text": "Two "}     of an answer, as they come
+    {"type": "answer", "id": 1, "text": "Two people.", "time", "first_ms", "supported", ...}
+    {"type": "remark", "time": 12.0, "text": "A car left.", "seen": "..."}    by itself
+    {"type": "missed_remarks", "count": 2}
     {"type": "end", "reason": "finished", "frames": {...}}
+
+An "error" about a question has its ``id``. Remarks come to who opened with ``"remarks": true``.
+Words that were not read yet come as one; a question is answered before "end".
 
 A frame below ``durable`` need not be sent again, whatever happens to the server. A frame that
 cannot be decoded ("bad_frame") has spent its number, all other refused frames have not.

@@ -34,7 +34,7 @@ BUNDLED = ZOO / "bundled"
 FITS = ("stretch", "letterbox", "crop", "pad")
 TASKS = (
     "action", "encode", "segment", "track", "live", "detect", "pose", "text", "speech", "generate",
-    "depth", "follow", "matte",
+    "depth", "follow", "matte", "describe",
 )  # fmt: skip
 _NAME = re.compile(r"[a-z0-9]+(?:[-._][a-z0-9]+)*(?:/[a-z0-9]+(?:[-._][a-z0-9]+)*)?")
 

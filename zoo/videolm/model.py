@@ -59,16 +59,18 @@ class VideoLM(nn.Module):
     latency = 0
 
     def setup(self):
-        c, dtype = self.config, self.config.decoder.dtype
-        vision = c.vision
+        self._build(self.config, self.config.decoder)
+
+    def _build(self, c: VideoLMConfig, decoder: DecoderConfig) -> None:
+        dtype, vision = decoder.dtype, c.vision
         self.vision = (
             QwenVision(vision) if isinstance(vision, QwenVisionConfig) else ImageViT(vision)
         )
         if c.connector == "onevision":
-            self.connector = VideoProjector(c.decoder.dim, dtype)
+            self.connector = VideoProjector(decoder.dim, dtype)
         elif c.connector == "shuffle":
-            self.connector = PixelShuffle(c.decoder.dim, c.factor, dtype)
-        self.decoder = Decoder(c.decoder)
+            self.connector = PixelShuffle(decoder.dim, c.factor, dtype)
+        self.decoder = Decoder(decoder)
 
     @nn.nowrap
     def init_carry(self, batch: int) -> Slots:

@@ -1,6 +1,8 @@
 """Which memory policy holds an answer how far back, at which price; and a long soak.
 
-    python tests/bench/policies.py [--frames 10100] [--seeds 3] [--soak 100000]
+    python tests/bench/policies.py [--frames 10600] [--seeds 3] [--soak 100000] [--only NAME ...]
+
+With --only the other rows stay as they are in results/policies.json; --untimed records no times.
 
 A synthetic stream: a still scene with noise that changes now and then; at some moments an object is
 shown for two frames, with a state. At the end it is asked in which state each object was. The body
@@ -24,10 +26,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from streamzoo.layers.memory import bytes_of
+from streamzoo.layers.memory.flash import FlashMemory
 from streamzoo.layers.memory.star import StarMemory
-from streamzoo.layers.policies import Contiguous, Dual, Policy, Recent, ReKV, StreamingVLM
+from streamzoo.layers.memory.tree import ClusterTree
+from streamzoo.layers.policies import (
+    Contiguous,
+    Dual,
+    LiveVLM,
+    Policy,
+    Recent,
+    ReSV,
+    Retrieves,
+    StreamingVLM,
+    create,
+)
 from streamzoo.layers.policies import streaming_vlm as vlm
 from streamzoo.layers.policies.longvu import AnchorDrop
+from streamzoo.layers.policies.rekv import ReKV
+from streamzoo.layers.policies.systems import Bank
 from streamzoo.layers.policies.token_drop import Novelty, TokenDrop
 from streamzoo.zoo.text import Decoder, DecoderConfig
 
@@ -45,7 +61,7 @@ class Case:
     policy: Policy
     drop: Any = None
     words: bool = False
-    star: StarMemory | None = None
+    bank: Bank | None = None
 
 
 def cases(frames: int) -> dict[str, Case]:
@@ -57,14 +73,19 @@ def cases(frames: int) -> dict[str, Case]:
         "streaming-llm": Case(Recent(4, BUDGET - 4, "cache")),
         "contiguous": Case(Contiguous(BUDGET)),
         "streaming-vlm": Case(StreamingVLM(BUDGET, 16, 128, 256, 256), words=True),
+        "vst": Case(create("vst", BUDGET), words=True),
+        "livevlm": Case(LiveVLM(4, 764, 256, buckets=191, top=64)),
+        "resv": Case(ReSV(whole, clusters=256)),
         "dual": Case(Dual(BUDGET - 256, 256), words=True),
         "dtd": Case(Recent(0, BUDGET), TokenDrop(threshold=0.3)),
         "stc": Case(Recent(0, BUDGET), Novelty(keep=1)),
         "longvu (stage 4)": Case(Recent(0, BUDGET), AnchorDrop(8, 0.8)),
-        "flash-vstream": Case(
+        "flash-vstream-2024": Case(
             Recent(0, BUDGET),
-            star=StarMemory(DIM, long=32, side=2, abstract=8, keys=3, bank=16, width=8),
+            bank=StarMemory(DIM, long=32, side=2, abstract=8, keys=3, bank=16, width=8),
         ),
+        "flash-vstream-2025": Case(Recent(0, BUDGET), bank=FlashMemory(32, 2, 8, 16)),
+        "videotree": Case(Recent(0, BUDGET), bank=ClusterTree(64, 2, 4, 16)),
     }
 
 
@@ -126,15 +147,18 @@ class Run:
     def __init__(self, case: Case, states: np.ndarray):
         self.case = case
         self.model, self.variables = body(case.policy, states)
-        if case.star is not None:
-            self.star = case.star.init(
-                jax.random.key(1), case.star.init_carry(1, CELLS), jnp.zeros((1, 1, CELLS, DIM))
+        self.star: Any = {}
+        if isinstance(case.bank, StarMemory):
+            self.star = case.bank.init(
+                jax.random.key(1), case.bank.init_carry(1, CELLS), jnp.zeros((1, 1, CELLS, DIM))
             )
 
     def begin(self) -> Any:
-        drop, star = self.case.drop, self.case.star
-        if star is not None:
-            return star.init_carry(1, CELLS)
+        drop, bank = self.case.drop, self.case.bank
+        if isinstance(bank, StarMemory):
+            return bank.init_carry(1, CELLS)
+        if bank is not None:
+            return bank.init_carry(1, CELLS, DIM)
         before: Any = ()
         if isinstance(drop, (TokenDrop, AnchorDrop)):
             before = drop.init_carry(1, CELLS, DIM)
@@ -154,9 +178,12 @@ class Run:
 
         def step(carry, now):
             number, frame, word, there = now
-            if self.case.star is not None:
-                call: Any = self.case.star.apply
-                carry, read = call(self.star, carry, frame[None, None])
+            bank: Any = self.case.bank
+            if bank is not None:
+                if self.star:
+                    carry, read = bank.apply(self.star, carry, frame[None, None])
+                else:
+                    carry, read = bank(carry, frame[None, None])
                 return carry, read.sum()
             memory, before = carry
             valid = jnp.ones((1, CELLS), bool)
@@ -197,7 +224,7 @@ class Run:
         one = jnp.ones((1, 1), bool)
 
         def ask(question):
-            if isinstance(self.case.policy, ReKV):
+            if isinstance(self.case.policy, Retrieves):
                 # its questions are tokens: this one is embedded in their place
                 params = {**self.variables["params"]}
                 params["embed"] = {"embedding": jnp.tile(question[None], (STATES, 1))}
@@ -206,8 +233,10 @@ class Run:
                     room=1, method=Decoder.ask,
                 )[1]  # fmt: skip
                 return logits[0, -1].argmax()
-            if self.case.star is not None:
-                tokens = self.case.star.tokens(carry)
+            bank: Any = self.case.bank
+            if bank is not None:
+                tree = isinstance(bank, ClusterTree)
+                tokens = bank.tokens(carry, question[None, None]) if tree else bank.tokens(carry)
                 memory, _ = self.read(self.model.init_carry(1), tokens, None, {})
             else:
                 memory = carry[0]
@@ -222,7 +251,7 @@ class Run:
         return jax.lax.map(ask, asked)
 
 
-def measure(name: str, case: Case, frames: int, seeds: int) -> dict[str, Any]:
+def measure(name: str, case: Case, frames: int, seeds: int, timed: bool) -> dict[str, Any]:
     right, frame_ms, first_ms, size = {}, [], [], 0
     for seed in range(seeds):
         made = stream(frames, seed)
@@ -246,8 +275,10 @@ def measure(name: str, case: Case, frames: int, seeds: int) -> dict[str, Any]:
             right.setdefault(lag, []).append(float((said == made["answer"])[own].mean()))
         size = bytes_of(carry)
     row: dict[str, Any] = dict(
-        policy=name, bytes=size, frame_ms=float(np.median(frame_ms)),
-        first_ms=float(np.median(first_ms)), accuracy={k: np.mean(v) for k, v in right.items()},
+        policy=name, frames=frames, bytes=size,
+        frame_ms=float(np.median(frame_ms)) if timed else None,
+        first_ms=float(np.median(first_ms)) if timed else None,
+        accuracy={str(k): np.mean(v) for k, v in right.items()},
         spread=float(np.std([np.mean([v[s] for v in right.values()]) for s in range(seeds)])),
     )  # fmt: skip
     row["mean"] = float(np.mean(list(row["accuracy"].values())))
@@ -293,7 +324,9 @@ def soak(frames: int) -> dict[str, Any]:
 
 
 def page(rows: list[dict[str, Any]], long: dict[str, Any] | None, args: Any) -> str:
-    full = rows[0]
+    full = next(row for row in rows if row["policy"] == "full")
+    shorter = [row for row in rows if row["frames"] != full["frames"]]
+    rows = [row for row in rows if row["frames"] == full["frames"]]
     lags = list(full["accuracy"])
     head = "".join(f" {lag} |" for lag in lags)
     lines = [
@@ -303,8 +336,9 @@ def page(rows: list[dict[str, Any]], long: dict[str, Any] | None, args: Any) -> 
         f" {time.strftime('%Y-%m-%d')}, jax {jax.__version__} on {jax.default_backend()}; other"
         " work ran on the machine, so times are for comparison within the table.",
         "",
-        f"{args.frames} frames of {CELLS} tokens; an object is shown for two frames, and asked for"
-        f" at the end. {EACH} objects at each lag, {args.seeds} streams, {STATES} possible answers"
+        f"{full['frames']} frames of {CELLS} tokens; an object is shown for two frames, and asked"
+        f" for at the end. {EACH} objects at each lag, {args.seeds} streams, {STATES} possible"
+        " answers"
         f" (chance {100 / STATES:.0f} %). The body looks up by content and is made by hand: the"
         " memory alone is under test. Where events are said, a perfect describer says each object"
         " once, as it comes.",
@@ -313,18 +347,25 @@ def page(rows: list[dict[str, Any]], long: dict[str, Any] | None, args: Any) -> 
         " | over seeds |",
         "|---|---|---|---|---|---|" + "---|" * (len(lags) + 2),
     ]
-    known = cases(args.frames)
-    for row in rows:
-        parts = "".join(f" {100 * row['accuracy'][lag]:.0f} |" for lag in lags)
+    known = cases(full["frames"])
+    took = lambda ms: "–" if ms is None else f"{ms:.2f}"
+    for row in [*rows, *shorter]:
+        parts = "".join(
+            f" {100 * row['accuracy'][lag]:.0f} |" if lag in row["accuracy"] else " – |"
+            for lag in lags
+        )
+        # what full would take of as many frames
+        share = row["bytes"] / (full["bytes"] * row["frames"] / full["frames"])
+        length = "" if row["frames"] == full["frames"] else f" ({row['frames']:,} frames)"
         lines.append(
-            f"| {row['policy']} | {'yes' if known[row['policy']].words else 'no'} |"
-            f" {row['bytes']:,} | {100 * row['bytes'] / full['bytes']:.1f} % |"
-            f" {row['frame_ms']:.2f} | {row['first_ms']:.2f} |{parts}"
+            f"| {row['policy']}{length} | {'yes' if known[row['policy']].words else 'no'} |"
+            f" {row['bytes']:,} | {100 * share:.1f} % |"
+            f" {took(row['frame_ms'])} | {took(row['first_ms'])} |{parts}"
             f" {100 * row['mean']:.1f} | ± {100 * row['spread']:.1f} |"
         )
     small = [
-        r for r in rows[1:]
-        if r["bytes"] <= 0.05 * full["bytes"] and full["mean"] - r["mean"] <= 0.02
+        r for r in rows
+        if r is not full and r["bytes"] <= 0.05 * full["bytes"] and full["mean"] - r["mean"] <= 0.02
     ]  # fmt: skip
     names = ", ".join(r["policy"] for r in small) or "none"
     lines += [
@@ -356,16 +397,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--soak", type=int, default=100_000)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--untimed", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     known = cases(args.frames)
-    rows = [
-        measure(name, case, args.frames, args.seeds)
-        for name, case in known.items()
-        if not args.only or name in args.only or name == "full"
-    ]
-    long = soak(args.soak) if args.soak else None
-    print(json.dumps(long))
+    before: dict[str, Any] = {"rows": [], "soak": None}
+    if args.only:
+        before = json.loads((args.out / "policies.json").read_text())
+    had = {row["policy"]: row for row in before["rows"]}
+    for name, case in known.items():
+        if not args.only or name in args.only:
+            had[name] = measure(name, case, args.frames, args.seeds, not args.untimed)
+    rows = [had[name] for name in known if name in had]
+    long = soak(args.soak) if args.soak else before["soak"]
     (args.out / "policies.json").write_text(json.dumps({"rows": rows, "soak": long}, indent=1))
     (args.out / "policies.md").write_text(page(rows, long, args))
 

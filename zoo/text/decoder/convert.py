@@ -214,7 +214,7 @@ class _Renamed(Mapping[str, np.ndarray]):
         return len(self.names)
 
 
-def _from_gguf(tensors: Tensors, told: Mapping[str, Any]) -> tuple[Tensors, Fields]:
+def from_gguf(tensors: Tensors, told: Mapping[str, Any]) -> tuple[Tensors, Fields]:
     """(the tensors in transformers' layout, what its config.json would say)."""
     said = told["metadata"]
     family = said.get("general.architecture", "")
@@ -252,7 +252,7 @@ def _is_decoder(keys: frozenset[str], told: Config) -> bool:
 def _plan(tensors: Tensors, told: Config) -> Plan:
     prepare, ignore = None, (r".*rotary_emb\.inv_freq",)
     if _is_gguf(told):
-        renamed, told = _from_gguf(tensors, told or {})
+        renamed, told = from_gguf(tensors, told or {})
         tensors, prepare = renamed, lambda _: dict(renamed.items())
     if told is None or "model_type" not in told:
         raise ConvertError(

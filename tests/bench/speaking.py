@@ -1,0 +1,135 @@
+"""Tokens a second of SmolLM2-135M on this processor, beside transformers with the same weights.
+
+    python -m tests.bench.speaking [--prompt 128] [--tokens 64] [--runs 3] [--out FILE]
+
+Both read a prompt and say the most likely tokens, of which the first are compared; each in float32
+and bfloat16, with a cache of its own, on the same number of threads. Runs take turns and the median
+counts. Needs torch and transformers beside the extra `language`. Speeds mean something on a quiet
+machine alone, so nothing is written without --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+import streamzoo
+from streamzoo.zoo.gguf import read_gguf
+from streamzoo.zoo.packages import installed
+from streamzoo.zoo.registry import model_card
+from streamzoo.zoo.text import Decoder, Speaker, Tokenizer
+from streamzoo.zoo.text.decoder.convert import from_gguf
+
+NAME = "smollm2-135m/instruct"
+TEXT = "A camera watches a street from above. People come and go, and cars stop at the crossing. "
+Run = Callable[[list[int], int], tuple[list[int], float, float]]
+
+
+def ours(file: Path, dtype: str, context: int) -> Run:
+    """ids, count -> (tokens, seconds to read, seconds to say)."""
+    model, params = streamzoo.load(NAME, context=context, dtype=dtype)
+    assert isinstance(model, Decoder)
+    speaker = Speaker(model, params, Tokenizer.read(file))
+
+    def run(ids: list[int], count: int):
+        start = time.perf_counter()
+        state = speaker.read(speaker.begin(), ids)
+        np.asarray(state.logits)
+        read = time.perf_counter()
+        said = [token for token, _ in speaker.answer(state, count)]
+        return said, read - start, time.perf_counter() - read
+
+    return run
+
+
+def theirs(file: Path, dtype: str) -> Run:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tensors, told = read_gguf(file)
+    named, config = from_gguf(tensors, told)
+    weights = {k: torch.from_numpy(np.array(v, np.float32)) for k, v in named.items()}
+    shape = weights["model.embed_tokens.weight"].shape
+    hidden = weights["model.layers.0.mlp.up_proj.weight"].shape[0]
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=shape[0], hidden_size=shape[1], intermediate_size=hidden,
+            num_hidden_layers=config["num_hidden_layers"],
+            num_attention_heads=config["num_attention_heads"],
+            num_key_value_heads=config["num_key_value_heads"],
+            rms_norm_eps=config["rms_norm_eps"], rope_theta=config["rope_theta"],
+            tie_word_embeddings=True, max_position_embeddings=8192,
+        )
+    )  # fmt: skip
+    missing, unknown = model.load_state_dict(weights, strict=False)
+    assert not unknown and set(missing) <= {"lm_head.weight"}, (missing, unknown)
+    model.tie_weights()
+    model = model.to(getattr(torch, dtype)).eval()
+
+    @torch.inference_mode()
+    def run(ids: list[int], count: int):
+        start = time.perf_counter()
+        out: Any = model(torch.tensor([ids]), use_cache=True)
+        token = int(out.logits[0, -1].argmax())
+        read, said = time.perf_counter(), []
+        for _ in range(count):  # as ours: every token that is said is read
+            said.append(token)
+            out = model(torch.tensor([[token]]), past_key_values=out.past_key_values)
+            token = int(out.logits[0, -1].argmax())
+        return said, read - start, time.perf_counter() - read
+
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--prompt", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--dtypes", nargs="*", default=["float32", "bfloat16"])
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    file = installed(model_card(NAME).source)
+    words = Tokenizer.read(file).tokens(TEXT * (1 + args.prompt // 16))
+    ids = words[: args.prompt]
+    runs: dict[str, Run] = {}
+    for dtype in args.dtypes:
+        runs[f"streamzoo {dtype}"] = ours(file, dtype, args.prompt + args.tokens + 64)
+        runs[f"transformers {dtype}"] = theirs(file, dtype)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    said: dict[str, list[int]] = {}
+    for turn in range(args.runs + 1):
+        for name, run in runs.items():
+            said[name], read, spoke = run(ids, args.tokens)
+            if turn:  # the first compiles
+                times[name].append((read, spoke))
+    lines = [
+        "| | first token, ms | tokens/s | same tokens as transformers float32 |",
+        "|---|---|---|---|",
+    ]
+    want = said.get("transformers float32", next(iter(said.values())))
+    speed = {}
+    for name, rows in times.items():
+        read, spoke = np.median(np.asarray(rows), axis=0)
+        count = len(said[name])
+        speed[name] = count / spoke
+        same = next(
+            (i for i, (a, b) in enumerate(zip(said[name], want, strict=False)) if a != b), count
+        )
+        lines.append(f"| {name} | {1e3 * read:.0f} | {speed[name]:.1f} | first {same} of {count} |")
+    own = max(v for k, v in speed.items() if k.startswith("streamzoo"))
+    other = max(v for k, v in speed.items() if k.startswith("transformers"))
+    lines += ["", f"Best of each: {own / other:.2f}x transformers, {jnp.zeros(1).device}."]
+    print("\n".join(lines))
+    if args.out is not None:
+        args.out.write_text("\n".join(["# SmolLM2-135M speaks", "", *lines]) + "\n")
+
+
+if __name__ == "__main__":
+    main()

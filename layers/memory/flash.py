@@ -50,7 +50,8 @@ def synopsis(
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights
     found = weighted_kmeans(x, weights, start)
     own = (found.labels[:, None] == jnp.arange(start.shape[0])[None]) & (weights > 0)[:, None]
-    share = own * weights[:, None] if weighted_time else own.astype(x.dtype)
+    own = own.astype(x.dtype)
+    share = own * weights[:, None] if weighted_time else own
     number = jnp.arange(x.shape[0], dtype=x.dtype) if times is None else times
     total = share.sum(axis=0)
     times = (share * number[:, None]).sum(axis=0) / jnp.where(total > 0, total, 1.0)

@@ -60,6 +60,8 @@ class Reader(NamedTuple):
       query_turn: (cos, sin) [B, T, P, 1, Dh / 2].
       group, source: [B, K] int32 or None.
       turned: bool, or [L] of all layers: whether the layer turns its queries and keys (NoPE).
+      rest: attention may go nowhere: weights are exp(s) / (1 + sum of exp(s)), as if there were a
+        key of zeros whose value is zero ("zero sink", Xiao et al., arXiv 2309.17453, section 3.3).
     """
 
     keys: Array
@@ -70,13 +72,23 @@ class Reader(NamedTuple):
     group: Array | None
     source: Array | None
     turned: Array
+    rest: bool = False
 
     @classmethod
-    def of(cls, keys: Array, values: Array, view: View, rotary: Rotary, turned: Array) -> Reader:
+    def of(
+        cls,
+        keys: Array,
+        values: Array,
+        view: View,
+        rotary: Rotary,
+        turned: Array,
+        rest: bool = False,
+    ) -> Reader:
         """Of all layers: keys, values [B, L, C, G, Dh], turned [L]."""
         key_turn = rotary.angles(view.keys[:, :, None])
         query_turn = rotary.angles(view.queries[:, :, :, None])
-        return cls(keys, values, view.seen, key_turn, query_turn, view.group, view.source, turned)
+        turns = key_turn, query_turn
+        return cls(keys, values, view.seen, *turns, view.group, view.source, turned, rest)
 
     def layer(self, index: Array) -> Reader:
         """The slots of one layer."""
@@ -103,9 +115,13 @@ class Reader(NamedTuple):
         )
         if self.group is not None:
             # a key is zero where queries stand for other groups, so each product is of one turn
-            own = (self.group[..., None] == jnp.arange(groups)).astype(k.dtype)
+            own = (self.group[..., None] == jnp.arange(groups)[None, None]).astype(k.dtype)
             k = jnp.concatenate([k * own[:, :, p, None, None] for p in range(groups)], axis=-1)
         mask = self.seen[:, None] if self.seen is not None and self.seen.ndim == 3 else self.seen
+        if self.rest:
+            k, v = (jnp.pad(a, ((0, 0), (0, 1), (0, 0), (0, 0))) for a in (k, v))
+            if mask is not None:
+                mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=True)
         return attention(q, k, v, mask=mask, scale=scale, softcap=softcap), *new
 
     def _turn(self, x: Array, turn: tuple[Array, Array]) -> Array:

@@ -175,7 +175,7 @@ class StarMemory(nn.Module):
         memory = jax.vmap(put)(memory, jnp.where(fills, place, self.abstract), rows)
         scores = jnp.einsum("baw,btw->bat", self.query(memory), self.key(rows)) * self.width**-0.5
         late = ~fills[:, None]
-        weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)) * late
+        weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True)) * late.astype(scores.dtype)
         total = weights.sum(axis=-1, keepdims=True)
         weights = self.ratio * weights / jnp.where(total > 0, total, 1.0)
         kept = 1 - weights.sum(axis=-1, keepdims=True)

@@ -32,7 +32,7 @@ def bucketed(
     rank = jnp.argsort(jnp.argsort(jnp.where(there, -score, jnp.inf), axis=1, stable=True), axis=1)
     bucket = jnp.where(there, bucket, LATE)
     order = jnp.lexsort((rank, bucket), axis=1)  # by bucket, the best of each first
-    place = jnp.arange(score.shape[1])
+    place = jnp.arange(score.shape[1])[None]
     along = jnp.take_along_axis(bucket, order, axis=1)
     begins = jnp.concatenate([jnp.ones_like(there[:, :1]), along[:, 1:] != along[:, :-1]], axis=1)
     start = jax.lax.cummax(jnp.where(begins, place, 0), axis=1)

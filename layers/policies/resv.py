@@ -134,14 +134,14 @@ class ReSV:
         nearest, free = apart.argmin(axis=-1), jnp.argmin(live, axis=-1)
         joins = (apart.min(axis=-1) < self.near) | live.all(axis=-1)
         at = jnp.where(joins, nearest, free).astype(jnp.int32)  # [B, G]
-        own = at[..., None] == jnp.arange(self.clusters)
+        own = at[..., None] == jnp.arange(self.clusters)[None, None]
         fresh = own & ~joins[..., None] & there[:, None, None]
         own = own & there[:, None, None]
         label = jnp.where(there[:, None], at, NONE)
         return KeyClusters(
             found.label.at[:, row].set(label),
             found.total + jnp.where(own[..., None], key.astype(jnp.float32)[:, :, None], 0.0),
-            found.members + own,
+            found.members + own.astype(jnp.int32),
             jnp.where(fresh[..., None], bits[:, :, None], found.code),
         )
 
@@ -149,8 +149,8 @@ class ReSV:
         """Row ``row`` [B] of ``keys`` [B, K, G, Dh] leaves its cluster, where ``there`` [B]."""
         pick = lambda a: jnp.take_along_axis(a, row.reshape(-1, *(1,) * (a.ndim - 1)), axis=1)[:, 0]
         label, key = pick(found.label), pick(keys).astype(jnp.float32)
-        own = (label[..., None] == jnp.arange(self.clusters)) & there[:, None, None]
-        count = found.members - own
+        own = (label[..., None] == jnp.arange(self.clusters)[None, None]) & there[:, None, None]
+        count = found.members - own.astype(jnp.int32)
         total = found.total - jnp.where(own[..., None], key[:, :, None], 0.0)
         # a cluster that lost its last key has no remains of rounding
         return found._replace(
@@ -166,13 +166,15 @@ class ReSV:
         than ``mass`` of the weight of all."""
         batch, heads, width = q.shape
         groups = found.members.shape[1]
-        mean = found.total / jnp.maximum(found.members, 1)[..., None]
+        mean = found.total / jnp.maximum(found.members, 1)[..., None].astype(found.total.dtype)
         own = q.reshape(batch, groups, heads // groups, width).astype(jnp.float32)
         score = jnp.einsum("bgrd,bgmd->bgrm", own, mean) * width**-0.5
         live = (found.members > 0)[:, :, None]
         best = jnp.where(live, score, -jnp.inf).max(axis=-1, keepdims=True)
         best = jnp.where(jnp.isfinite(best), best, 0.0)
-        weight = jnp.where(live, jnp.exp(score - best) * found.members[:, :, None], 0.0)
+        weight = jnp.where(
+            live, jnp.exp(score - best) * found.members[:, :, None].astype(score.dtype), 0.0
+        )
         order = jnp.argsort(-weight, axis=-1, stable=True)
         sorted_ = jnp.take_along_axis(weight, order, axis=-1)
         before = jnp.cumsum(sorted_, axis=-1) - sorted_

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .scene_graph import Graph, SceneGraph
+
 SIDES = ("on the left", "in the middle", "on the right")
 
 
@@ -52,18 +54,21 @@ class Narrator:
       patience: seconds after which an object that is not seen any more has left.
       span: seconds over which a movement is measured.
       sure: least probability of an action that is told of.
+      relations: tells what objects are to each other, too; None: not.
     """
 
     steady: float = 1.0
     patience: float = 2.0
     span: float = 2.0
     sure: float = 0.5
+    relations: SceneGraph | None = None
 
     def __post_init__(self) -> None:
         self._tracks: dict[int, _Track] = {}
         self._events: list[str] = []
         self._action = ""
         self._counted: Counter[str] = Counter()
+        self.graph: Graph | None = None if self.relations is None else self.relations.begin()
 
     def push(self, result: Any) -> None:
         """Takes the result of a frame: a :class:`~streamzoo.streaming.session.Result`."""
@@ -77,6 +82,11 @@ class Narrator:
         plain = Counter(e["label"] for e in found if "id" not in e)
         self._counted = tracked + plain
         self._acts(result)
+        if self.relations is not None and self.graph is not None:
+            there = {n: (t.label, t.box) for n, t in self._tracks.items() if t.told}
+            self.graph, changes = self.relations(self.graph, there, now)
+            for change in changes:
+                self._tell(self.relations.words(self.graph, change).capitalize())
 
     def round(self, time: float) -> Round:
         """What there is to tell; the events are told once."""

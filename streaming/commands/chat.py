@@ -50,6 +50,9 @@ def options(p: argparse.ArgumentParser) -> None:
         "--every", metavar="S", type=option(Positive), default=2.0, help="of rounds (default: 2)"
     )
     p.add_argument("--quiet", action="store_true", help="no remarks, answers alone")
+    p.add_argument(
+        "--relations", action="store_true", help="also tell who is beside, on, or holds what"
+    )
     p.add_argument("--keep-remarks", action="store_true", help="remember what was remarked, too")
     p.add_argument("--all-remarks", action="store_true", help="also those with invented words")
     p.add_argument("--limit", metavar="N", type=option(Count), default=40, help="tokens said")
@@ -65,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from ...zoo import card_of, load
     from ..chat.conversation import Conversation
     from ..chat.loading import speaker_of, weights_of
+    from ..chat.narrator import Narrator
+    from ..chat.scene_graph import SceneGraph
     from ..chat.talk import Question, talk
     from ..chat.transcript import KINDS, Transcript, lines
     from ..results import Claim
@@ -120,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"ready after {time.monotonic() - start:.1f} s; Ctrl-C stops")
         figures = talk(
             session, source, conversation, tell, questions=questions, every=args.every,
+            narrator=Narrator(relations=SceneGraph() if args.relations else None),
             seconds=args.seconds, board=Board(f"{name} and {args.language}"), typed=_typed(),
         )  # fmt: skip
         if not figures["frames"]:

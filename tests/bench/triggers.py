@@ -205,7 +205,9 @@ def held_out(streams: list[Stream], which: int, seed: int) -> dict[str, list[int
     said["drop ratio, running quantile"] = fired(
         ChangeTrigger(share, pause=pause), ratios(own, tau)
     )
-    said["drop ratio, whole video (not causal)"] = valleys(ratios(own, tau), count / len(own.x))
+    said["drop ratio, whole video (not causal)"] = valleys(
+        ratios(own, tau).tolist(), count / len(own.x)
+    )
 
     x, basis = features(rest)
     scale = np.concatenate(x).std(axis=0) + 1e-6

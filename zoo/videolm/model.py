@@ -47,19 +47,8 @@ class VideoLMConfig(Checked):
             raise ValueError(f"connector {self.connector!r} and an encoder {type(self.vision)}")
 
 
-class VideoLM(nn.Module):
-    """(carry, tokens [B, T], features [B, T, D] where they are pictures) -> (carry, logits).
-
-    ``see`` makes the features, which may be of any number of frames; the call reads words and
-    features, T at a time, with the memory as its carry.
-    """
-
-    config: VideoLMConfig
-    inputs = ("tokens",)
-    latency = 0
-
-    def setup(self):
-        self._build(self.config, self.config.decoder)
+class Seeing(nn.Module):
+    """An encoder, its connector and a decoder: what models that read pictures share."""
 
     def _build(self, c: VideoLMConfig, decoder: DecoderConfig) -> None:
         dtype, vision = decoder.dtype, c.vision
@@ -71,11 +60,6 @@ class VideoLM(nn.Module):
         elif c.connector == "shuffle":
             self.connector = PixelShuffle(decoder.dim, c.factor, dtype)
         self.decoder = Decoder(decoder)
-
-    @nn.nowrap
-    def init_carry(self, batch: int) -> Slots:
-        """The memory of streams that heard and saw nothing."""
-        return Decoder(self.config.decoder, parent=None).init_carry(batch)
 
     def see(self, frames: Array, grid: tuple[int, int, int] | None = None) -> Features:
         """Tokens of pictures.
@@ -103,6 +87,26 @@ class VideoLM(nn.Module):
     def mark(self) -> Array:
         """LLaVA-OneVision's mark behind a video [D]."""
         return self.connector.newline
+
+
+class VideoLM(Seeing):
+    """(carry, tokens [B, T], features [B, T, D] where they are pictures) -> (carry, logits).
+
+    ``see`` makes the features, which may be of any number of frames; the call reads words and
+    features, T at a time, with the memory as its carry.
+    """
+
+    config: VideoLMConfig
+    inputs = ("tokens",)
+    latency = 0
+
+    def setup(self):
+        self._build(self.config, self.config.decoder)
+
+    @nn.nowrap
+    def init_carry(self, batch: int) -> Slots:
+        """The memory of streams that heard and saw nothing."""
+        return Decoder(self.config.decoder, parent=None).init_carry(batch)
 
     def __call__(
         self,

@@ -11,9 +11,9 @@ import pytest
 
 from streamzoo.layers import contract
 from streamzoo.layers.contract import Subject
-from streamzoo.layers.memory import empty_slots
+from streamzoo.layers.memory import Reader, Rotary, View, empty_slots
 from streamzoo.layers.policies import POLICIES as POLICY_NAMES
-from streamzoo.layers.policies import ChunkSinks, Contiguous, StreamingVLM, create
+from streamzoo.layers.policies import ChunkSinks, Contiguous, Recent, StreamingVLM, create
 from streamzoo.layers.policies import streaming_vlm as vlm
 from streamzoo.layers.policies.contiguous import drop, move, ordered, places, trim
 from streamzoo.zoo.convert import convert
@@ -173,3 +173,36 @@ def test_a_reply_that_ended_at_its_limit_loses_no_word():
         after = policy.begin_turn(slots, 1)
         assert serials(after) == [*kept, 0]
         assert after.notes["segment"][0, kept[0]] == vlm.PAST
+
+
+def test_attention_that_has_nowhere_to_go():
+    """A zero sink is softmax off by one, in float64; a learned one is a first token like others."""
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((1, 3, 2, 8)).astype(np.float32) for _ in range(3))
+    rotary = Rotary(np.ones(4, np.float32), np.zeros(4, int))
+    seen = jnp.tril(jnp.ones((3, 3), bool))[None]
+    still = jnp.zeros((1, 3, 1), jnp.int32)
+    view = View(seen, still, still[:, :, None])
+    none = jnp.zeros((1, 1, 0, 2, 8))
+    reader = Reader.of(none, none, view, rotary, jnp.zeros(1, bool), rest=True)
+    got = reader.layer(jnp.int32(0))(q, k, v)[0]
+    logit = np.einsum("bthd,bkhd->bhtk", q.astype(float), k.astype(float)) / 8**0.5
+    weight = np.exp(logit) * np.tril(np.ones((3, 3)))
+    weight /= 1 + weight.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(got, np.einsum("bhtk,bkhd->bthd", weight, v), atol=1e-6)
+
+    model, variables = tiny(sink="learned", policy=Recent(1, 3, "cache"), depth=1)
+    embedding = variables["params"]["embed"]["embedding"]
+    plain, _ = tiny(policy=Recent(1, 3, "cache"), depth=1)
+    params = {k: v for k, v in variables["params"].items() if k != "sink"}
+    params["embed"] = {"embedding": embedding.at[299].set(variables["params"]["sink"])}
+    ids = np.concatenate([np.full((1, 1), 299, np.int32), tokens(0, 1, 6) % 299], axis=1)
+    want = plain.apply({"params": params}, plain.init_carry(1), ids)[1]
+    begun = model.apply(variables, model.init_carry(1), method=Decoder.begin)
+    got = model.apply({"params": params | {"sink": embedding[0]}}, begun, ids[:, 1:])[1]
+    np.testing.assert_allclose(got[..., :299], want[:, 1:, :299], atol=2e-5)  # it stays
+    with pytest.raises(TypeError, match="begins with its first token"):
+        plain.apply({"params": params}, plain.init_carry(1), method=Decoder.begin)
+    for wrong, says in (("some", "choose from"), ("zero", "no zero sink")):
+        with pytest.raises(ValueError, match=says):
+            DecoderConfig(sink=wrong, policy="livevlm")

@@ -46,6 +46,9 @@ class RopeScaling(Checked):
         return (1 - share) * rates / self.factor + share * rates
 
 
+SINKS = ("none", "zero", "learned")
+
+
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig(Checked):
     """Shapes of a language model, and what its memory keeps.
@@ -67,11 +70,14 @@ class DecoderConfig(Checked):
       start, end: tokens before and after a text.
       context: slots of the memory.
       policy: what the memory keeps, a value of ``layers.policies`` or the name of one.
+      sink: where attention goes that has nowhere to go: "none", or "zero", a key of zeros (softmax
+        off by one), or "learned", a token of its own that a stream begins with
+        (:meth:`Decoder.begin`), for a policy that keeps the first tokens.
       dtype: compute type, and that of keys and values.
 
     Raises:
-      ValueError: a number out of its range, sections that do not add up to half a head, or an
-        unknown policy.
+      ValueError: a number out of its range, sections that do not add up to half a head, an unknown
+        policy or sink, or a zero sink under a policy that reads by itself.
     """
 
     vocabulary: Count = 49_152
@@ -94,6 +100,7 @@ class DecoderConfig(Checked):
     end: Whole = 2
     context: Count = 1024
     policy: Policy | str = "full"
+    sink: str = "none"
     dtype: DType = "float32"
 
     def __post_init__(self) -> None:
@@ -102,7 +109,11 @@ class DecoderConfig(Checked):
             raise ValueError(
                 f"sections {self.sections} are not {self.head_dim // 2} pairs of a head"
             )
-        _ = self.keeps  # fails early
+        if self.sink not in SINKS:
+            raise ValueError(f"sink {self.sink!r}: choose from {SINKS}")
+        own = isinstance(self.keeps, (Layered, Retrieves))  # fails early
+        if self.sink == "zero" and own:
+            raise ValueError(f"{self.keeps} reads in a way of its own: it has no zero sink")
 
     @property
     def keeps(self) -> Policy:
@@ -175,6 +186,8 @@ class Decoder(nn.Module):
         self.embed = nn.Embed(c.vocabulary, c.dim, dtype=c.dtype)
         self.blocks = BlockStack(c.block, c.depth)
         self.norm = rms_norm(c.eps, c.dtype)
+        if c.sink == "learned":
+            self.sink = self.param("sink", nn.initializers.normal(0.02), (c.dim,))
         if not c.tied:
             self.head = nn.Dense(c.vocabulary, use_bias=False, dtype=c.dtype)
 
@@ -237,7 +250,8 @@ class Decoder(nn.Module):
         if isinstance(keeps, Layered):
             memories = keeps.memories(carry, arrival, there, c.rotary, turned)
         else:
-            memories = Reader.of(carry.keys, carry.values, arrival.view, c.rotary, turned)
+            rest = c.sink == "zero"
+            memories = Reader.of(carry.keys, carry.values, arrival.view, c.rotary, turned, rest)
         some = added if added is not None and added.shape[0] else None
         more = None if some is None else some[:, :, None].astype(x.dtype)
         _, x, found = self.blocks(((),), x[:, None], memories=memories, added=more)
@@ -248,6 +262,17 @@ class Decoder(nn.Module):
             after = store(carry, keys, values, arrival.notes, arrival.slot)
         after = dataclasses.replace(after, seen=arrival.seen, next=arrival.next)
         return after, self.norm(x[:, 0])
+
+    def begin(self, carry: Slots) -> Slots:
+        """The memory of a stream whose first token is the learned sink.
+
+        Raises:
+          TypeError: the model has none.
+        """
+        if self.config.sink != "learned":
+            raise TypeError(f"a model with sink={self.config.sink!r} begins with its first token")
+        first = jnp.broadcast_to(self.sink, (carry.seen.shape[0], 1, self.config.dim))
+        return self.read(carry, None, features=first)[0]
 
     def ask(
         self, carry: Slots, tokens: Array, valid: Array | None = None, room: int = 64

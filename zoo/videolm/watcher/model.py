@@ -23,7 +23,7 @@ from ....layers.policies.token_drop import Novelty
 from ....layers.streaming import Array
 from ...ranges import Count
 from ...text.decoder.model import Decoder
-from ..model import VideoLM, VideoLMConfig
+from ..model import Seeing, VideoLMConfig
 from ..qwen_vision import MERGE, QwenVision, patches_of
 
 
@@ -81,7 +81,7 @@ class Watched(NamedTuple):
     before: Any
 
 
-class VideoWatcher(VideoLM):
+class VideoWatcher(Seeing):
     """(carry, frames [B, T, H, W, 3]) -> (carry, logits [B, T, V] of the token behind each frame).
 
     A question is asked of a copy: ``ask`` reads words behind what is kept.
@@ -182,7 +182,7 @@ class VideoWatcher(VideoLM):
             added=together(deep),
         )  # fmt: skip
         # of a frame of which nothing was read: what was read before it says nothing new
-        place = jnp.where(stay, jnp.arange(count), -1).max(axis=2)
+        place = jnp.where(stay, jnp.arange(count)[None, None], -1).max(axis=2)
         y = y.reshape(batch, steps, count, dim)
         last = jnp.take_along_axis(y, jnp.maximum(place, 0)[..., None, None], axis=2)[:, :, 0]
         return Watched(slots, (), before), jnp.where((place >= 0)[..., None], last, 0)
@@ -197,7 +197,7 @@ class VideoWatcher(VideoLM):
         start = slots.next[:, None] + rank * side
         r, c = np.meshgrid(np.arange(rows), np.arange(cols), indexing="ij")
         cell = np.stack([0 * r, r, c], axis=-1).reshape(-1, 3).astype(np.int32)
-        place = start[..., None, None] + cell
+        place = start[..., None, None] + cell[None, None]
         return {"place": place.reshape(len(there), -1, 3)}
 
     def _bank(self, carry: Watched, x: Array, there: Array):

@@ -63,8 +63,9 @@ def theirs(file: Path, dtype: str) -> Run:
             num_hidden_layers=config["num_hidden_layers"],
             num_attention_heads=config["num_attention_heads"],
             num_key_value_heads=config["num_key_value_heads"],
-            rms_norm_eps=config["rms_norm_eps"], rope_theta=config["rope_theta"],
-            tie_word_embeddings=True, max_position_embeddings=8192,
+            rms_norm_eps=config["rms_norm_eps"], tie_word_embeddings=True,
+            max_position_embeddings=8192,
+            rope_parameters={"rope_type": "default", "rope_theta": config["rope_theta"]},
         )
     )  # fmt: skip
     missing, unknown = model.load_state_dict(weights, strict=False)

@@ -181,7 +181,14 @@ def best(make: Callable[[float], Callable[[int], list[int]]], choices, events) -
     return max(choices, key=total)
 
 
-def held_out(streams: list[Stream], which: int, seed: int) -> dict[str, list[int]]:
+def prepared(streams: list[Stream], which: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """(inputs of the linear heads on the other streams, on this one)."""
+    x, basis = features([s for i, s in enumerate(streams) if i != which])
+    scale = np.concatenate(x).std(axis=0) + 1e-6
+    return [a / scale for a in x], features([streams[which]], basis)[0][0] / scale
+
+
+def held_out(streams: list[Stream], which: int, inputs, seed: int) -> dict[str, list[int]]:
     """Trigger -> frames at which it spoke in stream ``which``, set up on the others."""
     rest = [s for i, s in enumerate(streams) if i != which]
     own, events = streams[which], [s.events for s in rest]
@@ -209,10 +216,7 @@ def held_out(streams: list[Stream], which: int, seed: int) -> dict[str, list[int
         ratios(own, tau).tolist(), count / len(own.x)
     )
 
-    x, basis = features(rest)
-    scale = np.concatenate(x).std(axis=0) + 1e-6
-    x = [a / scale for a in x]
-    mine = features([own], basis)[0][0] / scale
+    x, mine = inputs
     classes = max(s.action.max() for s in streams) + 1
     labels = np.concatenate([s.action for s in rest])
     w = linear(np.concatenate(x), labels, classes, seed)
@@ -252,10 +256,11 @@ def main() -> None:
     exists("--data", args.data, "noahzhy/FIR-Image-Action-Dataset")
     streams = read(located(args.data))
     table: dict[str, list] = {}
+    inputs = [prepared(streams, which) for which in range(len(streams))]
     for seed in range(args.seeds):
         sums: dict[str, list] = {}
         for which, stream in enumerate(streams):
-            for name, said in held_out(streams, which, seed).items():
+            for name, said in held_out(streams, which, inputs[which], seed).items():
                 right, spoke, there, delays = score(said, stream.events)
                 own = sums.setdefault(name, [0, 0, 0, []])
                 own[0], own[1], own[2] = own[0] + right, own[1] + spoke, own[2] + there

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from ....layers.exportable import exportable
 from ....layers.gaps import hold, zero_invalid
 from ....layers.memory import Slots
 from ....layers.memory.star import StarMemory
@@ -72,6 +73,7 @@ def _system(name: str, slots: int, tokens: int, dim: int) -> System:
     return system(name, slots, tokens, dim)
 
 
+@exportable
 class Watched(NamedTuple):
     """What a stream left behind: ``slots`` of the language model, or a ``bank`` of frames in their
     place; ``before``, what a drop compares the next frame with. () where there is none."""
@@ -161,12 +163,20 @@ class VideoWatcher(Seeing):
         flat = frames.reshape(-1, *frames.shape[2:])
         if isinstance(self.vision, QwenVision):
             # a patch is of two frames: a single one stands for both, as these models see pictures
-            patches, grid = patches_of(jnp.repeat(flat, 2, axis=0), self.config.vision.patch)
-            found = self.see(patches, grid)
+            def one(model: VideoWatcher, frame: Array) -> tuple[Array, Array]:
+                twice = jnp.stack([frame, frame])
+                found = model.see(*patches_of(twice, model.config.vision.patch))
+                return found.tokens, found.deep
+
+            options: Any = dict(
+                variable_axes={"params": None}, split_rngs={"params": False}, out_axes=(0, 1)
+            )
+            tokens, deep = nn.vmap(one, in_axes=0, **options)(self, flat)
         else:
             found = self.see(flat)
-        tokens = found.tokens.reshape(batch, steps, -1, found.tokens.shape[-1])
-        return tokens, found.deep.reshape(len(found.deep), *tokens.shape)
+            tokens, deep = found.tokens, found.deep
+        tokens = tokens.reshape(batch, steps, *tokens.shape[1:])
+        return tokens, deep.reshape(len(deep), *tokens.shape)
 
     def _read(self, carry: Watched, x: Array, deep: Array, there: Array):
         """Through the memory: (carry, the last token's features of each frame [B, T, D])."""
@@ -198,7 +208,7 @@ class VideoWatcher(Seeing):
         r, c = np.meshgrid(np.arange(rows), np.arange(cols), indexing="ij")
         cell = np.stack([0 * r, r, c], axis=-1).reshape(-1, 3).astype(np.int32)
         place = start[..., None, None] + cell[None, None]
-        return {"place": place.reshape(len(there), -1, 3)}
+        return {"place": place.reshape(there.shape[0], -1, 3)}
 
     def _bank(self, carry: Watched, x: Array, there: Array):
         """Each frame joins the bank, which is read from its beginning."""

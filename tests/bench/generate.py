@@ -17,13 +17,14 @@ import jax
 import numpy as np
 
 from streamzoo.layers.rollout.policy import longlive
+from streamzoo.layers.streaming import Fields
 from streamzoo.zoo.generate import Generator
 from streamzoo.zoo.trees import flatten
 
 
 def main() -> None:
     """Prints the lines."""
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(description="a block of endless video, ours and in PyTorch")
     p.add_argument("--blocks", type=int, default=40, help="timed blocks (default: 40)")
     p.add_argument("--dim", type=int, default=128)
     p.add_argument("--depth", type=int, default=4)
@@ -36,7 +37,7 @@ def main() -> None:
     from .torch_generator import Student
 
     torch.set_num_threads(args.threads)
-    size = dict(image_size=(args.side, args.side), dim=args.dim, hidden=4 * args.dim,
+    size: Fields = dict(image_size=(args.side, args.side), dim=args.dim, hidden=4 * args.dim,
                 depth=args.depth, heads=args.dim // 32)  # fmt: skip
     value = longlive(recache=False)
     ours = Generator.create("wan-tiny", rollout=value, **size)

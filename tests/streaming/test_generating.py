@@ -122,6 +122,7 @@ def test_what_moves_is_where_the_ball_is():
         if column < 6:  # the background has yet to forget where it stood
             continue
         assert abs(middle(latent)[1] - 6) < 1 and -2 < middle(latent)[0] - column < 0.6, column
+    latent = motion(square(11, 6))
     for _ in range(60):  # it rests until the background has it, and the ball stays
         latent = motion(square(11, 6))
     np.testing.assert_array_equal(motion(square(11, 6)), latent)

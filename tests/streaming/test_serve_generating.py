@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,8 @@ def test_nothing_is_made_for_nobody():
     run(main())
 
 
-async def hear(socket, kind):
+async def hear(socket, kind) -> Any:
+    """(header, JPEG) of the next frame, or the next message of another kind."""
     while True:
         message = await socket.recv()
         if isinstance(message, bytes) == (kind == "frame"):

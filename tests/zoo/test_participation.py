@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,8 @@ def test_score_is_the_sum_of_products_with_turned_queries():
     view = View(None, jnp.asarray(places), jnp.asarray(places[:, slots:, None]))
     reader = Weigher.of(jnp.asarray(keys), jnp.asarray(keys), view, rotary, jnp.ones(1, bool))
     new = jnp.asarray(new)
-    _, score, _ = reader.layer(jnp.int32(0))(jnp.asarray(q), new, new)
+    one: Any = reader.layer(jnp.int32(0))
+    _, score, _ = one(jnp.asarray(q), new, new)
     want = np.zeros(slots)
     for j in range(slots):
         for t in range(tokens):
@@ -115,7 +117,8 @@ def test_strongest_tokens_do_not_depend_on_their_slots():
     assert best[0].tolist() == by_hand
     for _ in range(3):
         mixed = rng.permutation(40)
-        found = strongest(*(jnp.asarray(a[:, mixed]) for a in (score, time, here)), 9)
+        order = [jnp.asarray(a[:, mixed]) for a in (score, time, here)]
+        found = strongest(order[0], order[1], order[2], 9)
         assert mixed[np.asarray(found[0])].tolist() == by_hand
 
 

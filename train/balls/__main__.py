@@ -1,6 +1,7 @@
 """``python -m streamzoo.train.balls --seed 0 --out runs/balls``: the chain, and how it drifts.
 
 ``--table`` prints what the reports of all seeds in the folder say, as the page of results has it.
+``--measure balls-tiny/bounce`` measures named weights, with several noises, and trains nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 from pathlib import Path
 
 from .chain import Chain, ChainConfig
-from .report import report, table
+from .report import noises, report, table
 from .self_forcing import student
 
 
@@ -29,7 +30,12 @@ def main(argv: list[str] | None = None) -> int:
         p.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default),
                            default=field.default, help=f"(default: {field.default})")  # fmt: skip
     p.add_argument("--table", action="store_true", help="print the reports that are there")
+    p.add_argument("--measure", metavar="NAME", help="weights that are measured, not trained")
+    p.add_argument("--noises", type=int, default=3, help="of --measure (default: %(default)s)")
     args = p.parse_args(argv)
+    if args.measure:
+        noises(args.measure, args.streams, args.noises, lambda text: print(text, flush=True))
+        return 0
     if args.table:
         print(table(sorted(Path(args.out).glob("seed*/report.json"))))
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,25 @@ from ...zoo.files import load_file
 from ...zoo.generate.balls.names import CONFIG, stream
 from ...zoo.generate.balls.picture import CLASSES, condition
 from ...zoo.generate.generator import Generator
+from ...zoo.resolve import load
 from .chain import Chain, sampled
 from .clips import FRAMES, clips
 from .measure import Drift, drift, reference, seen
 
 HORIZONS = 10
+LONG = FRAMES * HORIZONS
 MEMORIES = {"3 sinks, 6 frames": (3, 6), "9 frames": (0, 9), "3 frames": (0, 3)}
 
 
 def rolled(
-    chain: Chain, variables: Params, value: Rollout, streams: int, blocks: int, seed: int,
+    module: Any, variables: Params, value: Rollout, streams: int, blocks: int, seed: int,
     told: np.ndarray | None = None, first_only: bool = False,
 ) -> tuple[np.ndarray, float]:  # fmt: skip
     """(latents [B, F, 32] of streams that are told nothing or a class, seconds of a late block).
 
     first_only: the class is told to the first block alone, and only memory knows it afterwards.
     """
-    generator = Generator(chain.model, variables, value)
+    generator = Generator(module, variables, value)
     state = generator.start(streams, seed=seed)
     nothing = np.zeros((streams, 1, CONFIG.text_dim), np.float32)
     made, took = [], []
@@ -74,43 +76,54 @@ def row(found: Drift) -> Json:
 def report(chain: Chain, streams: int) -> Json:
     """Everything that is measured of one seed, also printed."""
     real = reference()
-    load = lambda name: jax.tree.map(jnp.asarray, load_file(chain.out / f"{name}.safetensors")[0])
-    teacher, causal, student = load("teacher"), load("causal"), load("student")
+    of = lambda name: jax.tree.map(jnp.asarray, load_file(chain.out / f"{name}.safetensors")[0])
+    teacher, causal, student = of("teacher"), of("causal"), of("student")
     key, rows = jax.random.key(1000 + chain.seed), {}
 
     def told(name: str, found: Any) -> None:
         rows[name] = found
         chain.log(f"{name}: {found}")
 
-    long = FRAMES * HORIZONS
-    times = jnp.broadcast_to(jnp.arange(long, dtype=jnp.float32), (streams, long))
-    told("real", row(drift(np.asarray(clips(key, times)[0]).reshape(streams, long, -1), real)))
+    times = jnp.broadcast_to(jnp.arange(LONG, dtype=jnp.float32), (streams, LONG))
+    told("real", row(drift(np.asarray(clips(key, times)[0]).reshape(streams, LONG, -1), real)))
     whole = seen(sampled(chain, teacher, streams, 24, key)).classes
     votes = np.asarray([np.bincount(r, minlength=4).argmax() for r in whole])
     told("teacher, frames of the clip's class", round(float((whole == votes[:, None]).mean()), 3))
-    blocks, seed = long // CONFIG.block, 2000 + chain.seed
+    blocks, seed, model = LONG // CONFIG.block, 2000 + chain.seed, chain.model
     for stage, variables in (("causal", causal), ("student", student)):
         for memory, (sinks, recent) in MEMORIES.items():
-            latents, _ = rolled(chain, variables, stream(sinks, recent), streams, blocks, seed)
+            latents, _ = rolled(model, variables, stream(sinks, recent), streams, blocks, seed)
             told(f"{stage}, 4 passes, {memory}", row(drift(latents, real)))
         if stage == "causal":
             for memory in ("3 sinks, 6 frames", "9 frames"):
                 value = finer(stream(*MEMORIES[memory]), 12)
-                latents, _ = rolled(chain, variables, value, streams, blocks, seed)
+                latents, _ = rolled(model, variables, value, streams, blocks, seed)
                 told(f"causal, 12 passes, {memory}", row(drift(latents, real)))
     classes = np.arange(streams) % 4
     given = np.concatenate([condition(CLASSES[c], CONFIG.text_dim) for c in classes])
     for first_only in (False, True):
-        latents, _ = rolled(chain, student, stream(), streams, blocks, seed, given, first_only)
+        latents, _ = rolled(model, student, stream(), streams, blocks, seed, given, first_only)
         right = float((seen(latents).classes == classes[:, None]).mean())
         name = "student told a class" + " in its first block" * first_only
         told(name, {**row(drift(latents, real)), "frames of that class": round(right, 3)})
     for memory in ("3 sinks, 6 frames", "9 frames"):
         value = stream(*MEMORIES[memory])
-        latents, _ = rolled(chain, student, value, streams // 4, 10 * blocks, seed)
+        latents, _ = rolled(model, student, value, streams // 4, 10 * blocks, seed)
         told(f"student, {memory}, 100 horizons", row(drift(latents, real)))
-    _, took = rolled(chain, student, stream(), 1, 60, seed)
+    _, took = rolled(model, student, stream(), 1, 60, seed)
     told("frames per second of one stream", round(CONFIG.block / took, 1))
+    return rows
+
+
+def noises(name: str, streams: int, count: int, log: Callable[[str], None]) -> list[Json]:
+    """Drift of named weights over 10 horizons, with the first block in memory: a row for each of
+    ``count`` noises, also printed."""
+    module, variables = load(name)
+    real, rows = reference(), []
+    for seed in range(1, count + 1):
+        latents, _ = rolled(module, variables, stream(), streams, LONG // CONFIG.block, seed)
+        rows.append(row(found := drift(latents, real)))
+        log(f"noise {seed}: {rows[-1]}; windows {[round(d, 3) for d in found.distance]}")
     return rows
 
 

@@ -23,6 +23,7 @@ from .errors import WeightsError
 from .files import Config
 from .gguf import read_gguf
 from .ort import read_ort
+from .tflite_sparse import dense
 
 PARTS = ("weight", "bias")
 
@@ -123,7 +124,8 @@ def read_tfjs(path: Path) -> tuple[dict[str, np.ndarray], Json] | None:
 
 
 def read_tflite(path: Path) -> tuple[dict[str, np.ndarray], Json]:
-    """A TensorFlow Lite file, as :func:`read_onnx`, with floats for what it stores in 8 bits.
+    """A TensorFlow Lite file, as :func:`read_onnx`, with floats for what it stores in 8 bits
+    and zeros for what it leaves out; also the ``file``.
 
     Tensors keep the file's names: of a convolution or a dense layer ``NAME.weight`` and
     ``NAME.bias``, both by the name of the weight (converters give the bias another layer's name at
@@ -144,7 +146,7 @@ def read_tflite(path: Path) -> tuple[dict[str, np.ndarray], Json]:
         model = tflite.Model.GetRootAs(data, 0)
         graph: Any = model.Subgraphs(0)  # None in the library's types
         tensors, operations = _tflite_tensors(tflite, model, graph)
-        told: Json = {"graph": "tflite", "operations": operations}
+        told: Json = {"graph": "tflite", "operations": operations, "file": str(path)}
         for kind, places in (
             ("inputs", graph.InputsAsNumpy()),
             ("outputs", graph.OutputsAsNumpy()),
@@ -164,7 +166,7 @@ def _tflite_tensors(tflite: Any, model: Any, graph: Any) -> tuple[dict, dict[str
     kinds = {v: k.lower() for k, v in vars(tflite.BuiltinOperator).items() if k[0] != "_"}
     tensors: dict[str, np.ndarray] = {}
     operations: dict[str, int] = {}
-    made: dict[int, int] = {}  # what was float16 -> the tensor that it is stored as
+    made: dict[int, int] = {}  # what was float16 or sparse -> the tensor that it is stored as
     for number in range(graph.OperatorsLength()):
         operation = graph.Operators(number)
         code = model.OperatorCodes(operation.OpcodeIndex())
@@ -172,7 +174,7 @@ def _tflite_tensors(tflite: Any, model: Any, graph: Any) -> tuple[dict, dict[str
         kind = kinds[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
         operations[kind] = operations.get(kind, 0) + 1
         places = [made.get(int(i), int(i)) for i in operation.InputsAsNumpy()]
-        if kind == "dequantize":
+        if kind in ("dequantize", "densify"):
             made[int(operation.Outputs(0))] = places[0]
             continue
         name = ""
@@ -198,7 +200,9 @@ def _tflite_array(tflite: Any, model: Any, tensor: Any) -> np.ndarray | None:
     dtype = (floats | bits).get(tensor.Type())
     if not stored.DataLength() or dtype is None:
         return None
-    array = np.frombuffer(stored.DataAsNumpy().tobytes(), dtype).reshape(_tflite_shape(tensor))
+    array, shape = np.frombuffer(stored.DataAsNumpy().tobytes(), dtype), _tflite_shape(tensor)
+    sparsity = tensor.Sparsity()
+    array = dense(tflite, sparsity, array, shape) if sparsity else array.reshape(shape)
     if tensor.Type() in floats:
         return array
     told = tensor.Quantization()
@@ -206,11 +210,11 @@ def _tflite_array(tflite: Any, model: Any, tensor: Any) -> np.ndarray | None:
         raise ValueError(f"{tensor.Name().decode()} has 8 bits and no scale")
     scale = told.ScaleAsNumpy().astype(np.float32)
     zero = np.broadcast_to(told.ZeroPointAsNumpy() if told.ZeroPointLength() else 0, scale.shape)
-    shape = [1] * array.ndim
+    axes = [1] * array.ndim
     if len(scale) > 1:
-        shape[told.QuantizedDimension()] = len(scale)
-    centred = array.astype(np.float32) - zero.astype(np.float32).reshape(shape)
-    return centred * scale.reshape(shape)
+        axes[told.QuantizedDimension()] = len(scale)
+    centred = array.astype(np.float32) - zero.astype(np.float32).reshape(axes)
+    return centred * scale.reshape(axes)
 
 
 def _tflite_shape(tensor: Any) -> list[int]:

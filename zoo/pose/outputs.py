@@ -28,17 +28,25 @@ HAND_BONES = tuple(
     for i in (1, 2, 3, 4)
 )
 
+# A body's 33 points, as ``blaze`` names them: shoulders and hips, arms with three points of a hand,
+# legs with heel and toes, eyes and mouth.
+BODY_BONES = (
+    (0, 2), (0, 5), (2, 7), (5, 8), (9, 10), (11, 12), (11, 23), (12, 24), (23, 24),
+    *((a, a + 2) for a in (11, 12, 13, 14, 15, 16, 17, 18, 23, 24, 25, 26, 27, 28, 29, 30)),
+    (15, 19), (16, 20), (15, 21), (16, 22), (27, 31), (28, 32),
+)  # fmt: skip
+
 
 def bones(points: int) -> tuple[tuple[int, int], ...]:
     """The lines of a pose of so many points; none where that is not known."""
-    return {17: BONES, 7: PALM_BONES, 21: HAND_BONES}.get(points, ())
+    return {17: BONES, 7: PALM_BONES, 21: HAND_BONES, 33: BODY_BONES}.get(points, ())
 
 
 @exportable
 @flax.struct.dataclass
 class Pose(Output):
-    """Persons and their P = 17 points of COCO (``POINTS``), or hands and theirs, which the model
-    names. B streams, T frames, N slots.
+    """Persons and their P = 17 points of COCO (``POINTS``), or other points of them or of hands,
+    which the model names. B streams, T frames, N slots.
 
     Empty slots, and all of a frame that never came, are zeros.
     """

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ....layers.conv2d import depthwise_conv2d
 from ....layers.kernels.dispatch import Backend, Op
 from ....layers.ranks import to_rank
 from ....layers.streaming import DType
@@ -121,13 +122,18 @@ def relu6(x: Array) -> Array:
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck: widen, filter each channel, narrow. x [M, H, W, C] -> [M, h, w, O]."""
+    """Inverted bottleneck: widen, filter each channel, narrow. x [M, H, W, C] -> [M, h, w, O].
+
+    ``middle``: the filter pads all sides alike, where TensorFlow's "SAME" with a stride of 2 pads
+    the far side more.
+    """
 
     kernel: int
     inside: int
     width: int
     expand: int
     stride: int
+    middle: bool = False
 
     def setup(self):
         init, zeros = nn.initializers.he_normal(), nn.initializers.zeros
@@ -145,7 +151,8 @@ class MBConv(nn.Module):
         y = x
         if self.expand != 1:
             y = relu6(conv(y, self.expand_kernel, self.expand_bias, 1))
-        y = relu6(depthwise(y, self.depth_kernel, self.depth_bias, self.stride))
+        filtered = depthwise_conv2d if self.middle else depthwise
+        y = relu6(filtered(y, self.depth_kernel, self.depth_bias, self.stride))
         y = conv(y, self.project_kernel, self.project_bias, 1)
         return x + y if self.stride == 1 and self.inside == self.width else y
 

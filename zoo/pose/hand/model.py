@@ -130,14 +130,14 @@ def placed(middle: Array, along: Array, points: Array, side: int) -> Array:
     return middle[:, None] + x * along[:, None] + y * down[:, None]
 
 
-def cut(picture: Array, middle: Array, along: Array, side: int) -> Array:
-    """One picture [H, W, 3] and the squares of N hands -> [N, side, side, 3], bilinear, black
-    outside of the picture."""
+def cut(picture: Array, middle: Array, along: Array, side: int, outside: str = "constant") -> Array:
+    """One picture [H, W, 3] and the squares of N hands -> [N, side, side, 3], bilinear; outside of
+    the picture black, or with "nearest" as its edge."""
     rows, cols = jnp.meshgrid(*[jnp.arange(side, dtype=jnp.float32) + 0.5] * 2, indexing="ij")
     grid = jnp.stack([cols, rows], axis=-1).reshape(1, -1, 2)
     at = placed(middle, along, jnp.repeat(grid, len(middle), axis=0), side) - 0.5
     sample = lambda channel: jax.scipy.ndimage.map_coordinates(
-        channel, [at[..., 1], at[..., 0]], order=1, mode="constant"
+        channel, [at[..., 1], at[..., 0]], order=1, mode=outside
     )
     return jax.vmap(sample, -1, -1)(picture).reshape(len(middle), side, side, 3)
 

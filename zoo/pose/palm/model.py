@@ -212,12 +212,13 @@ class PalmNet(nn.Module):
         return jnp.stack(found), jnp.stack(bests)
 
 
-def cells(side: tuple[int, int]) -> np.ndarray:
-    """Middles of the anchors' cells in pixels x, y [A, 2], in the order of the answers."""
+def cells(side: tuple[int, int], anchors: tuple[tuple[int, int], ...] = ANCHORS) -> np.ndarray:
+    """Middles of the anchors' cells in pixels x, y [A, 2], in the order of the answers; of each map
+    ``anchors`` has its stride and how many a cell has."""
     found = []
-    for stride, anchors in ANCHORS:
+    for stride, count in anchors:
         y, x = np.mgrid[: side[0] // stride, : side[1] // stride] * stride + stride / 2
-        found.append(np.repeat(np.stack([x, y], axis=-1).reshape(-1, 2), anchors, axis=0))
+        found.append(np.repeat(np.stack([x, y], axis=-1).reshape(-1, 2), count, axis=0))
     return np.concatenate(found).astype(np.float32)
 
 

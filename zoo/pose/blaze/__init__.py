@@ -1,0 +1,3 @@
+"""MediaPipe's BlazePose."""
+
+NAMES = ("blazepose-*",)

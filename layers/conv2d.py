@@ -19,28 +19,32 @@ from .streaming import DType
 Array = jax.Array
 
 
-def _sums(x: Array, kernel: Array, bias: Array | None, *, stride: int) -> Array:
+def _sums(x: Array, kernel: Array, bias: Array | None, *, stride: int, dilation: int = 1) -> Array:
     side = kernel.shape[0]
     height, width = (-(-n // stride) for n in x.shape[1:3])
-    pad = (side - 1) // 2
+    pad = dilation * (side - 1) // 2
     x32 = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0))).astype(jnp.float32)
     weights = kernel.astype(jnp.float32)
     y: Any = 0.0 if bias is None else to_rank(bias.astype(jnp.float32), x)
     for row in range(side):
         for col in range(side):
-            part = x32[:, row : row + (height - 1) * stride + 1 : stride]
-            part = part[:, :, col : col + (width - 1) * stride + 1 : stride]
+            top, left = row * dilation, col * dilation
+            part = x32[:, top : top + (height - 1) * stride + 1 : stride]
+            part = part[:, :, left : left + (width - 1) * stride + 1 : stride]
             y = y + part * to_rank(weights[row, col, 0], x)
     return y.astype(x.dtype)
 
 
-def _grouped(x: Array, kernel: Array, bias: Array | None, *, stride: int) -> Array:
-    pad = (kernel.shape[0] - 1) // 2
+def _grouped(
+    x: Array, kernel: Array, bias: Array | None, *, stride: int, dilation: int = 1
+) -> Array:
+    pad = dilation * (kernel.shape[0] - 1) // 2
     y = jax.lax.conv_general_dilated(
         x.astype(jnp.float32),
         kernel.astype(jnp.float32),
         (stride, stride),
         ((pad, pad), (pad, pad)),
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
     )
@@ -51,13 +55,16 @@ def _grouped(x: Array, kernel: Array, bias: Array | None, *, stride: int) -> Arr
 _depthwise = Op("depthwise", Backend("reference", _sums), Backend("convolution", _grouped))
 
 
-def depthwise_conv2d(x: Array, kernel: Array, bias: Array | None = None, stride: int = 1) -> Array:
-    """One k x k filter per channel, (k - 1) / 2 zeros on all four sides, products in fp32.
+def depthwise_conv2d(
+    x: Array, kernel: Array, bias: Array | None = None, stride: int = 1, dilation: int = 1
+) -> Array:
+    """One k x k filter per channel, (k - 1) / 2 zeros on all four sides, products in fp32. Its
+    weights lie ``dilation`` pixels apart, with as many times more zeros.
 
     x [M, H, W, C], kernel [k, k, 1, C], bias [C] -> [M, ceil(H / stride), ceil(W / stride), C] in
     the dtype of x, for odd k.
     """
-    return _depthwise(x, kernel, bias, stride=stride)
+    return _depthwise(x, kernel, bias, stride=stride, dilation=dilation)
 
 
 class Depthwise(nn.Module):
@@ -67,6 +74,7 @@ class Depthwise(nn.Module):
     size: int = 3
     stride: int = 1
     dtype: DType = jnp.float32
+    dilation: int = 1
 
     def setup(self):
         init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -75,7 +83,8 @@ class Depthwise(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         """x [M, H, W, C] -> [M, H / stride, W / stride, C]."""
-        return depthwise_conv2d(x.astype(self.dtype), self.kernel, self.bias, self.stride)
+        x = x.astype(self.dtype)
+        return depthwise_conv2d(x, self.kernel, self.bias, self.stride, self.dilation)
 
 
 class SqueezeExcite(nn.Module):

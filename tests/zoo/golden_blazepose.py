@@ -8,9 +8,9 @@ of its own: the graph runs in its compiled library.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,9 +31,7 @@ def frames(clip: Path) -> np.ndarray:
 
 
 def main() -> None:
-    import mediapipe
-
-    graphs: Any = mediapipe
+    graphs = importlib.import_module("mediapipe")
     video = frames(Path(__file__).parents[3] / "shared" / "data" / "clips" / CLIP)
     found = {}
     for name, smooth in (("smooth", True), ("plain", False)):

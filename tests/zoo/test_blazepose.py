@@ -93,7 +93,7 @@ def test_the_stream_is_mediapipes_graph():
 
 @needs_graph
 def test_either_file_leads_to_both(tmp_path):
-    both = [shutil.copy(graph(name), tmp_path) for name in (GRAPH, DETECTOR)]
+    both = [shutil.copy(str(graph(name)), tmp_path) for name in (GRAPH, DETECTOR)]
     made = [jax.tree.leaves(convert_checkpoint(Path(file))[1]) for file in both]
     assert all(map(np.array_equal, *made))
     kernel = loaded()["params"]["detector"]["trunk"]["blocks_14"]["expand_kernel"]
@@ -126,7 +126,7 @@ def test_the_filter_is_the_one_euro_filter():
     """In float64, point by point, as the paper's algorithm says it."""
     rng = np.random.default_rng(1)
     track = np.cumsum(rng.normal(0, 3, (12, 1, 2, 2)), axis=0).astype(np.float32) + 50
-    size, rate, rest, rise = 40.0, 25.0, np.float32([0.05, 0.01]), np.float32([80.0, 10.0])
+    size, rate, rest, rise = 40.0, 25.0, *np.asarray([[0.05, 0.01], [80.0, 10.0]], np.float32)
     state, got = nothing(1, 2), []
     for points in track:
         state = smooth(state, jnp.asarray(points), jnp.full(1, size), rate, rest, rise)

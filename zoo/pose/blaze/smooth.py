@@ -56,7 +56,8 @@ def smooth(
     moved = (points - state.last) / jnp.maximum(size, LEAST) * rate
     alpha = float(1 / (1 + rate / (2 * np.pi * SPEED_CUTOFF)))
     speed = jnp.where(seen, alpha * moved + (1 - alpha) * state.speed, 0.0)
-    cutoff = least[None, :, None] + rise[None, :, None] * jnp.abs(speed)
+    column = lambda a: jnp.asarray(a)[None, :, None]
+    cutoff = column(least) + column(rise) * jnp.abs(speed)
     alpha = share(cutoff, rate)
     found = jnp.where(seen, alpha * points + (1 - alpha) * state.points, points)
     found = jnp.where(size < LEAST, points, found)

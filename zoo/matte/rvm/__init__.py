@@ -1,0 +1,3 @@
+"""Robust Video Matting."""
+
+NAMES = ("rvm-*",)

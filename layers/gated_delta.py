@@ -6,7 +6,6 @@ of Qwen3-Next's linear attention: output gate behind a per-head RMS norm, no bia
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -18,6 +17,7 @@ from .exportable import exportable
 from .gaps import compact, scatter
 from .kernels.gated_delta import gated_delta
 from .ranks import to_rank
+from .stacked import Layer
 from .streaming import DType
 
 Array = jax.Array
@@ -43,7 +43,7 @@ def step_init(key, shape, dtype=jnp.float32) -> Array:
 
 @exportable
 class DeltaState(NamedTuple):
-    s: Array  # [B, N, H, dk, dv] fp32
+    s: Array | Layer  # [B, N, H, dk, dv] fp32
     tail: Array  # [B, kernel - 1, N, H * (2 dk + dv)] inputs of the convolution
 
 
@@ -71,6 +71,7 @@ class GatedDelta(nn.Module):
     dtype: DType = jnp.float32
     param_dtype: DType = jnp.float32
     latency = 0
+    in_place = ("s",)
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -127,15 +128,19 @@ class GatedDelta(nn.Module):
             return z.swapaxes(1, 2).reshape(batch, tokens, steps, *last)
 
         q, k, v = fold(q, heads, dk), fold(k, heads, dk), fold(v, heads, dv)
-        arrays = (l2norm(q), l2norm(k), v, fold(g, heads), fold(beta, heads), carry.s)
-        run = functools.partial(gated_delta, chunk=self.chunk, implementation=self.implementation)
-        if steps == 1:  # the state in its own layout, which a TPU would copy to merge B with N
-            o, s = jax.vmap(run)(*arrays)
-        else:
-            o, s = run(*(x.reshape(batch * tokens, *x.shape[2:]) for x in arrays))
-        o = o.reshape(batch, tokens, steps, heads, dv).swapaxes(1, 2).astype(jnp.float32)
+        o, s = gated_delta(
+            l2norm(q),
+            l2norm(k),
+            v,
+            fold(g, heads),
+            fold(beta, heads),
+            carry.s,
+            chunk=self.chunk,
+            implementation=self.implementation,
+        )
+        o = o.swapaxes(1, 2).astype(jnp.float32)
         o = o * jax.lax.rsqrt(jnp.mean(o * o, axis=-1, keepdims=True) + self.eps)
         z = self.gate(dense.x).astype(jnp.float32).reshape(o.shape)
         o = o * to_rank(self.norm_scale.astype(jnp.float32), o) * nn.silu(z)
         y = self.out(o.reshape(batch, steps, tokens, heads * dv).astype(self.dtype))
-        return DeltaState(s.reshape(carry.s.shape), tail), scatter(y, dense, valid)
+        return DeltaState(s, tail), scatter(y, dense, valid)

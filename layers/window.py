@@ -47,6 +47,11 @@ class WindowAttention(nn.Module):
     dtype: DType = jnp.float32
     latency = 0
 
+    @property
+    def in_place(self) -> tuple[str, ...]:
+        """Fields of the carry that may be one layer of a stack."""
+        return () if self.block is not None else ("k", "v", "k_scale", "v_scale")
+
     def setup(self):
         if self.window < 1 or self.sinks < 0:
             raise ValueError(f"window {self.window} must be >= 1 and sinks {self.sinks} >= 0")

@@ -7,9 +7,8 @@ is automatic there and can take these arguments, and the reference elsewhere: un
 ``vmap``, ``shard_map`` and ``jax.export`` alike, also for a platform that this machine lacks. A
 backend that is named is used, or the call fails and says why.
 
-XLA cannot split a kernel over devices by itself. With several devices a kernel is automatic within
-``shard_map`` only, where each device has its own part; elsewhere the reference is, which XLA can
-split. A program that stays on one of several devices may name its backend.
+XLA cannot split a kernel over devices by itself: where the arrays are placed on a mesh, each device
+runs it on its own streams and heads (``split``).
 """
 
 from __future__ import annotations
@@ -19,14 +18,16 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import get_abstract_mesh
+
+from .cost import Cost, cost_of
+from .split import Split, split_of
 
 PLATFORMS = ("cpu", "tpu", "cuda")
 # Before 0.11 a pallas_call on a GPU means another compiler (KERNELS of the CHANGELOG of Pallas).
@@ -55,6 +56,11 @@ def portable(*names: str) -> Iterator[None]:
         _portable.reset(token)
 
 
+def is_portable() -> bool:
+    """Whether what is traced here must run anywhere: :func:`portable`."""
+    return _portable.get() is not None
+
+
 @dataclass(frozen=True)
 class Choice:
     """What one call of an operation takes on one platform.
@@ -64,6 +70,9 @@ class Choice:
       refused: backend that would have come before it, or that is named and does not run there ->
         why it cannot take the call.
       named: whether ``implementation=`` said so, and nothing was chosen.
+      split: how a kernel is shared out over a mesh of devices; None for what XLA shares out.
+      where, times: path of the module that calls, and how often, where several layers are scanned.
+      program: what the call becomes, traced anew (:meth:`cost` reads it).
     """
 
     op: str
@@ -71,6 +80,16 @@ class Choice:
     implementation: str
     refused: Mapping[str, str]
     named: bool = False
+    split: Split | None = None
+    where: str = ""
+    times: int = 1
+    program: Callable[[], Any] | None = field(default=None, compare=False, repr=False)
+
+    def cost(self) -> Cost | None:
+        """Kernels, blocks, bytes and FLOPs of one call on one device; None if it does not run."""
+        if self.program is None or (self.named and self.refused):
+            return None
+        return cost_of(self.program(), self.platform)
 
 
 _recorded: ContextVar[list[Choice] | None] = ContextVar("recorded", default=None)
@@ -85,6 +104,31 @@ def recording() -> Iterator[list[Choice]]:
         yield choices
     finally:
         _recorded.reset(token)
+
+
+# Which module calls, and how often what is traced within will run: for those who ask.
+_place: ContextVar[str] = ContextVar("place", default="")
+_times: ContextVar[int] = ContextVar("times", default=1)
+
+
+@contextmanager
+def place(where: str) -> Iterator[None]:
+    """What is called within is called from the module of this path."""
+    token = _place.set(where)
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+@contextmanager
+def repeated(times: int) -> Iterator[None]:
+    """What is traced within runs so often, as the body of a scan does."""
+    token = _times.set(_times.get() * times)
+    try:
+        yield
+    finally:
+        _times.reset(token)
 
 
 class KernelError(ValueError):
@@ -102,7 +146,8 @@ class Backend:
       automatic: where ``implementation=None`` takes it.
       unable: (the call's arguments) -> None, or the argument, its value and why it cannot be
         taken, e.g. ``"k has head width 48, which is no multiple of 128"``. Shapes and dtypes only.
-      divisible: whether XLA can split it over devices, as it can all that is no kernel.
+      parts: of a kernel, which XLA cannot split: (the call's arguments) -> the number of its
+        streams ("b") and heads ("h"). ``run`` is then given ``split``, to run the kernel by.
     """
 
     name: str
@@ -110,7 +155,7 @@ class Backend:
     platforms: tuple[str, ...] = PLATFORMS
     automatic: tuple[str, ...] = ()
     unable: Callable[..., str | None] = lambda *args, **options: None
-    divisible: bool = False
+    parts: Callable[..., Mapping[str, int]] | None = None
 
 
 class Op:
@@ -130,16 +175,27 @@ class Op:
         """
         choices = [self._choose(p, arrays, options, implementation) for p in PLATFORMS]
         if (told := _recorded.get()) is not None:
-            told.extend(choices)
+            told.extend(self._told(choice, arrays, options) for choice in choices)
         if implementation is not None:
-            return self._named(implementation, arrays, options)
+            return self._named(choices[0], arrays, options)
         chosen = {c.platform: self.backends[c.implementation] for c in choices}
         if len(set(chosen.values())) == 1:
             return chosen["cpu"].run(*arrays, **options)
-        runs = {p: functools.partial(backend.run, **options) for p, backend in chosen.items()}
+        runs = {c.platform: self._bound(c, options) for c in choices}
         reference = runs.pop("cpu")
         runs = {p: run for p, run in runs.items() if chosen[p] is not self.reference}
         return lax.platform_dependent(*arrays, default=reference, **runs)
+
+    def _told(self, choice: Choice, arrays: tuple, options: dict) -> Choice:
+        known = choice.implementation in self.backends
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
+        trace = lambda: jax.make_jaxpr(self._bound(choice, options))(*shapes)
+        where, times = _place.get(), _times.get()
+        return replace(choice, where=where, times=times, program=trace if known else None)
+
+    def _bound(self, choice: Choice, options: dict) -> Callable[..., Any]:
+        split = {} if choice.split is None else {"split": choice.split}
+        return functools.partial(self.backends[choice.implementation].run, **options, **split)
 
     def _choose(self, platform: str, arrays: tuple, options: dict, named: str | None) -> Choice:
         """What runs these arguments on ``platform``, and why not what stands before it."""
@@ -147,7 +203,11 @@ class Op:
             backend = self.backends.get(named)
             away = backend is not None and platform not in backend.platforms
             refused = {named: "and it does not run there"} if away else {}
-            return Choice(self.name, platform, named, refused, named=True)
+            split = None
+            if backend is not None and backend.parts is not None:
+                found = self._split(backend, arrays, options)
+                split = found if isinstance(found, Split) else None
+            return Choice(self.name, platform, named, refused, True, split)
         if (names := _portable.get()) is not None:
             known = [n for n in names if n in self.backends]
             return Choice(self.name, platform, known[0] if known else self.reference.name, {})
@@ -157,17 +217,21 @@ class Op:
                 continue
             if platform == "cuda" and not GPU_PALLAS:
                 reason = f"on a GPU jax >= 0.11 is wanted, and this is {jax.__version__}"
-            elif not backend.divisible and _split_by_xla():
-                reason = (
-                    f"XLA cannot split a kernel over the {jax.device_count()} devices that are "
-                    "here: call it within shard_map, or name it"
-                )
             else:
                 reason = backend.unable(*arrays, **options)
+            split = None
+            if reason is None and backend.parts is not None:
+                split = self._split(backend, arrays, options)
+                if isinstance(split, str):
+                    reason = split
             if reason is None:
-                return Choice(self.name, platform, name, refused)
+                return Choice(self.name, platform, name, refused, split=split)
             refused[name] = reason
         return Choice(self.name, platform, self.reference.name, refused)
+
+    def _split(self, backend: Backend, arrays: tuple, options: dict) -> Split | str:
+        assert backend.parts is not None
+        return split_of(arrays, backend.parts(*arrays, **options))
 
     def able(self, *arrays: Any, **options: Any) -> list[str]:
         """Names of the backends that can take these arguments, on a platform of theirs."""
@@ -177,7 +241,8 @@ class Op:
             if backend.unable(*arrays, **options) is None
         ]
 
-    def _named(self, name: str, arrays: tuple, options: dict[str, Any]) -> Any:
+    def _named(self, choice: Choice, arrays: tuple, options: dict[str, Any]) -> Any:
+        name = choice.implementation
         backend = self.backends.get(name)
         if backend is None:
             near = difflib.get_close_matches(name, self.backends, 1)
@@ -190,8 +255,12 @@ class Op:
                 f"{self.name}: implementation {name!r} cannot run: {reason}; "
                 f"these can: {', '.join(self.able(*arrays, **options))}"
             )
+        if backend.parts is not None and choice.split is None:
+            reason = self._split(backend, arrays, options)
+            raise KernelError(f"{self.name}: implementation {name!r} cannot run: {reason}")
+        bound = self._bound(choice, options)
         if set(backend.platforms) == set(PLATFORMS):
-            return backend.run(*arrays, **options)
+            return bound(*arrays)
         others = [n for n, b in self.backends.items() if n != name and "cpu" in b.platforms]
         told = (self.name, name, backend.platforms, tuple(others))
 
@@ -199,16 +268,9 @@ class Op:
         def run(*arrays: Any) -> Any:
             leaves, tree = jax.tree.flatten(arrays)
             leaves[0] = _only_p.bind(leaves[0], told=told)
-            return backend.run(*jax.tree.unflatten(tree, leaves), **options)
+            return bound(*jax.tree.unflatten(tree, leaves))
 
         return run(*arrays)
-
-
-def _split_by_xla() -> bool:
-    """Whether the program that is traced may be one that XLA splits over several devices."""
-    mesh = get_abstract_mesh()
-    own = bool(mesh.axis_names) and set(mesh.manual_axes) == set(mesh.axis_names)
-    return jax.device_count() > 1 and not own
 
 
 # The identity, which cannot be lowered for a platform that its backend does not run on.

@@ -5,11 +5,15 @@ Compile time does not grow with depth, and XLA never copies slices of unrolled w
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ..kernels.dispatch import is_portable, repeated
 from ..mixers import Mix
+from ..stacked import Layer
 from ..streaming import Carry
 from .attention import Memories, Rope
 from .block import Block, Taps
@@ -33,24 +37,47 @@ class _Period(nn.Module):
         found = []
         updated = []
         for i, state in enumerate(states):
-            here = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, index, 1, False), state)
+            layer = getattr(self, f"layer{i}")
+            inside = () if self.pattern[i].kind == "none" else getattr(layer.mixer, "in_place", ())
+            here, put = _layer(state, index, inside)
             if memories is not None:
                 given = {**given, "memory": memories.layer(index * len(self.pattern) + i)}
-            here, x, tap = getattr(self, f"layer{i}")(here, x, valid, rope, taps, **given)
+            here, x, tap = layer(here, x, valid, rope, taps, **given)
             if added is not None:
-                layer = index * len(self.pattern) + i
-                own = jnp.take(added, jnp.minimum(layer, added.shape[0] - 1), axis=0)
-                x = x + jnp.where(layer < added.shape[0], own, jnp.zeros((), own.dtype))
-            updated.append(
-                jax.tree.map(
-                    lambda a, new: jax.lax.dynamic_update_index_in_dim(a, new, index, 1),
-                    state,
-                    here,
-                )
-            )
+                depth = index * len(self.pattern) + i
+                own = jnp.take(added, jnp.minimum(depth, added.shape[0] - 1), axis=0)
+                x = x + jnp.where(depth < added.shape[0], own, jnp.zeros((), own.dtype))
+            updated.append(put(here))
             found.append(tap)
         stacked = jax.tree.map(lambda *taps: jnp.stack(taps), *found)
         return tuple(updated), x, stacked
+
+
+def _layer(
+    state: Carry, index: Array, in_place: tuple[str, ...]
+) -> tuple[Carry, Callable[[Carry], Carry]]:
+    """One layer's carry out of the stacked one, and the way back. The fields ``in_place`` go there
+    as :class:`Layer`, all others by slices."""
+    portable = is_portable()  # other runtimes know slices, and have no buffers to save
+    inside = jax.tree.map(lambda _: False, state)
+    if in_place and not portable:
+        own = {name: jax.tree.map(lambda _: True, getattr(state, name)) for name in in_place}
+        inside = inside._replace(**own)
+
+    def view(a: Array, inside: bool) -> Array | Layer:
+        if portable:
+            return jax.lax.dynamic_index_in_dim(a, index, 1, keepdims=False)
+        return Layer(a, index) if inside else Layer(a, index).read()
+
+    def back(a: Array, new: Array | Layer) -> Array:
+        return new.stack if isinstance(new, Layer) else Layer(a, index).write(new).stack
+
+    def put(here: Carry) -> Carry:
+        olds, tree = jax.tree.flatten(state)
+        news = jax.tree.leaves(here, is_leaf=lambda a: isinstance(a, Layer))
+        return jax.tree.unflatten(tree, map(back, olds, news))
+
+    return jax.tree.map(view, state, inside), put
 
 
 class BlockStack(nn.Module):
@@ -132,7 +159,10 @@ class BlockStack(nn.Module):
 
         def body(period, loop, index):
             states, x = loop
-            states, x, found = period(states, x, index, valid, rope, taps, given, memories, added)
+            with repeated(self.repeats):
+                states, x, found = period(
+                    states, x, index, valid, rope, taps, given, memories, added
+                )
             return (states, x), found
 
         scan = nn.scan(

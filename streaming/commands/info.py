@@ -30,8 +30,8 @@ def options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--kernels",
         action="store_true",
-        help="trace the step, too: which implementation of each operation it takes on a CPU, a "
-        "GPU and a TPU, and why no kernel",
+        help="trace the step, too: for each layer which implementation it takes on a CPU, a GPU "
+        "and a TPU and why no kernel; its blocks and fast memory, bytes and FLOPs",
     )
 
 
@@ -98,10 +98,11 @@ def run(args: argparse.Namespace) -> None:
     facts["config"] = ", ".join(
         f"{f.name}={getattr(config, f.name)!r}" for f in dataclasses.fields(config)
     )
+    told: list[str] = []
     if args.kernels:
         try:
             told = str(explain_model(card)).splitlines()
-            facts["kernels"] = "; ".join(told) or "none: no operation of it has a choice"
+            facts["kernels"] = "" if told else "none: no operation of it has a choice"
         except ValueError as error:
             facts["kernels"] = f"none: {error}"
     room = max(60, shutil.get_terminal_size((100, 24)).columns)
@@ -112,3 +113,5 @@ def run(args: argparse.Namespace) -> None:
                 room, head, " " * len(head), break_long_words=False, break_on_hyphens=False
             )
             print(wrap.fill(str(value)))
+    for line in told:  # a line per layer and platform
+        print(textwrap.fill(line, room, subsequent_indent=" " * 16, break_long_words=False))

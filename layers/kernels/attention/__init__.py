@@ -16,7 +16,7 @@ Array = jax.Array
 _OP = Op(
     "attention",
     Backend("reference", _reference),
-    Backend("library", _library, automatic=("tpu", "cuda"), unable=unable, divisible=True),
+    Backend("library", _library, automatic=("tpu", "cuda"), unable=unable),
 )
 
 

@@ -26,29 +26,42 @@ def _with_gradient(run):
     """The gradient of a kernel is that of the reference, which gathers its pages again: a kernel
     would have to scatter-add into pages, which XLA does as well."""
 
-    def backend(*arrays, **options):
-        return _call(run, tuple(sorted(options.items())), *arrays)
+    def backend(*arrays, split, **options):
+        return _call(run, tuple(sorted(options.items())), split, *arrays)
 
     return backend
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _call(run, options, *arrays):
-    return run(*arrays, **dict(options))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _call(run, options, split, *arrays):
+    plain, ways = dict(options), split.ways("h")
+    own = {**plain, **{name: plain[name] // ways for name in ("heads", "kv_heads")}}
+    lists = "b.h." if arrays[3].shape[2] > 1 else "b..."
+    inputs = ("b.h", "b.h", "b.h", lists, "b.", "b.")
+    kernel = functools.partial(run, **own)
+    whole = functools.partial(reference.block_attention, **plain)
+    return split.run(kernel, whole, inputs, ("b.h", "b.h"))(*arrays)
 
 
-def _forward(run, options, *arrays):
-    return run(*arrays, **dict(options)), arrays
+def _forward(run, options, split, *arrays):
+    return _call(run, options, split, *arrays), arrays
 
 
-def _backward(run, options, arrays, cotangent):
-    del run
+def _backward(run, options, split, arrays, cotangent):
+    del run, split
     plain = functools.partial(reference.block_attention, **dict(options))
     _, pull = jax.vjp(lambda q, k, v: plain(q, k, v, *arrays[3:]), *arrays[:3])
     return *pull(cotangent), None, None, None
 
 
 _call.defvjp(_forward, _backward)
+
+
+def _parts(q, k, *_, heads, kv_heads, **__):
+    """Key heads are cut where whole lanes of them end."""
+    del heads
+    width = k.shape[-1] // kv_heads
+    return {"b": q.shape[0], "h": kv_heads if width >= 128 else max(1, kv_heads * width // 128)}
 
 
 def _backends():
@@ -58,10 +71,10 @@ def _backends():
     fits, fits_tpu = pallas_generic.unable, pallas_tpu.unable
     return (
         Backend("reference", reference.block_attention),
-        Backend("pallas", _with_gradient(generic), ("cuda",), ("cuda",), fits),
-        Backend("pallas_tpu", _with_gradient(tpu), ("tpu",), ("tpu",), fits_tpu),
-        Backend("interpret", _with_gradient(emulate), unable=fits),
-        Backend("interpret_tpu", _with_gradient(emulate_tpu), unable=fits_tpu),
+        Backend("pallas", _with_gradient(generic), ("cuda",), ("cuda",), fits, _parts),
+        Backend("pallas_tpu", _with_gradient(tpu), ("tpu",), ("tpu",), fits_tpu, _parts),
+        Backend("interpret", _with_gradient(emulate), unable=fits, parts=_parts),
+        Backend("interpret_tpu", _with_gradient(emulate_tpu), unable=fits_tpu, parts=_parts),
     )
 
 

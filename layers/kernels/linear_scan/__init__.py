@@ -21,6 +21,8 @@ Array = jax.Array
 
 __all__ = ["linear_scan"]
 
+LANES = 128
+
 
 def _run_reference(a, b, h0, *, blocks=None):
     return with_gradient(reference.scan)(a, b, h0)
@@ -56,9 +58,18 @@ def _interpret(a, b, h0, *, reverse, blocks):
 def _kernel(run):
     """A backend from a kernel on canonical shapes."""
 
-    def backend(a, b, h0, *, blocks=None):
+    def backend(a, b, h0, *, split, blocks=None):
         shape, state_shape = a.shape, h0.shape
-        f = with_gradient(functools.partial(run, blocks=blocks))
+
+        def either(*arrays, reverse):
+            kernel = functools.partial(run, reverse=reverse, blocks=blocks)
+            plain = functools.partial(reference.scan, reverse=reverse)
+            rows = "." * (arrays[0].ndim - 3)
+            state = f"b{rows}h"
+            inputs = (f"b.{rows}h", f"b.{rows}h", state)
+            return split.run(kernel, plain, inputs, inputs[1:])(*arrays)
+
+        f = with_gradient(either)
         h, last = f(*generic.canonical(a, b, h0))
         return h.reshape(shape), last.reshape(state_shape)
 
@@ -72,11 +83,18 @@ def _unable(a, b, h0, *, blocks=None) -> str | None:
     return None
 
 
+def _parts(a, b, h0, **_):
+    """Channels are cut in whole lanes."""
+    del b, h0
+    channels = a.shape[-1] if a.ndim > 2 else 1
+    return {"b": a.shape[0], "h": channels // LANES if channels % LANES == 0 else 1}
+
+
 _op = Op(
     "linear_scan",
     Backend("reference", _run_reference),
-    Backend("pallas", _kernel(_pallas), ("tpu", "cuda"), ("tpu", "cuda"), _unable),
-    Backend("interpret", _kernel(_interpret)),
+    Backend("pallas", _kernel(_pallas), ("tpu", "cuda"), ("tpu", "cuda"), _unable, _parts),
+    Backend("interpret", _kernel(_interpret), parts=_parts),
 )
 
 

@@ -10,11 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...positions import rotate_halves
+from ...stacked import Layer
 from ..dispatch import Backend, KernelError, Op
 from . import block_ring, launch, reference
 from .block_ring import BlockRing, init_block_ring
 from .reference import Keys
-from .ring import BITS, Ring, dequantise, groups_of, init_ring, padded, quantise, write
+from .ring import (
+    BITS,
+    Ring,
+    dequantise,
+    groups_of,
+    init_ring,
+    padded,
+    quantise,
+    shape_of,
+    write,
+)
 
 __all__ = [
     "BlockRing",
@@ -32,9 +43,16 @@ Array = jax.Array
 read = Op(
     "ring_attention",
     Backend("reference", reference.read),
-    Backend("pallas", launch.compiled, ("tpu", "cuda"), ("tpu", "cuda"), launch.unable_compiled),
-    Backend("interpret", launch.interpret, unable=launch.unable),
-    Backend("interpret_tpu", launch.interpret_tpu, unable=launch.unable),
+    Backend(
+        "pallas",
+        launch.compiled,
+        ("tpu", "cuda"),
+        ("tpu", "cuda"),
+        launch.unable_compiled,
+        launch.parts,
+    ),
+    Backend("interpret", launch.interpret, unable=launch.unable, parts=launch.parts),
+    Backend("interpret_tpu", launch.interpret_tpu, unable=launch.unable, parts=launch.parts),
 )
 
 
@@ -65,7 +83,8 @@ def ring_attention(
 
     Args:
       ring: what the streams remember; streams may stand at different times. A :class:`BlockRing`
-        is read frame by frame and has no segments.
+        is read frame by frame and has no segments. Keys, values and scales may be a
+        :class:`~streamzoo.layers.stacked.Layer` each, and come back as such.
       q: [B, T, N, heads x Dh] un-rotated.
       k, v: [B, T, N, kv_heads x Dh] un-rotated; heads share keys in groups of heads / kv_heads.
       fresh: [B] int32, how many of the T frames exist (they come first); None means all. What the
@@ -140,11 +159,14 @@ def ring_attention(
     def frames(name: str) -> Any:
         old, fresh_ones = getattr(ring, name), getattr(new, name)
         if steps == 1 or old is None:  # the current frame is in the ring: read it there
-            return getattr(after, name)
+            last = getattr(after, name)
+            return last.stack if isinstance(last, Layer) else last
+        old = old.read() if isinstance(old, Layer) else old
         return jnp.concatenate([old, fresh_ones.astype(old.dtype)], axis=1)
 
     kept = {name: frames(name) for name in ("k", "v", "k_scale", "v_scale", "pos", "segment")}
-    keys = Keys(**kept, now=now, select=select)
+    layer = ring.k.index if steps == 1 and isinstance(ring.k, Layer) else None
+    keys = Keys(**kept, now=now, select=select, layer=layer)
     return after, read_frames(q, keys)
 
 
@@ -153,10 +175,11 @@ def _as_ring(
 ) -> Ring:
     """The new frames as a ring of T slots (whose ``seen`` says nothing)."""
     k_scale = v_scale = None
-    fill = ((0, 0), (0, 0), (0, ring.k.shape[2] - k.shape[2]), (0, 0))
+    kept = shape_of(ring.k)
+    fill = ((0, 0), (0, 0), (0, kept[2] - k.shape[2]), (0, 0))
     k, v = jnp.pad(k, fill), jnp.pad(v, fill)
     if ring.k_scale is not None:
-        bits = 8 * ring.k.shape[-1] // k.shape[-1]
+        bits = 8 * kept[-1] // k.shape[-1]
         (k, k_scale), (v, v_scale) = quantise(k, kv_heads, bits), quantise(v, kv_heads, bits)
     if ring.segment is None:
         segment = None
@@ -212,7 +235,7 @@ def _check(ring, q, k, v, heads, kv_heads, sinks, window, over, segment, select)
             fail(f"{name} {x.shape} must be {want} for q {q.shape}, kv_heads={kv_heads}")
     batch, _, tokens, dim = want
     if ring.k_scale is not None:
-        groups, width = ring.k_scale.shape[-2], ring.k.shape[-1]
+        groups, width = shape_of(ring.k_scale)[-2], shape_of(ring.k)[-1]
         bits = next((b for b in BITS if b * dim == 8 * width), 0)
         if not bits or groups != groups_of(dim, kv_heads, bits):
             fail(
@@ -220,9 +243,9 @@ def _check(ring, q, k, v, heads, kv_heads, sinks, window, over, segment, select)
                 f"kv_heads={kv_heads} and width {dim}; make it with init_ring(bits=, kv_heads=)"
             )
         dim = width
-    if ring.k.shape != (shape := (batch, sinks + window, padded(tokens), dim)):
+    if shape_of(ring.k) != (shape := (batch, sinks + window, padded(tokens), dim)):
         fail(
-            f"ring {ring.k.shape} must be {shape} for q {q.shape}, "
+            f"ring {shape_of(ring.k)} must be {shape} for q {q.shape}, "
             f"kv_heads={kv_heads}, sinks={sinks}, window={window}; make it with init_ring"
         )
     if (segment is not None or select is not None) and ring.segment is None:

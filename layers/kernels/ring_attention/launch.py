@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax import lax
 from jax.experimental.pallas import triton as plt
 
 from ..blocks import blocks_for
+from ..split import Split
 from . import pallas_generic, pallas_tpu, reference
 from .pallas_generic import Plan, arrange, lanes_of, power_of_two, restore
 from .reference import Keys, apart, time_rates
@@ -28,7 +30,7 @@ def _planes(keys: Keys, kv_heads: int) -> int:
 def plan_for(q: Array, keys: Keys, platform: str, options: dict[str, Any]) -> Plan:
     """Block sizes on "tpu" or "cuda" (which Triton wants as powers of two)."""
     heads, kv_heads, over = options["heads"], options["kv_heads"], options["over"]
-    tokens, kept, frames = q.shape[2], keys.k.shape[2], keys.k.shape[1]
+    tokens, (frames, kept) = q.shape[2], keys.k.shape[-3:-1]
     override = dict(options.get("blocks") or ())
     sizes = blocks_for("ring_attention", platform, over, override)
     planes, narrow = _planes(keys, kv_heads), platform == "cuda"
@@ -94,6 +96,20 @@ def unable_compiled(q: Array, keys: Keys, **options: Any) -> str | None:
     return None
 
 
+def parts(q: Array, keys: Keys, **options: Any) -> dict[str, int]:
+    """How many streams and heads can be cut apart. Codes of 4 bits have the scales of all first
+    halves before those of the second ones: their heads stay together."""
+    return {
+        "b": q.shape[0],
+        "h": options["kv_heads"] if _planes(keys, options["kv_heads"]) == 1 else 1,
+    }
+
+
+# As of Keys; the letters are those of ``split``.
+_CUT = Keys("b..h", "b..h", "b.h.", "b.h.", "b.", "b.", "b.", "b..", "")
+_CUT_STACK = _CUT._replace(k="b...h", v="b...h", k_scale="b..h.", v_scale="b..h.")
+
+
 def _forward(q: Array, keys: Keys, call: Callable, platform: str, options: dict, **params) -> Array:
     heads, kv_heads, over = options["heads"], options["kv_heads"], options["over"]
     plan = plan_for(q, keys, platform, options)
@@ -105,13 +121,21 @@ def _forward(q: Array, keys: Keys, call: Callable, platform: str, options: dict,
     return restore(y, heads, kv_heads, over, q.shape[2], q.shape[1])
 
 
-def _differentiable(forward: Callable[[Array, Keys], Array], options: dict) -> Callable:
-    """The kernel forward; backward the reference's: a ring's gradient is asked for in training,
-    where T is large and the reference is one batched product."""
+def _differentiable(forward: Callable[[Array, Keys, dict], Array], options: dict) -> Callable:
+    """The kernel forward, each device's streams and heads by themselves; backward the reference's:
+    a ring's gradient is asked for in training, where T is large and the reference is one batched
+    product."""
+    split: Split = options.pop("split")
+    ways = split.ways("h")
+    own = {**options, **{name: options[name] // ways for name in ("heads", "kv_heads")}}
 
     @jax.custom_vjp
     def run(q: Array, keys: Keys) -> Array:
-        return forward(q, keys)
+        cut = _CUT if keys.layer is None else _CUT_STACK
+        there = Keys(*(None if a is None else dims for a, dims in zip(keys, cut, strict=True)))
+        plain = lambda q, keys: reference.read(q, keys, **options)
+        here = lambda q, keys: forward(q, keys, own)
+        return split.run(here, plain, ("b..h", there), "b..h")(q, keys)
 
     def backward(saved: tuple[Array, Keys], g: Array) -> tuple[Array, Keys]:
         leaves, tree = jax.tree.flatten(saved)
@@ -129,34 +153,44 @@ def _differentiable(forward: Callable[[Array, Keys], Array], options: dict) -> C
             zeros[i] = value
         return jax.tree.unflatten(tree, zeros)
 
-    run.defvjp(lambda q, keys: (forward(q, keys), (q, keys)), backward)
+    run.defvjp(lambda q, keys: (run(q, keys), (q, keys)), backward)
     return run
 
 
 def compiled(q: Array, keys: Keys, **options: Any) -> Array:
     """The body of the platform that is lowered for."""
 
-    def cuda(q: Array, keys: Keys) -> Array:
+    def cuda(q: Array, keys: Keys, options: dict) -> Array:
         params = plt.CompilerParams(num_warps=4, num_stages=2)
         call = pallas_generic.call
-        return _forward(q, keys, call, "cuda", options, compiler_params=params)
+        return _forward(q, keys.one_layer(), call, "cuda", options, compiler_params=params)
 
-    def tpu(q: Array, keys: Keys) -> Array:
-        return _forward(q, keys, pallas_tpu.call, "tpu", options)
+    def tpu(q: Array, keys: Keys, options: dict) -> Array:
+        call = functools.partial(pallas_tpu.call, layer=keys.layer)
+        return _forward(q, keys, call, "tpu", options)
 
-    either = lambda q, keys: lax.platform_dependent(q, keys, cuda=cuda, default=tpu)
+    def either(q: Array, keys: Keys, options: dict) -> Array:
+        bound = (functools.partial(run, options=options) for run in (cuda, tpu))
+        return lax.platform_dependent(q, keys, **dict(zip(("cuda", "default"), bound, strict=True)))
+
     return _differentiable(either, options)(q, keys)
 
 
 def interpret(q: Array, keys: Keys, **options: Any) -> Array:
     """The generic body, tiled as on a GPU, by the HLO interpreter."""
-    call = pallas_generic.call
-    run = lambda q, keys: _forward(q, keys, call, "cuda", options, interpret=True)
+
+    def run(q: Array, keys: Keys, options: dict) -> Array:
+        call = pallas_generic.call
+        return _forward(q, keys.one_layer(), call, "cuda", options, interpret=True)
+
     return _differentiable(run, options)(q, keys)
 
 
 def interpret_tpu(q: Array, keys: Keys, **options: Any) -> Array:
     """The TPU body by the HLO interpreter."""
-    call = pallas_tpu.call
-    run = lambda q, keys: _forward(q, keys, call, "tpu", options, interpret=True)
+
+    def run(q: Array, keys: Keys, options: dict) -> Array:
+        call = functools.partial(pallas_tpu.call, layer=keys.layer)
+        return _forward(q, keys, call, "tpu", options, interpret=True)
+
     return _differentiable(run, options)(q, keys)

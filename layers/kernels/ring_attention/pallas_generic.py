@@ -297,8 +297,13 @@ def finish(state: tuple, out: Any, plan: Plan) -> None:
             out[p, pl.ds(row, plan.rows), part] = y.astype(out.dtype)
 
 
-def specs(plan: Plan, operands: Operands, slot_axis: bool) -> tuple[tuple, Any, list, Any]:
-    """Grid (streams, lane groups, query frames, row tiles[, slot blocks]) and block specs."""
+def specs(
+    plan: Plan, operands: Operands, slot_axis: bool, stack: bool = False
+) -> tuple[tuple, Any, list, Any]:
+    """Grid (streams, lane groups, query frames, row tiles[, slot blocks]) and block specs.
+
+    ``stack``: keys and scales are [B, L, ...], and a prefetched number says which layer is read.
+    """
     batch, steps, planes, rows, wide = operands.q.shape
     tiles = pl.cdiv(rows, plan.rows)
     grid = (batch, wide // plan.lanes, steps, tiles)
@@ -313,15 +318,19 @@ def specs(plan: Plan, operands: Operands, slot_axis: bool) -> tuple[tuple, Any, 
     q = pl.BlockSpec(
         (None, None, planes, tile, plan.lanes), lambda b, g, t, n, *_: (b, t, 0, at(n), g)
     )
+    none = (None,) if stack else ()
+    layer = (lambda r: (r[-1][0],)) if stack else (lambda r: ())
     k = pl.BlockSpec(
-        (None, plan.slots, own, plan.lanes), lambda b, g, t, n, *r: (b, s(r), k_at(n), g)
+        (None, *none, plan.slots, own, plan.lanes),
+        lambda b, g, t, n, *r: (b, *layer(r), s(r), k_at(n), g),
     )
     gaps = pl.BlockSpec((None, None, plan.slots, 1), lambda b, g, t, n, *r: (b, t, s(r), 0))
     rates = pl.BlockSpec((1, plan.lanes), lambda b, g, t, n, *_: (0, 0))
     every = [q, q, k, k, gaps, rates]
     if operands.k_scale is not None:
-        shape = (None, plan.slots, operands.k_scale.shape[2], own)
-        every += 2 * [pl.BlockSpec(shape, lambda b, g, t, n, *r: (b, s(r), 0, k_at(n)))]
+        shape = (None, *none, plan.slots, operands.k_scale.shape[-2], own)
+        at_scale = lambda b, g, t, n, *r: (b, *layer(r), s(r), 0, k_at(n))
+        every += 2 * [pl.BlockSpec(shape, at_scale)]
     return grid, every, [x for x in operands if x is not None], q
 
 

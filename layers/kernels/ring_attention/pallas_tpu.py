@@ -20,7 +20,7 @@ from .pallas_generic import Operands, Plan, finish, specs, start_state, walk
 Array = jax.Array
 
 
-def _kernel(*refs: Any, plan: Plan, dtype: DType, inputs: int) -> None:
+def _kernel(_: Any, *refs: Any, plan: Plan, dtype: DType, inputs: int) -> None:
     operands = Operands(*refs[:inputs], *([None] * (8 - inputs)))
     out, scratch = refs[inputs], refs[inputs + 1 :]
     block = pl.program_id(4)
@@ -42,20 +42,26 @@ def _kernel(*refs: Any, plan: Plan, dtype: DType, inputs: int) -> None:
         finish(state, out, plan)
 
 
-def call(plan: Plan, operands: Operands, dtype: DType, **params: Any) -> Array:
-    """Blocks of slots one after the other."""
-    grid, in_specs, arrays, out = specs(plan, operands, slot_axis=True)
+def call(
+    plan: Plan, operands: Operands, dtype: DType, layer: Array | None = None, **params: Any
+) -> Array:
+    """Blocks of slots one after the other; with ``layer`` those of one layer of a stack, fetched
+    from where they lie."""
+    grid, in_specs, arrays, out = specs(plan, operands, slot_axis=True, stack=layer is not None)
     state = jax.eval_shape(lambda: start_state(plan))
     if not params:
         axes = ("parallel",) * 4 + ("arbitrary",)
         params = {"compiler_params": pltpu.CompilerParams(dimension_semantics=axes)}
     return pl.pallas_call(
         functools.partial(_kernel, plan=plan, dtype=dtype, inputs=len(arrays)),
-        grid=grid,
-        in_specs=in_specs,
-        out_specs=out,
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=grid,
+            in_specs=in_specs,
+            out_specs=out,
+            scratch_shapes=[pltpu.VMEM(x.shape, jnp.float32) for x in jax.tree.leaves(state)],
+        ),
         out_shape=jax.ShapeDtypeStruct(operands.q.shape, operands.q.dtype),
-        scratch_shapes=[pltpu.VMEM(x.shape, jnp.float32) for x in jax.tree.leaves(state)],
         name="ring_attention",
         **params,
-    )(*arrays)
+    )(jnp.zeros(1, jnp.int32) if layer is None else layer.reshape(1), *arrays)

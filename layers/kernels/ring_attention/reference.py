@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...positions import rotate_halves
+from ...stacked import Layer
 from .ring import dequantise
 
 Array = jax.Array
@@ -35,6 +36,16 @@ class Keys(NamedTuple):
     now: Array  # [B, T] int32 frame number of each query
     segment: Array | None  # [B, K] int32
     select: Array | None  # [B, T, M] int32, the segments that a query reads
+    layer: Array | None = None  # int32; then k, v and the scales are [B, L, ...] of all layers
+
+    def one_layer(self) -> Keys:
+        """The same with the keys of the layer alone."""
+        if self.layer is None:
+            return self
+        names = ("k", "v", "k_scale", "v_scale")
+        own = {name: getattr(self, name) for name in names}
+        read = lambda a: None if a is None else Layer(a, self.layer).read()
+        return self._replace(layer=None, **{name: read(a) for name, a in own.items()})
 
 
 def apart(keys: Keys, sinks: int, window: int) -> Array:
@@ -90,6 +101,7 @@ def read(
     Sums in fp32. A query that sees no key gives zeros.
     """
     del blocks
+    keys = keys.one_layer()
     head = q.shape[-1] // heads
     gaps = apart(keys, sinks, window)
     rates = None if rope_base is None else time_rates(head // 2, rope_base, pairs)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ...exportable import exportable
+from ...stacked import Layer
 from ..dispatch import KernelError
 
 Array = jax.Array
@@ -25,12 +26,14 @@ class Ring(NamedTuple):
     head of a token; 4 bits, two codes a byte and one scale for each half of a head.
     """
 
-    k: Array  # [B, sinks + window, N', D] un-rotated in time; int8 codes with bits (D / 2 of 4)
-    v: Array  # [B, sinks + window, N', D]
+    k: (
+        Array | Layer
+    )  # [B, sinks + window, N', D] un-rotated in time; int8 codes with bits (D / 2 of 4)
+    v: Array | Layer  # [B, sinks + window, N', D]
     pos: Array  # [B, sinks + window] int32 frame number, -1 where empty
     seen: Array  # [B] int32 frames seen
-    k_scale: Array | None = None  # [B, sinks + window, 8 / bits * heads, N'] fp32
-    v_scale: Array | None = None  # as k_scale
+    k_scale: Array | Layer | None = None  # [B, sinks + window, 8 / bits * heads, N'] fp32
+    v_scale: Array | Layer | None = None  # as k_scale
     segment: Array | None = None  # [B, sinks + window] int32, what each slot's frame belongs to
 
 
@@ -69,6 +72,11 @@ def init_ring(
     # Each leaf is a buffer of its own, so that the carry can be donated from the first frame on.
     k, v = zeros(dtype, tokens, dim), zeros(dtype, tokens, dim)
     return Ring(k, v, pos, jnp.zeros((batch,), jnp.int32), *scales, segment)
+
+
+def shape_of(a: Array | Layer) -> tuple[int, ...]:
+    """[B, ...] of an array, or of one layer of a stack."""
+    return (a.stack.shape[0], *a.stack.shape[2:]) if isinstance(a, Layer) else a.shape
 
 
 def padded(tokens: int) -> int:
@@ -132,9 +140,14 @@ def write(ring: Ring, new: Ring, fresh: Array, sinks: int, window: int) -> Ring:
     slot = jnp.where(lives, slot, sinks + window)  # out of range: dropped
     row = jnp.arange(batch)[:, None]
 
-    def put(old: Array | None, part: Array | None) -> Any:
+    def put(old: Array | Layer | None, part: Any) -> Any:
         if old is None or part is None:
             return old
+        if isinstance(old, Layer):
+            stack = old.stack.at[row, old.index, slot].set(
+                part.astype(old.stack.dtype), mode="drop"
+            )
+            return old._replace(stack=stack)
         return old.at[row, slot].set(part.astype(old.dtype), mode="drop")
 
     return Ring(

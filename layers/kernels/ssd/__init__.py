@@ -26,8 +26,15 @@ _kernels = pallas_generic
 SSD = Op(
     "ssd",
     Backend("reference", chunked),
-    Backend("pallas", _kernels.compiled, ("tpu", "cuda"), ("tpu", "cuda"), _kernels.unable),
-    Backend("interpret", _kernels.interpret, unable=_kernels.unable),
+    Backend(
+        "pallas",
+        _kernels.compiled,
+        ("tpu", "cuda"),
+        ("tpu", "cuda"),
+        _kernels.unable,
+        _kernels.parts,
+    ),
+    Backend("interpret", _kernels.interpret, unable=_kernels.unable, parts=_kernels.parts),
 )
 
 

@@ -20,6 +20,7 @@ from ...streaming import Carry
 from ..blocks import blocks_for
 from ..dispatch import GPU_DOT, KernelError
 from ..integers import quotient
+from ..split import Split
 from .reference import chunked
 
 Array = jax.Array
@@ -220,16 +221,20 @@ def _compiled(*arrays, **options):
 _interpreted = functools.partial(_forward, platform="tpu", interpret=True)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _run(forward, chunk, blocks, q, k, v, g, state):
-    return forward(q, k, v, g, state, chunk=chunk, blocks=blocks)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _run(forward, chunk, blocks, split, q, k, v, g, state):
+    own = "." if split.ways("h") == 1 or k.shape[2] == 1 else "h"  # one group serves all heads
+    inputs = (f"b.{own}.",) * 2 + ("b.h", "b.h", "b.h")
+    kernel = functools.partial(forward, chunk=chunk, blocks=blocks)
+    plain = functools.partial(chunked, chunk=chunk)
+    return split.run(kernel, plain, inputs, ("b.h", "b.h"))(q, k, v, g, state)
 
 
-def _save(forward, chunk, blocks, *arrays):
-    return _run(forward, chunk, blocks, *arrays), arrays
+def _save(forward, chunk, blocks, split, *arrays):
+    return _run(forward, chunk, blocks, split, *arrays), arrays
 
 
-def _backward(forward, chunk, blocks, saved, cotangents):
+def _backward(forward, chunk, blocks, split, saved, cotangents):
     # Matrix products over whole chunks, as XLA writes them: a kernel would bring nothing.
     return jax.vjp(functools.partial(chunked, chunk=chunk), *saved)[1](cotangents)
 
@@ -238,14 +243,25 @@ _run.defvjp(_save, _backward)
 Blocks = tuple[tuple[str, int], ...] | None
 
 
-def compiled(*arrays: Array, chunk: int = 64, blocks: Blocks = None) -> tuple[Array, Array]:
+def parts(q: Array, k: Array, v: Array, g: Array, state: Carry, **_: Any) -> dict[str, int]:
+    """How many streams and heads can be cut apart: heads in whole groups, and whole tiles."""
+    del q, state
+    heads, groups = g.shape[2], k.shape[2]
+    return {"b": v.shape[0], "h": math.gcd(heads if groups == 1 else groups, v.shape[2] // TILE)}
+
+
+def compiled(
+    *arrays: Array, split: Split, chunk: int = 64, blocks: Blocks = None
+) -> tuple[Array, Array]:
     """The kernels, with the blocks of the platform that is lowered for; as the reference."""
-    return _run(_compiled, chunk, blocks, *arrays)
+    return _run(_compiled, chunk, blocks, split, *arrays)
 
 
-def interpret(*arrays: Array, chunk: int = 64, blocks: Blocks = None) -> tuple[Array, Array]:
+def interpret(
+    *arrays: Array, split: Split, chunk: int = 64, blocks: Blocks = None
+) -> tuple[Array, Array]:
     """The same bodies by the HLO interpreter."""
-    return _run(_interpreted, chunk, blocks, *arrays)
+    return _run(_interpreted, chunk, blocks, split, *arrays)
 
 
 def unable(

@@ -17,7 +17,7 @@ from streamzoo.layers.kernels.ring_attention import init_ring, ring_attention
 from streamzoo.layers.kernels.ssd import SSD
 from streamzoo.zoo import create_model
 
-from . import table, targets
+from . import steps, table, targets
 
 CASES = table.cases()
 IDS = [f"{op}-{name}" for op, name in CASES]
@@ -148,3 +148,16 @@ def test_sharded_step_of_a_pod_slice():
     assert memory.temp_size_in_bytes < 16 << 30
     for exchange in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
         assert exchange not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", steps.PLATFORMS)
+@pytest.mark.parametrize("name", ["gdn-s16", "swa-s16"])
+def test_a_model_moves_no_more_of_its_memory_than_is_new(name, platform):
+    """On a TPU the kernel reads and writes where the memory lies. On a CPU what is new is sliced
+    out and written back once, and what is read may be set apart for it once."""
+    step = steps.compiled(name, platform)
+    limit = 1.05 * step.new if platform == "tpu" else 2 * step.new + step.carry
+    assert step.moved < limit
+    if platform == "tpu":
+        assert "tpu_custom_call" in step.text

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from streamzoo.layers.kernels import explain
 from streamzoo.layers.kernels.dispatch import GPU_PALLAS, Backend, KernelError, Op
 
 
@@ -57,24 +58,65 @@ def test_a_program_for_two_platforms_holds_both():
     assert "stablehlo.subtract" in text and "stablehlo.add" in text
 
 
-def test_with_several_devices_kernels_are_for_shard_map(monkeypatch):
-    """XLA cannot split a kernel: outside of shard_map such a program must not hold one."""
-    mesh = Mesh(np.array(jax.devices()[:1]), ("data",))
-    sharded = jax.shard_map(
-        lambda a, b: OP(a, b), mesh=mesh, in_specs=P("data"), out_specs=P("data")
-    )
-    monkeypatch.setattr(jax, "device_count", lambda: 4)
+# A backend that XLA could not split: it says how many streams it has, and runs by what it is given.
+SPLIT = Op(
+    "cut",
+    Backend("reference", lambda a, b: a + b),
+    Backend(
+        "pallas",
+        lambda a, b, split: split.run(lambda a, b: a - b, jnp.add, ("b.", "b."), "b.")(a, b),
+        automatic=("tpu",),
+        parts=lambda a, b: {"b": a.shape[0]},
+    ),
+)
 
-    def holds_the_kernel(run):
-        text = export.export(jax.jit(run), platforms=["tpu"])(A, B).mlir_module()
-        return "stablehlo.subtract" in text
 
-    assert not holds_the_kernel(lambda a, b: OP(a, b))
-    assert holds_the_kernel(sharded)
-    assert holds_the_kernel(lambda a, b: OP(a, b, implementation="pallas"))
-    library = Op("mix", OP.reference, Backend("own", lambda a, b: a - b, automatic=("tpu",),
-                                              divisible=True))  # fmt: skip
-    assert holds_the_kernel(lambda a, b: library(a, b))
+def holds_the_kernel(run, a, b):
+    text = export.export(jax.jit(run), platforms=["tpu"])(a, b).mlir_module()
+    return "stablehlo.subtract" in text
+
+
+def on(mesh, *spec):
+    place = NamedSharding(mesh, P(*spec))
+    return [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for x in (A, B)]
+
+
+def test_placed_arrays_put_a_kernel_into_a_shard_map():
+    mesh = AbstractMesh((2, 2), ("data", "tensor"))
+    choices = explain(SPLIT, *on(mesh, "data"))
+    assert str(choices["tpu"].split) == "streams over data, whole on each of tensor"
+    text = export.export(jax.jit(SPLIT), platforms=["tpu"])(*on(mesh, "data")).mlir_module()
+    body = text[text.index("manual_computation") :]
+    assert "stablehlo.subtract" in body and "tensor<1x4xf32>" in body
+
+
+def test_streams_that_do_not_divide_stay_whole():
+    said = explain(SPLIT, *on(AbstractMesh((4,), ("data",))))["tpu"]
+    assert said.implementation == "pallas" and str(said.split) == "whole on each of data"
+
+
+def test_an_explicit_mesh_is_refused_and_named():
+    mesh = AbstractMesh((2,), ("data",), axis_types=(AxisType.Explicit,))
+    said = explain(SPLIT, *on(mesh, "data"))["tpu"]
+    assert said.implementation == "reference" and "Explicit" in said.refused["pallas"]
+    with pytest.raises(KernelError, match="cut: implementation 'pallas' cannot run: mesh axis"):
+        SPLIT(*on(mesh, "data"), implementation="pallas")
+
+
+def test_within_shard_map_it_is_one_devices_already():
+    mesh = AbstractMesh((2,), ("data",))
+    run = jax.shard_map(SPLIT, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
+    assert holds_the_kernel(run, *on(mesh, "data"))
+
+
+def test_a_program_that_never_says_so_is_told_that_its_kernel_is_left_out():
+    """jax.jit(in_shardings=) of numpy arrays: the mesh is known when the trace is over."""
+    assert holds_the_kernel(SPLIT, A, B)  # and one device keeps it, on a host of many, too
+    place = NamedSharding(AbstractMesh((2,), ("data",)), P("data"))
+    run = jax.jit(lambda a, b: SPLIT(a, b), in_shardings=(place, place))
+    with pytest.warns(UserWarning, match="a kernel is left out: this program is for 2 devices"):
+        text = export.export(run, platforms=["tpu"])(np.asarray(A), np.asarray(B)).mlir_module()
+    assert "stablehlo.subtract" not in text
 
 
 def test_arguments_that_no_kernel_takes_fall_back():

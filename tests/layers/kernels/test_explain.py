@@ -58,13 +58,6 @@ def test_ring_attention_names_width_and_dtype():
     assert "float16" in said(64, jnp.float16).refused["pallas"]
 
 
-def test_several_devices_are_named(monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 4)
-    said = kernels.explain(gated_delta, *delta(64))["tpu"]
-    assert said.implementation == "reference" and "4 devices" in said.refused["pallas"]
-    assert "shard_map" in said.refused["pallas"]
-
-
 def test_an_old_jax_on_a_gpu_is_named(monkeypatch):
     monkeypatch.setattr(dispatch, "GPU_PALLAS", False)
     said = kernels.explain(gated_delta, *delta(64))

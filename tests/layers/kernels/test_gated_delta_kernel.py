@@ -19,6 +19,7 @@ from streamzoo.layers.kernels.gated_delta import gated_delta, gated_delta_recurr
 from streamzoo.layers.kernels.gated_delta import pallas_generic as generic
 from streamzoo.layers.kernels.gated_delta import pallas_tpu as lanes
 from streamzoo.layers.kernels.gated_delta.reference import unit_lower_inverse
+from streamzoo.layers.stacked import Layer
 
 from ..compare import close
 from . import gated_delta_cases as cases
@@ -193,3 +194,26 @@ def test_bad_input_names_the_argument(change, message):
     }
     with pytest.raises(KernelError, match=message):
         gated_delta(**arguments)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "interpret"])
+@pytest.mark.parametrize("dv", [8, 16])  # streams in the lanes, and not
+def test_one_layer_of_a_stack_is_changed_and_no_other(implementation, dv):
+    streams = 130 if dv == 8 else 3
+    q, k, v, g, beta, _ = cases.arrays_of(0, streams, 1, 2, 2, 8, dv)
+    stack = np.random.default_rng(1).normal(size=(1, 3, streams, 2, 8, dv)).astype(np.float32)
+    arrays = [jnp.asarray(x)[None] for x in (q, k, v, g, beta)]
+
+    def of_stack(stack):
+        options = dict(implementation=implementation)
+        o, layer = gated_delta(*arrays, Layer(stack, jnp.int32(1)), **options)
+        return o, layer.stack
+
+    def of_part(stack):
+        o, last = gated_delta(*(x[0] for x in arrays), stack[0, 1], implementation="reference")
+        return o[None], stack.at[0, 1].set(last)
+
+    slope = lambda run: jax.grad(lambda s: sum((x**2).sum() for x in run(s)))(jnp.asarray(stack))
+    for got, want in zip(of_stack(stack), of_part(jnp.asarray(stack)), strict=True):
+        close("layer", got, want, 1e-5)
+    close("slope", slope(of_stack), slope(of_part), 1e-5)

@@ -19,12 +19,13 @@ class Layer(NamedTuple):
     stack: Array  # [B, L, ...] of all layers
     index: Array  # int32, which one is meant
 
-    def read(self) -> Array:
+    def read(self, fused: bool = False) -> Array:
         """Its part [B, ...].
 
         On a CPU it stands in an array of its own. Fused into whoever uses it, as XLA likes, it
         would be read again after the stack was written, and XLA then copies the stack in every
-        layer; it never fuses what a branch gives.
+        layer; it never fuses what a branch gives. ``fused`` is for what is written first and only
+        then read.
         """
 
         def part(stack: Array, index: Array) -> Array:
@@ -34,6 +35,8 @@ class Layer(NamedTuple):
             none = lambda stack, _: jnp.zeros((stack.shape[0], *stack.shape[2:]), stack.dtype)
             return jax.lax.cond(index >= 0, part, none, stack, index)
 
+        if fused:
+            return part(self.stack, self.index)
         return jax.lax.platform_dependent(self.stack, self.index, cpu=apart, default=part)
 
     def write(self, new: Array) -> Layer:

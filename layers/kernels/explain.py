@@ -122,7 +122,8 @@ def explain_model(
     with recording() as choices, nn.intercept_methods(path):
         jax.eval_shape(lambda *a: model.apply(*a), placed(params), carry, frames)
     own = [c for c in choices if platform in (None, CALLED.get(c.platform, c.platform))]
-    return Explanation(tuple(own), costs=True)
+    # the body of a scan is traced more than once
+    return Explanation(tuple(c for i, c in enumerate(own) if c not in own[:i]), costs=True)
 
 
 def explain(op: Callable[..., Any] | nn.Module, *args: Any, **options: Any) -> Explanation:

@@ -44,7 +44,7 @@ class Keys(NamedTuple):
             return self
         names = ("k", "v", "k_scale", "v_scale")
         own = {name: getattr(self, name) for name in names}
-        read = lambda a: None if a is None else Layer(a, self.layer).read()
+        read = lambda a: None if a is None else Layer(a, self.layer).read(fused=True)
         return self._replace(layer=None, **{name: read(a) for name, a in own.items()})
 
 

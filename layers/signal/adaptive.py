@@ -44,7 +44,9 @@ class AdaptiveAhead(nn.Module):
     def setup(self):
         c = self.config
         self.attn = Attention(c)
-        self.wants = nn.Dense(1, dtype=jnp.float32)
+        # it begins with nearly all of its look-ahead: what is closed has no gradient to open it
+        wide = nn.initializers.constant(2.0)
+        self.wants = nn.Dense(1, bias_init=wide, dtype=jnp.float32)
         shape = (c.heads, self.past + 1 + self.most)
         self.near = self.param("near", nn.initializers.zeros, shape)  # by distance, oldest first
 

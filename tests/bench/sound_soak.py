@@ -90,7 +90,8 @@ def alone(model: str, pcm: np.ndarray, samples: int) -> list[str]:
 
 
 async def soak(model: str, pcm: np.ndarray, minutes: float, home: Path) -> dict[str, Any]:
-    rig = Rig(home, "--listen", model, "--store", home / "store", slots=PICTURES + SOUNDS)
+    words = ("--listen", model, "--store", home / "store", "--ttl", 900)
+    rig = Rig(home, *words, slots=PICTURES + SOUNDS)
     samples: list[dict[str, Any]] = []
     async with rig:
         start = time.monotonic()

@@ -73,7 +73,8 @@ def test_a_chain_of_tokens_goes_on_as_it_learned():
     for step in range(4):
         state = (jnp.abs(token[:, 0]) > jnp.abs(token[:, 1])).astype(int)  # it alternates
         told = jax.nn.one_hot(state, 2)
-        token = HEAD.apply(after, told, jax.random.fold_in(key, step), 16, method="sample")
+        key_ = jax.random.fold_in(key, step)
+        token = jnp.asarray(HEAD.apply(after, told, key_, 16, method="sample"))
         seen.append(np.asarray(jnp.abs(token[:, 0]) > jnp.abs(token[:, 1])).mean())
     np.testing.assert_allclose(seen, [0, 1, 0, 1], atol=0.05)
 
@@ -82,8 +83,8 @@ def test_one_step_is_the_flow_from_the_noise():
     first, after = learned()
     told, key = jax.nn.one_hot(jnp.array([0, 1]), 2), jax.random.key(3)
     noise = jax.random.normal(key, (2, 2))
-    flow = HEAD.apply(after, noise, jnp.ones(2), told)
+    flow = jnp.asarray(HEAD.apply(after, noise, jnp.ones(2), told))
     got = HEAD.apply(after, told, key, 1, method="sample")
-    np.testing.assert_allclose(got, noise - flow, atol=1e-6)
+    np.testing.assert_allclose(jnp.asarray(got), noise - flow, atol=1e-6)
     with pytest.raises(ValueError, match="at least one step"):
         HEAD.apply(first, told, key, 0, method="sample")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import wave
 from pathlib import Path
 
@@ -171,6 +172,23 @@ def test_a_pipe_is_16_bit_samples(monkeypatch):
     np.testing.assert_array_equal(piped(samples.tobytes()) * 32768, samples)
     with pytest.raises(SourceError, match="within a sample"):
         piped(samples.tobytes()[:-1])
+
+
+def test_sound_of_8_bits_a_short_one_and_what_is_no_number(tmp_path):
+    samples = np.array([0, 64, 128, 192, 255], np.uint8)
+    with wave.open(str(tmp_path / "8.wav"), "wb") as file:
+        file.setparams((1, 1, RATE, 0, "NONE", ""))
+        file.writeframes(samples.repeat(100).tobytes())
+    sound = np.concatenate([*sound_of(tmp_path / "8.wav")])
+    np.testing.assert_allclose(sound[50::100], (samples / 128.0) - 1, atol=0.01)
+    short = np.concatenate([*sound_of(write(tmp_path / "short.wav", np.ones(160)))])
+    assert len(short) == 160 and short.max() <= 1  # 10 ms, as loud as can be
+    data = np.array([0.5, np.nan, 2.0], "<f4").repeat(400).tobytes()
+    head = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 3, 1,
+                       RATE, 4 * RATE, 4, 32, b"data", len(data))  # fmt: skip
+    (tmp_path / "nan.wav").write_bytes(head + data)
+    with pytest.raises(SourceError, match="no numbers"):
+        list(sound_of(tmp_path / "nan.wav"))
 
 
 def test_sources_without_sound(tmp_path):

@@ -208,6 +208,7 @@ def test_after_a_crash_the_words_are_the_same(tmp_path):
         assert await first.save(session) and session.durable == 30_000
         session.offer(30_000, pcm[30_000:44_000])  # heard, told, and not saved
         await heard(session, hold, 44_000, got)
+        assert session.durable == 30_000
         told = len(got)
         second = make()  # the first is not asked, as if it had died
         again = await second.find(session.token)

@@ -147,18 +147,28 @@ def test_inference_makes_what_training_makes():
 
 
 def test_an_oracle_gives_real_context():
-    made, text = generator("longlive"), prompt(0)
-    roll, state = SelfRollout(made.engine), made.start()
-    plan = tiny_plan(roll, 2, last_exit=True)
+    """To one of two streams, for its first block: in the keys that later blocks read, and in the
+    latents that a new prompt's memory is made of."""
+    made, text = generator("longlive"), prompt(0, 2)
+    roll, state = SelfRollout(made.engine), made.start(2)
+    plan = roll.plan(jax.random.key(3), 2, 2, last_exit=True)
     truth = jnp.full_like(plan.truth, 0.7)
-    told = plan._replace(oracle=jnp.array([[True], [False]]), truth=truth)
+    told = plan._replace(oracle=jnp.array([[True, False], [False, False]]), truth=truth)
     run = jax.jit(roll.roll)
     after, frames = run(made.variables, state, text, told)
     _, without = run(made.variables, state, text, plan)
     np.testing.assert_array_equal(frames[:, :3], without[:, :3])
-    assert np.abs(frames[:, 3:] - without[:, 3:]).max() > 1e-3
+    np.testing.assert_array_equal(frames[1], without[1])
+    assert np.abs(frames[0, 3:] - without[0, 3:]).max() > 1e-3
     real = made.extend(state, truth[0], text)
-    np.testing.assert_allclose(after.memory.keys[:, :, :3], real.memory.keys[:, :, :3], atol=1e-5)
+    got, want = (np.asarray(s.memory.keys)[:, :, :3] for s in (after, real))
+    np.testing.assert_allclose(got[0], want[0], atol=1e-5)
+    assert np.abs(got[1] - want[1]).max() > 1e-3
+    # the latest six of twelve, oldest first: the real block, then the student's own
+    kept = np.asarray(after.latents)[:, -6:]
+    np.testing.assert_array_equal(kept[0, :3], truth[0, 0])
+    np.testing.assert_array_equal(kept[1], frames[1])
+    np.testing.assert_array_equal(kept[0, 3:], frames[0, 3:])
 
 
 @needs_goldens

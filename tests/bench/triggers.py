@@ -9,7 +9,7 @@ other six streams: the change of the picture, drop ratios of TimeChat-Online's k
 classifier of actions (whose name is the caption that LiveStar's rule verifies), and a linear head
 for "something begins" (Dispider's decision; VideoLLM-online's with a threshold by quantile).
 Thresholds are set on the six. Beside them: speaking at equal intervals, and at random, as often as
-there are events. Results: results/triggers.md.
+there are events. It writes results/triggers.md.
 """
 
 from __future__ import annotations

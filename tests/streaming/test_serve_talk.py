@@ -185,7 +185,9 @@ def test_a_remark_comes_by_itself_to_who_wants_it_and_to_the_page():
                 await hear(socket, "opened")
                 for i in range(5):
                     await socket.send(frame(i, 0.25 * i))
-                remark = await hear(socket, "remark")
+                remark = {"type": ""}
+                while remark["type"] != "remark":  # the first text compiles: it takes its time
+                    remark = json.loads(await asyncio.wait_for(socket.recv(), 120))
                 assert remark["text"] == "A thing came." and remark["seen"].startswith("[0:0")
                 rows, header = [], {}
                 while not rows:

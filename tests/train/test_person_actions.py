@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,9 @@ from streamzoo.zoo.action.person import Crops
 
 def track(boxes, number=1, score=0.9, first=0):
     count, rng = len(boxes), np.random.default_rng(number)
-    cells = [rng.normal(size=(count, *tail)).astype(np.float16) for tail in ((18, 64), (16, 128))]
-    crops = Crops(*cells, np.asarray(boxes, np.float32))
+    tight, wide = (rng.normal(size=(count, *tail)) for tail in ((18, 64), (16, 128)))
+    half = np.float16
+    crops: Any = Crops(tight.astype(half), wide.astype(half), np.asarray(boxes, np.float32))
     return Track(number, np.arange(first, first + count), crops, np.full(count, score))
 
 

@@ -117,7 +117,7 @@ def test_what_each_does_is_what_he_does_alone(loaded):
     assert (there <= (held > 0)).all()
     lengths = []
     for slot in np.flatnonzero(there.any(0)):
-        who = 0
+        who, state = 0, alone.init_carry(1)
         for t in np.flatnonzero(there[:, slot]):
             if held[t, slot] != who:  # a person that comes to a slot that another one had
                 who, state = held[t, slot], alone.init_carry(1)

@@ -115,8 +115,8 @@ def table(reports: Sequence[Path]) -> str:
     for mix, ones in sorted(rows.items()):
         cells = []
         for key in ROWS:
-            values = np.asarray([one[key] for one in ones if key in one], float)
-            cells.append(f"{np.nanmean(values):.3f} ± {np.nanstd(values):.3f}")
+            values = [one[key] for one in ones if one.get(key) is not None]
+            cells.append(f"{np.mean(values):.3f} ± {np.std(values):.3f}" if values else "-")
         lines.append(f"| {mix} | {len(ones)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

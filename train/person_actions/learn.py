@@ -35,7 +35,7 @@ class LearnConfig(Checked):
       clip_weight: of the loss of whole clips, beside that of frames.
     """
 
-    steps: Count = 500
+    steps: Count = 400
     clips: Count = 12
     frames: Count = 32
     tracks: Count = 3

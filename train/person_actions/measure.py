@@ -95,7 +95,7 @@ def classified(clips: Sequence[Labelled], say: Callable[[Followed], list[Said]])
             of = label >= 0 if clip.set == "fall" else np.isin(label, (WALKING, STANDING))
             frames.setdefault(kind, []).append(one.logits.argmax(-1)[of] == label[of])
     right = {k: float(np.concatenate(v).mean()) for k, v in frames.items()}
-    out = {"ut_top1": float(np.mean(ut)) if ut else float("nan"), "ut_clips": len(ut), **right}
+    out: dict = {"ut_top1": float(np.mean(ut)) if ut else None, "ut_clips": len(ut), **right}
     pos, neg = (np.asarray([s for truth, s in fights if truth == side]) for side in (True, False))
     if len(pos) and len(neg):
         out["fight_auc"] = float((pos[:, None] > neg).mean() + 0.5 * (pos[:, None] == neg).mean())
@@ -127,7 +127,7 @@ def falls(clips: Sequence[Labelled], say: Callable[[Followed], list[Said]], hold
         false += sum(not any(s <= t <= e + 0.5 for _, s, e in segments) for t in starts)
     precision, recall = hits / max(hits + false, 1), hits / max(there, 1)
     f1 = 2 * precision * recall / max(precision + recall, 1e-9)
-    delay = float(np.median(delays)) if delays else float("nan")
+    delay = float(np.median(delays)) if delays else None
     return dict(falls=there, found=hits, false=false, event_f1=f1, median_delay_s=delay)
 
 

@@ -39,7 +39,7 @@ def ship(
         "from their tracks, without labels (detector: COCO train2017, by YOLOX's authors)",
         "metric": ", ".join(
             f"{key} {figure(report[key], '.3f')}"
-            for key in ("ut_top1", "fight_auc", "gait") if key in report
+            for key in ("ut_top1", "fight_auc", "gait") if report.get(key) is not None
         ),
         "metric_command": f"python -m streamzoo.train.person_actions --seed {report['seed']}",
     }  # fmt: skip

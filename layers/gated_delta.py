@@ -44,7 +44,7 @@ def step_init(key, shape, dtype=jnp.float32) -> Array:
 @exportable
 class DeltaState(NamedTuple):
     s: Array | Layer  # [B, N, H, dk, dv] fp32
-    tail: Array  # [B, kernel - 1, N, H * (2 dk + dv)] inputs of the convolution
+    tail: Array  # [B, kernel - 1, N, 2 Hk dk + H dv] inputs of the convolution
 
 
 class GatedDelta(nn.Module):
@@ -54,6 +54,8 @@ class GatedDelta(nn.Module):
       dim: channels in and out.
       heads: None takes max(1, dim // 64).
       head_dim_k, head_dim_v: state sizes of a head; None takes dim // heads.
+      key_heads: of queries and keys, a divisor of ``heads``, each serving consecutive heads of the
+        values (Qwen3-Next); None takes ``heads``.
       kernel: frames of the causal convolution on q, k and v.
       chunk: frames per chunk of the parallel form.
       eps: of the output norm.
@@ -64,6 +66,7 @@ class GatedDelta(nn.Module):
     heads: int | None = None
     head_dim_k: int | None = None
     head_dim_v: int | None = None
+    key_heads: int | None = None
     kernel: int = 4
     chunk: int = 64
     eps: float = 1e-6
@@ -74,16 +77,20 @@ class GatedDelta(nn.Module):
     in_place = ("s",)
 
     @property
-    def sizes(self) -> tuple[int, int, int]:
-        """(heads, dk, dv)."""
+    def sizes(self) -> tuple[int, int, int, int]:
+        """(heads, key heads, dk, dv)."""
         heads = self.heads or max(1, self.dim // 64)
-        return heads, self.head_dim_k or self.dim // heads, self.head_dim_v or self.dim // heads
+        keys = self.key_heads or heads
+        if heads % keys:
+            raise ValueError(f"key_heads {keys} of GatedDelta does not divide heads {heads}")
+        width = self.dim // heads
+        return heads, keys, self.head_dim_k or width, self.head_dim_v or width
 
     def setup(self):
-        heads, dk, dv = self.sizes
+        heads, keys, dk, dv = self.sizes
         fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
         kind = {"use_bias": False, "dtype": self.dtype, "param_dtype": self.param_dtype}
-        channels = heads * (2 * dk + dv)
+        channels = 2 * keys * dk + heads * dv
         self.qkv = nn.Dense(channels, kernel_init=fan_in, **kind)  # all q, all k, all v
         self.gate = nn.Dense(heads * dv, kernel_init=fan_in, **kind)
         self.beta = nn.Dense(heads, kernel_init=fan_in, **kind)
@@ -99,8 +106,8 @@ class GatedDelta(nn.Module):
     @nn.nowrap
     def init_carry(self, batch: int, tokens: int) -> DeltaState:
         """Zeros; see :class:`DeltaState`."""
-        heads, dk, dv = self.sizes
-        channels = heads * (2 * dk + dv)
+        heads, keys, dk, dv = self.sizes
+        channels = 2 * keys * dk + heads * dv
         return DeltaState(
             jnp.zeros((batch, tokens, heads, dk, dv), jnp.float32),
             jnp.zeros((batch, self.kernel - 1, tokens, channels), self.dtype),
@@ -110,12 +117,12 @@ class GatedDelta(nn.Module):
         self, carry: DeltaState, x: Array, valid: Array | None = None
     ) -> tuple[DeltaState, Array]:
         """x [B, T, N, D], valid [B, T] -> (carry, y [B, T, N, D])."""
-        heads, dk, dv = self.sizes
+        heads, keys, dk, dv = self.sizes
         batch, steps, tokens = x.shape[:3]
         dense = compact(x, valid)
         count = None if valid is None else dense.fresh
         mixed, tail = dense_conv(self.qkv(dense.x), carry.tail, self.conv_kernel, None, count)
-        q, k, v = jnp.split(nn.silu(mixed), [heads * dk, 2 * heads * dk], axis=-1)
+        q, k, v = jnp.split(nn.silu(mixed), [keys * dk, 2 * keys * dk], axis=-1)
         beta = jax.nn.sigmoid(self.beta(dense.x).astype(jnp.float32))
         step = self.step(dense.x).astype(jnp.float32)
         step = step + to_rank(self.step_bias.astype(jnp.float32), step)
@@ -127,7 +134,7 @@ class GatedDelta(nn.Module):
         def fold(z, *last):  # [B, T, N, ...] -> [B, N, T, *last]: tokens are streams of the op
             return z.swapaxes(1, 2).reshape(batch, tokens, steps, *last)
 
-        q, k, v = fold(q, heads, dk), fold(k, heads, dk), fold(v, heads, dv)
+        q, k, v = fold(q, keys, dk), fold(k, keys, dk), fold(v, heads, dv)
         o, s = gated_delta(
             l2norm(q),
             l2norm(k),

@@ -51,8 +51,9 @@ class KNNMemory(nn.Module):
 
     Every token reads the past of its own position: the last ``window`` frames with rotary
     positions, and of the frames before them, without positions, the ``nearest`` pages of ``page``
-    frames (one frame: exact kNN), chosen for each head by the products of query and keys; one
-    softmax over both. The carry keeps the last ``capacity`` pages, all included. Latency 0.
+    frames (the kernels take multiples of 16; one frame: exact kNN), chosen for each head by the
+    products of query and keys; one softmax over both. The carry keeps the last ``capacity`` pages,
+    all included. Latency 0.
 
     Attributes:
       heads: None takes max(1, dim // 64).
@@ -62,10 +63,10 @@ class KNNMemory(nn.Module):
 
     dim: int
     heads: int | None = None
-    window: int = 4
-    nearest: int = 4
-    capacity: int = 32
-    page: int = 1
+    window: int = 8
+    nearest: int = 2
+    capacity: int = 8
+    page: int = 16
     rope_base: float | None = 10_000.0
     implementation: str | None = None
     dtype: DType = jnp.float32

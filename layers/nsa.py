@@ -236,7 +236,7 @@ class NSA(nn.Module):
     Attributes:
       heads: None takes max(1, dim // 64). kv_heads: key heads, each shared by heads / kv_heads
         heads, which select together; None takes heads.
-      page: frames per page. capacity: pages kept.
+      page: frames per page; the kernels take multiples of 16. capacity: pages kept.
       selected: pages read by the selected branch. window: frames of the window branch.
       compress: ``mlp`` (learned, with places within the page) or ``mean``.
       rope_base: None for no positions.
@@ -246,10 +246,10 @@ class NSA(nn.Module):
     dim: int
     heads: int | None = None
     kv_heads: int | None = None
-    page: int = 4
-    capacity: int = 16
+    page: int = 16
+    capacity: int = 8
     selected: int = 4
-    window: int = 8
+    window: int = 16
     compress: str = "mlp"
     rope_base: float | None = 10_000.0
     implementation: str | None = None

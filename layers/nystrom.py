@@ -5,11 +5,8 @@ Source: Xiong et al., "Nystromformer" (arXiv 2102.03902), equations 13 and 14 an
 
 from __future__ import annotations
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-
-from .streaming import DType
 
 Array = jax.Array
 
@@ -104,50 +101,3 @@ def nystrom_attention(
             padded[:, :, i : i + steps] * taps[i][:, None, None] for i in range(conv.shape[0])
         )
     return y.swapaxes(1, 2).astype(kind)
-
-
-class NystromAttention(nn.Module):
-    """Self-attention over the tokens of a frame (or clip) in linear time: a teacher's layer.
-
-    Attributes:
-      landmarks: as many as tokens (or more): full softmax attention.
-      kernel: taps of the convolution on values, 0 for none.
-      per_matrix: False is the paper's code, in which the streams of a batch meet in one number.
-    """
-
-    dim: int
-    heads: int
-    landmarks: int = 64
-    kernel: int = 0
-    iterations: int = 6
-    per_matrix: bool = True
-    dtype: DType = jnp.float32
-
-    def setup(self):
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
-        self.qkv = nn.Dense(3 * self.dim, dtype=self.dtype)
-        self.out = nn.Dense(self.dim, dtype=self.dtype)
-        self.conv = (
-            self.param("conv", nn.initializers.normal(0.02), (self.kernel, self.heads))
-            if self.kernel
-            else None
-        )
-
-    def __call__(self, x: Array, mask: Array | None = None) -> Array:
-        """x [M, N, D], mask [M, N] bool or None -> [M, N, D]."""
-        q, k, v = (
-            part.reshape(*x.shape[:-1], self.heads, -1)
-            for part in jnp.split(self.qkv(x), 3, axis=-1)
-        )
-        y = nystrom_attention(
-            q,
-            k,
-            v,
-            self.landmarks,
-            self.iterations,
-            self.conv,
-            mask=mask,
-            per_matrix=self.per_matrix,
-        )
-        return self.out(y.reshape(x.shape))

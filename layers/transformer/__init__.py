@@ -6,20 +6,25 @@ behind the stack.
 """
 
 from .activations import ACTIVATIONS, gelu
+from .approximate import Approximate
 from .attention import Attention, CrossAttention, FusedProjection, rotate
 from .block import Block, Taps
 from .config import BlockConfig
+from .experts import Experts, ExpertsConfig
 from .mlp import Mlp
 from .norms import LayerScale, layer_norm, rms_norm
 from .stack import BlockStack
 
 __all__ = [
     "ACTIVATIONS",
+    "Approximate",
     "Attention",
     "Block",
     "BlockConfig",
     "BlockStack",
     "CrossAttention",
+    "Experts",
+    "ExpertsConfig",
     "FusedProjection",
     "LayerScale",
     "Mlp",

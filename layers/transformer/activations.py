@@ -35,4 +35,5 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "silu": nn.silu,
     "relu": nn.relu,
+    "relu2": lambda x: jnp.square(nn.relu(x)),
 }

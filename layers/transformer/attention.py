@@ -13,6 +13,7 @@ from ..kernels.attention import attention, attention_with_rows
 from ..positions import rotate_halves
 from ..ranks import to_rank
 from ..streaming import DType
+from .approximate import ApproximateAttention
 from .config import BlockConfig
 from .norms import layer_norm, rms_norm
 
@@ -102,7 +103,8 @@ class Attention(nn.Module):
     """Multi-head self-attention over the tokens of one frame.
 
     Parameters: one fused ``qkv`` [D, (H + 2 G) Dh] (H query heads, G key heads), ``out``
-    [H Dh, D], and with ``config.qk_norm`` the scales of ``query_norm`` and ``key_norm``. ``rope``
+    [H Dh, D], with ``config.qk_norm`` the scales of ``query_norm`` and ``key_norm``, and with
+    ``config.approximate`` those of :class:`ApproximateAttention` as ``approximate``. ``rope``
     is (cos, sin), each [N, Dh / 2] or [N, Dh] (see ``positions.rotate_halves``), applied to queries
     and keys.
     """
@@ -115,6 +117,8 @@ class Attention(nn.Module):
         self.qkv = FusedProjection(widths, tuple(n in c.biased for n in "qkv"), c.dtype)
         self.out = nn.Dense(c.dim, use_bias=c.out_bias, dtype=c.dtype)
         self.query_norm, self.key_norm = (_norm(c), _norm(c)) if c.qk_norm else (None, None)
+        if c.approximate is not None:
+            self.approximate = ApproximateAttention(c.approximate, c.heads)
 
     def project(self, x: Array, rope: Rope | None = None) -> tuple[Array, Array, Array]:
         """x [M, N, D] -> queries [M, N, H, Dh], keys and values [M, N, G, Dh], turned by
@@ -139,11 +143,21 @@ class Attention(nn.Module):
 
         Returns:
           (y [M, N, D], rows [M, H, N, K] or None).
+
+        Raises:
+          ValueError: a mask or rows of an attention that is approximate.
         """
         c = self.config
         options: Any = dict(causal=c.causal, window=c.window, softcap=c.softcap)
         rows = None
-        if weights:
+        if c.approximate is not None:
+            if weights or mask is not None:
+                raise ValueError(
+                    f"{c.approximate.kind} attention makes no attention rows and takes no mask: "
+                    'use attention="full", or leave the tap "attention" out'
+                )
+            y = self.approximate(q, k, v)
+        elif weights:
             y, rows = attention_with_rows(q, k, v, mask, **options)
         else:
             y = attention(q, k, v, mask=mask, **options)

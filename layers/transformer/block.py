@@ -16,11 +16,14 @@ from ..ranks import to_rank
 from ..streaming import Carry
 from .attention import Attention, CrossAttention, Memory, Rope
 from .config import BlockConfig
+from .experts import Experts
 from .mlp import Mlp
 from .norms import LayerScale, layer_norm, rms_norm
 
 Array = jax.Array
 Taps = tuple[str, ...]
+
+FEEDS = ("mlp", "experts", "none")  # feed-forward parts
 
 
 class Block(nn.Module):
@@ -35,6 +38,9 @@ class Block(nn.Module):
     - ``before``: x += mix(norm x); x += attention(LN x); x += MLP(LN x) (TRecViT's layer, whose
       ``mix_norm`` is ``rms``).
 
+    ``feed`` is the feed-forward part: the ``mlp``, ``experts`` of which every token takes a few
+    (``config.experts``), or ``none``, then x += MLP(LN x) is left out.
+
     With ``config.cross`` the tokens read a context between attention and MLP. With
     ``config.modulated`` each of these two branches is gate * f(norm(x) * (1 + scale) + shift), the
     six vectors being ``condition`` plus a learned table [6, D]: shift, scale, gate of the
@@ -43,9 +49,12 @@ class Block(nn.Module):
 
     config: BlockConfig
     mix: Mix = Mix("none")
+    feed: str = "mlp"
 
     def setup(self):
         c = self.config
+        if self.feed not in FEEDS or self.feed == "experts" and c.experts is None:
+            raise ValueError(f"feed {self.feed!r}: one of {FEEDS}; experts want config.experts")
 
         def norm(affine: bool = True, kind: str = c.norm):
             make = rms_norm if kind == "rms" else layer_norm
@@ -54,10 +63,15 @@ class Block(nn.Module):
         def scale():
             return LayerScale(c.dim, c.layer_scale, c.dtype) if c.layer_scale else None
 
-        self.norm1, self.norm2 = norm(not c.modulated), norm(not c.modulated)
+        self.norm1 = norm(not c.modulated)
         self.attn = Attention(c)
-        self.mlp = Mlp(c.dim, c.hidden, c.activation, c.dtype, c.gated, c.mlp_bias)
-        self.scale1, self.scale2 = scale(), scale()
+        self.scale1 = scale()
+        if self.feed != "none":
+            self.norm2, self.scale2 = norm(not c.modulated), scale()
+        if self.feed == "mlp":
+            self.mlp = Mlp(c.dim, c.hidden, c.activation, c.dtype, c.gated, c.mlp_bias)
+        elif c.experts is not None and self.feed == "experts":
+            self.mlp = Experts(c.dim, c.experts, c.activation, c.dtype)
         if c.cross is not None:
             self.norm_cross = norm()
             self.cross = CrossAttention(c)
@@ -123,8 +137,9 @@ class Block(nn.Module):
             x = x + h
         if self.config.cross is not None:
             x = x + self._read(self.norm_cross(x), context)
-        h = self.mlp(_modulate(self.norm2(x), shift2, scale2))
-        x = x + _gated(self.scale2, h, gate2)
+        if self.feed != "none":
+            h = self.mlp(_modulate(self.norm2(x), shift2, scale2))
+            x = x + _gated(self.scale2, h, gate2)
         if rows is not None:
             found["attention"] = rows.reshape(*x.shape[:2], *rows.shape[1:])
         if "hidden" in taps:

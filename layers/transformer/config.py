@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from ..streaming import DType
 from .activations import ACTIVATIONS
+from .approximate import Approximate
+from .experts import ExpertsConfig
 
 NORMS = ("layer", "rms")
 QK_NORMS = (None, "head", "all", "layer")
@@ -29,12 +31,14 @@ class BlockConfig:
       softcap: bound of the attention's logits, cap * tanh(logits / cap); None for none.
       causal: a token sees itself and those before it within its frame (texts).
       window: of the tokens before it, itself included, how many it sees; needs ``causal``.
+      approximate: attention in linear time in place of the full one (teachers); None for full.
       cross: width of a context that a second attention reads; None for no such attention.
       modulated: a condition shifts, scales and gates both branches (diffusion transformers); the
         two norms then have no parameters of their own.
       mlp_ratio: hidden width of the MLP over ``dim``.
       activation: a name of ``ACTIVATIONS``.
       gated: an MLP of the form down(act(gate(x)) * up(x)).
+      experts: of the blocks whose ``feed`` is ``experts``.
       norm: ``layer`` or ``rms``.
       eps: of the norms.
       layer_scale: initial gain of the branches, None for no gains.
@@ -56,11 +60,13 @@ class BlockConfig:
     softcap: float | None = None
     causal: bool = False
     window: int | None = None
+    approximate: Approximate | None = None
     cross: int | None = None
     modulated: bool = False
     mlp_ratio: float = 4.0
     activation: str = "gelu"
     gated: bool = False
+    experts: ExpertsConfig | None = None
     norm: str = "layer"
     eps: float = 1e-6
     layer_scale: float | None = None
@@ -84,6 +90,8 @@ class BlockConfig:
                 raise ValueError(f"{field} {getattr(self, field)!r}: choose from {known}")
         if self.window is not None and not self.causal:
             raise ValueError(f"window {self.window} needs causal=True")
+        if self.approximate is not None and (self.causal or self.softcap is not None):
+            raise ValueError(f"{self.approximate.kind} attention takes neither causal nor softcap")
         object.__setattr__(self, "dtype", jnp.dtype(self.dtype))  # "float32" works, too
 
     @property

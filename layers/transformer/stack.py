@@ -27,10 +27,12 @@ class _Period(nn.Module):
 
     config: BlockConfig
     pattern: tuple[Mix, ...]
+    feeds: tuple[str, ...]
 
     def setup(self):
         for i, mix in enumerate(self.pattern):
-            setattr(self, f"layer{i}", Block(self.config, mix))
+            feed = self.feeds[i % len(self.feeds)]
+            setattr(self, f"layer{i}", Block(self.config, mix, feed))
 
     def __call__(self, states, x, index, valid, rope, taps, given, memories, added):
         """states: one carry per pattern entry with leaves [B, repeats, ...]; index: which one."""
@@ -91,18 +93,25 @@ class BlockStack(nn.Module):
       depth: number of blocks.
       pattern: their temporal mixers.
       unroll: repeats per iteration of the scan; all of them for cost analysis.
+      feeds: their feed-forward parts (``block.FEEDS``), repeated over the pattern.
 
     Raises:
-      ValueError: if depth is not a multiple of the pattern's length.
+      ValueError: if depth is not a multiple of the pattern's length, or that not of the feeds'.
     """
 
     config: BlockConfig
     depth: int
     pattern: tuple[Mix, ...] = (Mix("none"),)
     unroll: int = 1
+    feeds: tuple[str, ...] = ("mlp",)
 
     @property
     def repeats(self) -> int:
+        if not self.feeds or len(self.pattern) % len(self.feeds):
+            raise ValueError(
+                f"{len(self.feeds)} feed-forward parts do not repeat over a temporal pattern of "
+                f"{len(self.pattern)}; write one for every block of it"
+            )
         if not self.pattern or self.depth % len(self.pattern):
             raise ValueError(
                 f"depth {self.depth} is not a multiple of the temporal pattern's length "
@@ -112,7 +121,7 @@ class BlockStack(nn.Module):
 
     def setup(self):
         _ = self.repeats  # fails early
-        self.period = _Period(self.config, self.pattern)
+        self.period = _Period(self.config, self.pattern, self.feeds)
         nn.share_scope(self, self.period)
 
     @nn.nowrap

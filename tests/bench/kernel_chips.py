@@ -36,7 +36,7 @@ def compile_one(chip: str, op: str, name: str) -> dict[str, Any]:
     memory, cost = program.memory_analysis(), program.cost_analysis() or {}
     size = lambda what: getattr(memory, f"{what}_size_in_bytes") / 1e6
     text = program.as_text()
-    kernel = "tpu_custom_call" in text or "triton" in text
+    kernel = targets.holds_kernel(text or "", op)
     figures = size("argument"), size("output"), size("temp")
     work = cost.get("bytes accessed"), cost.get("flops")
     work = tuple(x / 1e9 if x and x > 0 else None for x in work)

@@ -19,7 +19,7 @@ def make(seed, batch, steps):
 
 @functools.cache
 def build(**options):
-    module = KNNMemory(DIM, heads=HEADS, **options)
+    module = KNNMemory(DIM, heads=HEADS, **{"page": 1, **options})
     variables = jax.jit(module.init)(jax.random.key(0), module.init_carry(1, TOKENS), make(0, 1, 2))
     return module, jax.tree.map(lambda a: a * 2, variables)
 
@@ -90,6 +90,6 @@ def test_counters_are_safe_for_a_year():
     [({"window": 9, "capacity": 4}, "window 9 exceeds the 4"), ({"nearest": 0}, "nearest 0")],
 )
 def test_bad_options_are_named(options, message):
-    module = KNNMemory(DIM, **options)
+    module = KNNMemory(DIM, page=1, **options)
     with pytest.raises(ValueError, match=message):
         module.init(jax.random.key(0), module.init_carry(1, TOKENS), make(0, 1, 1))

@@ -34,7 +34,7 @@ def golden(name):
     return {k: x.astype(np.float32) if k in floats else x for k, x in case.items()}
 
 
-@pytest.mark.parametrize("name", ["selected", "all", "counts"])
+@pytest.mark.parametrize("name", ["selected", "all", "counts", "defaults"])
 def test_parity_with_fla(name):
     """Golden: fla-core 0.6.0 naive_nsa on fp32 inputs (stored as fp16, exactly). Two pieces that
     need a GPU were replaced by their formulas: mean_pooling (block mean, the last block over the
@@ -55,6 +55,36 @@ def test_the_choice_of_pages_is_flas():
     call = jax.jit(lambda q, k, v, gates: nsa_attention(q, k, v, gates, None, *sizes))
     got = call(case["q"], case["k"], case["v"], gates)
     np.testing.assert_allclose(got, case["o"], atol=2e-6)
+
+
+@pytest.mark.parametrize("implementation", [None, "interpret", "interpret_tpu"])
+def test_the_layer_at_its_defaults_is_flas(implementation):
+    """A stream through ``NSA`` as ``nsa-*`` holds it: page, selected pages and window are its
+    defaults, the kernels take them, and fla's naive form on the same queries, keys and gates gives
+    the same. 75 frames: at the end one of two pages is left out by its score."""
+    case = golden("defaults")
+    module = NSA(
+        256, heads=16, kv_heads=1, compress="mean", rope_base=None, implementation=implementation
+    )
+    assert (module.page, module.window) == (int(case["block_size"]), int(case["window_size"]))
+    assert module.selected == case["block_indices"].shape[-1]
+    x = case["q"].reshape(1, 75, 1, 256)
+    inverse = np.linalg.pinv(x[0, :, 0].astype(np.float64))  # fewer frames than channels: exact
+    kv = np.concatenate([case["k"], case["v"]], -1).reshape(75, -1)
+    gates = np.concatenate([case[g] for g in ("g_cmp", "g_slc", "g_swa")], -1)[0]
+    logits = np.log(gates / (1 - gates.astype(np.float64)))
+    dense = lambda w: {"kernel": w.astype(np.float32), "bias": np.zeros(w.shape[1], np.float32)}
+    params = {
+        "q": dense(np.eye(256)), "kv": dense(inverse @ kv),
+        "gate": dense(inverse @ logits), "out": dense(np.eye(256)),
+    }  # fmt: skip
+    step = jax.jit(module.apply)
+    carry, outputs = module.init_carry(1, 1), []
+    for start, stop in [(0, 70), *((t, t + 1) for t in range(70, 75))]:
+        carry, y = step({"params": params}, carry, x[:, start:stop])
+        outputs.append(y)
+    got = np.concatenate(outputs, axis=1).reshape(case["o"].shape)
+    np.testing.assert_allclose(got, case["o"], atol=3e-5)
 
 
 def full_attention(q, k, v):
@@ -158,7 +188,7 @@ def test_heads_of_a_group_choose_together_and_the_own_page_is_always_read():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"window": 40, "capacity": 3}, "window 40 exceeds the 9 frames"),
+        ({"window": 40, "capacity": 3}, "window 40 exceeds the 33 frames"),
         ({"heads": 3}, "dim 32, heads 3"),
         ({"selected": 0}, "selected 0"),
         ({"compress": "max"}, "compress='max'"),
@@ -178,9 +208,16 @@ def test_blocks_of_no_size_are_refused():
 
 
 @needs_goldens
-def test_two_branches_of_the_shared_golden():
+@pytest.mark.parametrize("implementation", [None, "interpret_tpu"])
+def test_two_branches_of_the_shared_golden(implementation):
+    """Its pages of 8 are what a TPU's kernel takes; which ones are read is our choice."""
     z, told = shared("nsa")
-    size = told["constants"]["block"]
-    call = jax.jit(lambda *x: nsa_attention(*x, block_size=size, window=0))
-    gates, chosen = (z["g_cmp"], z["g_slc"], None), jnp.asarray(z["block_indices"], jnp.int32)
-    np.testing.assert_allclose(call(z["q"], z["k"], z["v"], gates, chosen), z["out"], atol=5e-6)
+    size, count = told["constants"]["block"], z["block_indices"].shape[-1]
+    gates = (z["g_cmp"], z["g_slc"], None)
+    call = jax.jit(
+        lambda q, k, v, *gates: nsa_attention(
+            q, k, v, (*gates, None), None, size, count, implementation=implementation
+        )
+    )
+    got = call(z["q"], z["k"], z["v"], *gates[:2])
+    np.testing.assert_allclose(got, z["out"], atol=5e-6)

@@ -11,13 +11,15 @@ import pytest
 from streamzoo.layers import contract
 from streamzoo.layers.contract import Subject
 from streamzoo.layers.gated_attention import GatedAttention
-from streamzoo.layers.gated_delta import GatedDelta
 from streamzoo.layers.hybrid import LETTERS, pattern
 from streamzoo.layers.mamba2 import Mamba2
 from streamzoo.layers.mixers import MIXERS, Mix, mix
-from streamzoo.zoo import create_model, init_params, list_models, model_config
+from streamzoo.zoo import create_model, init_params, list_models, model_card, model_config
+from streamzoo.zoo.explain import explain_model
+from streamzoo.zoo.weights import shapes_of
 
 from ..layers.qwen import qwen_delta
+from . import golden_hybrid
 
 
 def test_a_string_is_a_tuple_of_mixers():
@@ -46,9 +48,21 @@ def test_unknown_letters_are_named():
 
 
 def test_registered_sizes():
-    names = [f"hybrid-{size}" for size in ("ti16", "s16", "b16", "mi16", "lite0", "palm")]
-    assert set(list_models("hybrid-*")) == set(names)
-    assert all(model_config(name).temporal == pattern("DDDA") for name in names)
+    kinds = {
+        "hybrid": "DDDA", "nsa": "--N", "knn": "--K", "qwennext": "DDDG", "qwennextmoe": "DDDG",
+        "jamba": "MMMMAMMM", "nemotronh": "MMMMMA",
+    }  # fmt: skip
+    letter = {kind: letter for letter, kind in LETTERS.items()}
+    for arch, want in kinds.items():
+        names = [f"{arch}-{size}" for size in ("ti16", "s16", "b16", "mi16", "lite0", "palm")]
+        assert set(list_models(f"{arch}-*")) == set(names)
+        for name in names:
+            config = model_config(name)
+            found = "".join(letter[mixer.kind] for mixer in config.temporal)
+            assert found == (want[1:] if want[0] == "-" and config.depth == 4 else want)
+            if arch.startswith("qwen"):
+                delta = dict(config.temporal[0].options)
+                assert delta["heads"] > delta["key_heads"]
 
 
 @pytest.mark.parametrize("letters", ["MAF"])
@@ -151,53 +165,122 @@ def part(weights, prefix):
     return {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
 
 
-@pytest.mark.slow
-def test_equals_qwen3_next_three_to_one():
-    torch = pytest.importorskip("torch")
-    qwen = pytest.importorskip("transformers.models.qwen3_next.modeling_qwen3_next")
-    from transformers import Qwen3NextConfig
+def kernel(w):
+    return {"kernel": w.T}
 
-    heads, kv_heads, head, dk, dv, dim, tokens, steps = 4, 2, 16, 8, 12, 32, 2, 12
-    config = Qwen3NextConfig(
-        hidden_size=dim, num_hidden_layers=4, vocab_size=8, intermediate_size=24,
-        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head,
-        linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=dk,
-        linear_value_head_dim=dv, linear_conv_kernel_dim=4, mlp_only_layers=[0, 1, 2, 3],
-        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
-        layer_types=["linear_attention"] * 3 + ["full_attention"],
-    )  # fmt: skip
-    assert "".join("D" if "linear" in t else "A" for t in config.layer_types) == "DDDA"
-    model = qwen.Qwen3NextModel(config).eval()
-    x = np.random.default_rng(0).normal(size=(1, steps, tokens, dim)).astype(np.float32)
-    clip, live, weights = torch_model(model, torch.tensor(x[0].swapaxes(0, 1)), config)
-    back = lambda y: y.swapaxes(0, 1)[None]
-    eps = config.rms_norm_eps
 
-    def layer(index):
-        w = part(weights, f"layers.{index}.")
-        if index < 3:
-            mixer = GatedDelta(dim, 2, dk, dv, eps=eps)
-            params = qwen_delta(part(w, "linear_attn."), 2, dk, dv)
-        else:
-            mixer = GatedAttention(
-                dim, heads, kv_heads, head, window=steps, sinks=0, rotary=0.5, eps=eps
-            )
-            params = qwen_attention(part(w, "self_attn."), heads, head, turning=4)
+def feed(w, arch):
+    """The MLP or the experts of a layer; Nemotron-H's MLP is a layer of its own there."""
+    if "mlp.experts.gate_up_proj" in w or "feed_forward.experts.gate_up_proj" in w:
+        at = "mlp." if arch.startswith("qwen") else "feed_forward."
+        name = "gate" if arch.startswith("qwen") else "router"
+        gate, up = np.split(w[at + "experts.gate_up_proj"].swapaxes(1, 2), 2, axis=2)
+        down = w[at + "experts.down_proj"].swapaxes(1, 2)
+        found = {"router": kernel(w[f"{at}{name}.weight"]), "gate": gate, "up": up, "down": down}
+        if arch.startswith("qwen"):
+            found["shared"] = mlp(w, at + "shared_expert.")
+            found["shared_gate"] = kernel(w[at + "shared_expert_gate.weight"])
+        return found
+    return mlp(w, {"jamba": "feed_forward.", "nemotronh": "mixer."}.get(arch, "mlp."))
 
-        def run(carry, x):
-            carry, y = mixer.apply(
-                {"params": params}, carry, rms(x, 1 + w["input_layernorm.weight"], eps)
-            )
-            x = x + y
-            h = rms(x, 1 + w["post_attention_layernorm.weight"], eps)
-            gate, up = (h @ w[f"mlp.{n}_proj.weight"].T for n in ("gate", "up"))
-            x = x + (jax.nn.silu(gate) * up) @ w["mlp.down_proj.weight"].T
-            return carry, rms(x, 1 + weights["norm.weight"], eps) if index == 3 else x
 
-        return mixer.init_carry(1, tokens), run
+def mlp(w, at):
+    names = [n for n in ("gate", "up", "down") if f"{at}{n}_proj.weight" in w]
+    return {n: kernel(w[f"{at}{n}_proj.weight"]) for n in names}
 
-    layers = [layer(i) for i in range(4)]
-    compare("Qwen3-Next", layers, x, back(clip), back(live), [5, 1, 2, 4])
+
+def mamba(w, dim, state):
+    cut = [dim, 2 * dim + 2 * state]
+    gate, xbc, step = np.split(w["in_proj.weight"], cut, axis=0)
+    return {
+        "gate": kernel(gate), "xbc": kernel(xbc), "step": kernel(step),
+        "out": kernel(w["out_proj.weight"]), "conv_kernel": w["conv1d.weight"][:, 0].T,
+        "conv_bias": w["conv1d.bias"], "log_rate": w["A_log"], "step_bias": w["dt_bias"],
+        "skip": w["D"], "norm_scale": w["norm.weight"],
+    }  # fmt: skip
+
+
+def unplaced(w):
+    qkv = np.concatenate([w[f"{n}_proj.weight"] for n in "qkv"])
+    bias = lambda k: {**kernel(k), "bias": np.zeros(len(k), np.float32)}
+    return {"qkv": bias(qkv), "out": bias(w["o_proj.weight"])}
+
+
+def mixer_of(w, arch, dim):
+    if arch.startswith("qwen"):
+        if "linear_attn.A_log" in w:
+            return qwen_delta(part(w, "linear_attn."), 2, 64, 64, keys=1)
+        return qwen_attention(part(w, "self_attn."), 2, 64, turning=8)
+    if arch == "jamba" and "mamba.own.A_log" in w:
+        return mamba(part(w, "mamba.own."), dim, 64)
+    if arch == "jamba":
+        return unplaced(part(w, "self_attn."))
+    w = part(w, "mixer.")
+    return mamba(w, dim, 64) if "A_log" in w else unplaced(w)
+
+
+def layers_of(weights, arch):
+    """Per block of ours: weights of its mixer and its norm, those of its feed and its norm."""
+    count = 1 + max(int(k.split(".")[1]) for k in weights if k.startswith("layers."))
+    every = [part(weights, f"layers.{i}.") for i in range(count)]
+    extra = float(arch.startswith("qwen"))  # its norms multiply by 1 + weight
+    if arch != "nemotronh":
+        after = "post_attention_layernorm" if extra else "pre_ff_layernorm"
+        for w in every:
+            yield w, extra + w["input_layernorm.weight"], w, extra + w[f"{after}.weight"]
+        return
+    while every:
+        w = every.pop(0)
+        own = every.pop(0) if every and "mixer.up_proj.weight" in every[0] else None
+        yield w, w["norm.weight"], own, None if own is None else own["norm.weight"]
+
+
+def published(arch):
+    """The registered model with transformers' weights, and transformers' answer. The attention
+    within a frame has weights of zero and adds nothing: what is left is a language model's layer.
+    """
+    name = f"{arch}-mi16"
+    small = dict(image_size=(1, golden_hybrid.TOKENS), patch=1, heads=("frame",), num_classes=2)
+    model, shapes = create_model(name, **small), shapes_of(name, **small)["params"]
+    with np.load(golden_hybrid.GOLDEN) as file:
+        weights = golden_hybrid.drawn(json.loads(str(file[f"{arch}/shapes"])))
+        want = file[f"{arch}/y"]
+    params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    final = [k for k in ("norm.weight", "final_layernorm.weight", "norm_f.weight") if k in weights]
+    params["norm"] = {"scale": weights[final[0]] + float(arch.startswith("qwen"))}
+    for i, (w, norm, own, own_norm) in enumerate(layers_of(weights, arch)):
+        block = params["blocks"][f"layer{i}"]
+        block["mixer"], block["norm_t"] = mixer_of(w, arch, golden_hybrid.DIM), {"scale": norm}
+        if own is not None:
+            block["mlp"], block["norm2"] = feed(own, arch), {"scale": own_norm}
+        for key in ("mixer", "norm_t", *(("mlp", "norm2") if own is not None else ())):
+            block[key] = jax.tree.map(lambda a: jnp.asarray(a)[None], block[key])
+    assert i + 1 == model.config.depth
+    same = jax.tree.map(lambda a, b: a.shape == b.shape, params, shapes)
+    assert all(jax.tree.leaves(same)), "every weight has its place"
+    ours = golden_hybrid.drawn(golden_hybrid.OURS)
+    params["patch_embed"] = {"kernel": ours["patch"], "bias": jnp.zeros(golden_hybrid.DIM)}
+    params["pos_embed"] = ours["positions"]
+    return model, params, want
+
+
+@pytest.mark.parametrize(
+    "arch",
+    [pytest.param("qwennext", marks=pytest.mark.slow), "qwennextmoe", "jamba", "nemotronh"],
+)
+def test_equals_transformers_through_the_registry(arch):
+    """``golden_hybrid`` says of what: Qwen3-Next with fewer key heads than value heads and gated
+    attention, without and with experts, Jamba's eight layers, Nemotron-H's eleven."""
+    model, params, want = published(arch)
+    frames = golden_hybrid.pixels()[None]
+    step = jax.jit(lambda c, x: model.apply({"params": params}, c, x, taps=("features",)))
+    outputs, carry, at = [], model.init_carry(1), 0
+    for n in (9, 1, 1, 1):
+        carry, out = step(carry, frames[:, at : at + n])
+        outputs.append(out.taps["features"][0, :, 0])
+        at += n
+    got = np.concatenate(outputs)
+    np.testing.assert_allclose(got, want, atol=5e-5 * max(1.0, float(np.abs(want).max())))
 
 
 @pytest.mark.slow
@@ -239,6 +322,21 @@ def test_equals_a_mamba2_stack():
         return mixer.init_carry(1, tokens), run
 
     compare("Mamba-2", [layer(i) for i in range(2)], x, back(clip), back(live), [5, 1, 2, 4])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nsa-mi16", "knn-mi16", *(pytest.param(f"{kind}-{size}", marks=pytest.mark.slow)
+     for kind in ("nsa", "knn") for size in ("lite0", "palm", "ti16", "s16", "b16"))],
+)  # fmt: skip
+def test_sparse_memories_take_their_kernel_on_a_tpu(name):
+    """At the defaults of the layers, which a page of 4 frames or of one never did."""
+    took = {
+        choice.implementation
+        for choice in explain_model(model_card(name)).choices
+        if choice.op == "block_attention" and choice.platform == "tpu"
+    }
+    assert took == {"pallas_tpu"}
 
 
 def test_gated_attention_names_wrong_sizes():

@@ -19,15 +19,17 @@ from .reference import Sizes
 
 Array = jax.Array
 LANES = 128
-# Page numbers: they must fit into scalar memory, and a grid step for each few of them has a price.
+WIDEST = 512  # lanes of heads that do not fill blocks of 128 and so lie in one block
+# Page numbers of one call, which must fit into scalar memory: more make several calls.
 ENTRIES = 1 << 16
 
 
 def _pack(width: int, kv_heads: int) -> int:
-    """Key heads in one lane block: 128 lanes, or the whole axis where it is narrower."""
+    """Key heads in one lane block: 128 lanes, or the whole axis where heads do not fill those."""
     if width % LANES == 0:
         return 1
-    return min(kv_heads, LANES // width)
+    pack = LANES // width
+    return pack if LANES % width == 0 and kv_heads % pack == 0 else kv_heads
 
 
 def _rows(count: int) -> int:
@@ -45,18 +47,24 @@ def unable(q, k, v, pages, key_pos, query_pos, *, heads, kv_heads, page, blocks=
     width, values = q.shape[-1] // heads, v.shape[-1] // kv_heads
     if width != values:
         return f"q has head width {width} and v {values}, which must be equal here"
-    if width % LANES and (LANES % width or kv_heads % _pack(width, kv_heads)):
-        return f"q has head width {width} in {kv_heads} key heads, which do not fill 128 lanes"
+    pack = _pack(width, kv_heads)
+    if width % LANES and pack * width > WIDEST:
+        return (
+            f"q has head width {width} in {kv_heads} key heads, which neither fill 128 lanes nor "
+            f"lie in {WIDEST}"
+        )
     if page % 8:
         return f"page {page} is no multiple of 8"
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dtype not in (jnp.float32, jnp.bfloat16):
             return f"{name} is {x.dtype}, neither float32 nor bfloat16"
-    if pages.size > ENTRIES:
-        return f"pages has {pages.size} entries, more than the {ENTRIES} held in scalar memory"
-    pack = _pack(width, kv_heads)
+    if pages.size // len(pages) > ENTRIES:
+        return (
+            f"pages has {pages.size // len(pages)} entries for one of its {len(pages)}, more than "
+            f"the {ENTRIES} held in scalar memory"
+        )
     t = tiles(q, pages, heads, kv_heads, pack, _rows)
-    lanes = max(LANES, pack * width)
+    lanes = -(-pack * width // LANES) * LANES
     step = _per_step(pages.shape[-1], page, blocks)
     # q and y twice (pipelined) and the accumulator; positions and sums take whole lane rows
     need = t.rows * (lanes * 5 + 5 * LANES) * 4 + 4 * step * page * lanes * 4
@@ -125,15 +133,50 @@ def block_attention(
     interpret: bool = False,
 ) -> tuple[Array, Array]:
     """As ``reference.block_attention``; ``blocks``: see there."""
-    slots, width = k.shape[1], k.shape[-1] // kv_heads
-    pack = _pack(width, kv_heads)
-    t = tiles(q, pages, heads, kv_heads, pack, _rows)
-    lanes, steps = pack * width, q.shape[1]
+    batch, slots = k.shape[:2]
     per_step = _per_step(pages.shape[-1], page, blocks)
     wanted = -(-pages.shape[-1] // per_step) * per_step
     pages = jnp.pad(pages, [(0, 0)] * 3 + [(0, wanted - pages.shape[-1])], constant_values=-1)
     count = -(-slots // page)
     key_pos = jnp.pad(key_pos, [(0, 0), (0, count * page - slots)], constant_values=-1)
+    key_pos = key_pos.reshape(batch, count, 1, page)
+    at_once = max(1, ENTRIES // (pages.size // batch))
+    parts = []
+    for begin in range(0, batch, at_once):  # each reads its part of the store where it lies
+        part = lambda x, begin=begin: x[begin : begin + at_once]
+        parts.append(
+            _call(
+                part(q), k, v, part(pages), key_pos, part(query_pos), begin=begin, heads=heads,
+                kv_heads=kv_heads, per_step=per_step, window=window, scale=scale,
+                interpret=interpret,
+            )
+        )  # fmt: skip
+    y, lse = (jnp.concatenate(x) if len(parts) > 1 else x[0] for x in zip(*parts, strict=True))
+    return y, lse
+
+
+def _call(
+    q,
+    k,
+    v,
+    pages,
+    key_pos,
+    query_pos,
+    *,
+    begin,
+    heads,
+    kv_heads,
+    per_step,
+    window,
+    scale,
+    interpret,
+) -> tuple[Array, Array]:
+    """Of the entries of the store from ``begin`` on, as many as q has; key_pos [B, pages, 1, P]."""
+    page, wanted = key_pos.shape[-1], pages.shape[-1]
+    width = k.shape[-1] // kv_heads
+    pack = _pack(width, kv_heads)
+    t = tiles(q, pages, heads, kv_heads, pack, _rows)
+    lanes, steps = pack * width, q.shape[1]
     none = None
 
     def at(i):
@@ -146,14 +189,14 @@ def block_attention(
         where = at(i)
         return pl.BlockSpec(
             (none, page, lanes),
-            lambda b, g, h, j, flat: (b, where(b, g, h, j, flat), t.lane_block(h)),
+            lambda b, g, h, j, flat: (begin + b, where(b, g, h, j, flat), t.lane_block(h)),
         )
 
     def places(i):
         where = at(i)
         return pl.BlockSpec(
             (none, none, 1, page),
-            lambda b, g, h, j, flat: (b, where(b, g, h, j, flat), 0, 0),
+            lambda b, g, h, j, flat: (begin + b, where(b, g, h, j, flat), 0, 0),
         )
 
     def tile(size):
@@ -193,6 +236,6 @@ def block_attention(
         pack_positions(query_pos, t),
         *(k for _ in each),
         *(v for _ in each),
-        *(key_pos.reshape(t.batch, count, 1, page) for _ in each),
+        *(key_pos for _ in each),
     )
     return unpack_rows(y, t, steps), unpack_rows(lse, t, steps, lanes=False)

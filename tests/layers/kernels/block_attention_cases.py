@@ -94,7 +94,8 @@ def zoo_shapes():
         case("decode, 2 key heads", 64, 1, 1, True, 32, 2, 128, 64, 4096, 16),
         case("decode, pages of 16", 8, 1, 1, True, 12, 12, 64, 16, 1024, 16),
         # NSA over time, one memory per token position of a ViT-S frame
-        case("NSA of a ViT-S", 196, 1, 1, True, 6, 6, 64, 16, 256, 4),
+        case("NSA of a ViT-S", 196, 1, 1, True, 6, 2, 64, 16, 128, 4),
+        case("kNN memory of a ViT-Ti", 196, 1, 1, True, 3, 3, 64, 16, 128, 2),
         # a clip: a list per query
         case("NSA clip", 2, 256, 256, True, 16, 1, 128, 32, 512, 4),
     ]

@@ -83,6 +83,20 @@ def compiled(target: str, run, arrays, donate=()):
         return jax.jit(run, donate_argnums=donate).lower(*placed).compile()
 
 
+CALLS = ("tpu_custom_call", "__gpu$xla.gpu.triton", "mosaic_gpu")
+
+
+def holds_kernel(text: str, op: str) -> bool:
+    """Whether a program, StableHLO or compiled, calls a kernel that bears this operation's name.
+
+    A custom call alone proves nothing: XLA brings Triton kernels and TPU calls of its own.
+    """
+    name = re.compile(rf"(?<!\w){op}(_[a-z]+)*(?!\w)")
+    calls = (line for line in text.splitlines() if any(call in line for call in CALLS))
+    encoded = re.compile(r"[\w+/=\\]{100,}")  # the kernel's body
+    return any(name.search(encoded.sub("", line)) for line in calls)
+
+
 def copies(text: str, elements: int) -> list[str]:
     """Lines of compiled HLO that copy an array of at least that many elements."""
     found = []

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from streamzoo.layers.kernels.block_attention import OP, block_attention, merge
+from streamzoo.layers.kernels.block_attention import OP, block_attention, merge, pallas_tpu
 from streamzoo.layers.kernels.dispatch import KernelError
 
 from . import block_attention_cases as cases
@@ -96,6 +96,20 @@ def test_bfloat16(seed):
         got, lse = run(name, arrays, options, "bfloat16")
         assert got.dtype == jnp.bfloat16 and lse.dtype == jnp.float32
         np.testing.assert_allclose(got.astype(jnp.float32), want, atol=0.03)
+
+
+@pytest.mark.parametrize("width, kv_heads", [(64, 3), pytest.param(96, 2, marks=pytest.mark.slow)])
+def test_heads_that_do_not_fill_lanes_and_more_page_numbers_than_fit_at_once(
+    width, kv_heads, monkeypatch
+):
+    """Three heads of 64 lie in one block of 192 lanes; two entries take a call each."""
+    arrays, options = cases.draw((2, 2, 2, True, 2 * kv_heads, kv_heads, width, 16, 48, 2), 3)
+    want, want_lse = run("reference", arrays, options)
+    monkeypatch.setattr(pallas_tpu, "ENTRIES", 4 * kv_heads)  # those of one entry
+    call = functools.partial(block_attention, implementation="interpret_tpu", with_lse=True)
+    got, lse = jax.jit(lambda arrays: call(**arrays, **options))(arrays)
+    np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(lse, want_lse, atol=1e-5, rtol=1e-5)
 
 
 def test_a_partial_last_page():
@@ -219,7 +233,10 @@ def test_backends_say_what_they_cannot_take():
         **o,
     )
     assert able((1, 1, 64), (1, 64, 64), heads=1, page=16) == list(OP.backends)
-    assert able((1, 1, 48), (1, 64, 48), heads=1, page=16) == ["reference"]
+    tpu = ["reference", "pallas_tpu", "interpret_tpu"]
+    assert able((1, 1, 48), (1, 64, 48), heads=1, page=16) == tpu
+    assert able((1, 1, 640), (1, 64, 640), heads=1, page=16) == tpu
+    assert able((1, 1, 576), (1, 64, 576), heads=1, page=16) == ["reference"]
     assert able((1, 1, 64), (1, 64, 64), heads=1, page=1) == ["reference"]
     huge = able((1, 32768, 64), (1, 64, 64), heads=1, page=16)
     assert huge == ["reference", "pallas", "interpret"]

@@ -21,7 +21,14 @@ from ....layers.mixers import Mix
 from ....layers.positions import axial_rope, resize_table, sincos_2d
 from ....layers.ranks import to_rank
 from ....layers.streaming import Carry, DType, Fields
-from ....layers.transformer import BlockConfig, BlockStack, Taps, layer_norm
+from ....layers.transformer import (
+    BlockConfig,
+    BlockStack,
+    ExpertsConfig,
+    Taps,
+    layer_norm,
+    rms_norm,
+)
 from ...checks import check_carry, check_frames, check_taps
 from ...encode.stems import filled, make_stem, stem_stride, stem_width
 from ..decision import Decision, Known, decide, nobody
@@ -32,6 +39,7 @@ Array = jax.Array
 
 HEADS = ("frame", "roi", "person")
 TAPS = ("attention", "hidden", "features", "roi", "frame")
+FEEDS = {"m": "mlp", "e": "experts", "-": "none"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +49,13 @@ class StudentConfig:
     Attributes:
       temporal: pattern of mixers, repeated over depth; ``Mix("none")`` is a plain block. A string
         is read by ``layers.hybrid``: ``"DDDA"`` is three gated delta rules and a window.
+      feed: feed-forward parts, a letter per block of the pattern and repeated over it: ``m`` an
+        MLP, ``e`` experts, ``-`` none.
+      experts: sizes of the experts of ``feed``.
+      mlp_ratio, activation, gated: hidden width of the MLP over dim, and its form (see
+        ``BlockConfig``); experts are gated always.
+      biases: the attention within a frame and the MLP have biases.
+      norm: of the blocks and after the last, ``layer`` or ``rms``.
       mix_norm: norm in front of residual mixers, ``layer`` or ``rms``.
       positions: ``learned``, ``sincos`` (fixed) or ``rope`` (axial, at every attention).
       stem: a pretrained encoder (``encode.stems``) whose features are the tokens; then ``patch`` is
@@ -65,8 +80,13 @@ class StudentConfig:
     heads_per_block: int = 6
     temporal: tuple[Mix, ...] = (Mix("shift"),)
     stem: str = ""
+    feed: str = "m"
+    experts: ExpertsConfig | None = None
     mlp_ratio: float = 4.0
     activation: str = "gelu"
+    gated: bool = False
+    biases: bool = True
+    norm: str = "layer"
     layer_scale: float | None = None
     mix_norm: str = "layer"
     positions: str = "learned"
@@ -88,6 +108,10 @@ class StudentConfig:
             told: Fields = dict(self.decision)
             told |= {name: tuple(v) for name, v in told.items() if isinstance(v, list)}
             object.__setattr__(self, "decision", Decision(**told))
+        if isinstance(self.experts, Mapping):
+            object.__setattr__(self, "experts", ExpertsConfig(**self.experts))
+        if not self.feed or set(self.feed) - set(FEEDS) or "e" in self.feed and not self.experts:
+            raise ValueError(f"feed {self.feed!r}: letters of {FEEDS}; e wants experts")
         if isinstance(self.temporal, str):
             object.__setattr__(self, "temporal", pattern(self.temporal))
         if self.positions not in ("learned", "sincos", "rope"):
@@ -112,14 +136,21 @@ def _blocks(cfg: StudentConfig, **module: Any) -> BlockStack:
     block = BlockConfig(
         dim=cfg.dim,
         heads=cfg.heads_per_block,
+        biased="qkv" if cfg.biases else "",
+        out_bias=cfg.biases,
+        mlp_bias=cfg.biases,
         mlp_ratio=cfg.mlp_ratio,
         activation=cfg.activation,
+        gated=cfg.gated,
+        experts=cfg.experts,
+        norm=cfg.norm,
         eps=cfg.eps,
         layer_scale=cfg.layer_scale,
         mix_norm=cfg.mix_norm,
         dtype=cfg.dtype,
     )
-    return BlockStack(block, cfg.depth, cfg.temporal, cfg.unroll, **module)
+    feeds = tuple(FEEDS[letter] for letter in cfg.feed)
+    return BlockStack(block, cfg.depth, cfg.temporal, cfg.unroll, feeds, **module)
 
 
 class CausalViT(nn.Module):
@@ -152,7 +183,7 @@ class CausalViT(nn.Module):
                 "register_tokens", nn.initializers.normal(0.02), (cfg.registers, cfg.dim)
             )
         self.blocks = _blocks(cfg)
-        self.norm = layer_norm(cfg.eps, dtype)
+        self.norm = (rms_norm if cfg.norm == "rms" else layer_norm)(cfg.eps, dtype)
         if "frame" in cfg.heads:
             self.frame_head = FrameHead(cfg.num_classes, dtype)
         if "roi" in cfg.heads:

@@ -20,7 +20,7 @@ import numpy as np
 from ....layers.positions import resize_matrix, sincos_1d
 from ....layers.roi_align import roi_align
 from ....layers.streaming import DType
-from ....layers.transformer import BlockConfig, BlockStack, Taps, layer_norm
+from ....layers.transformer import Approximate, BlockConfig, BlockStack, Taps, layer_norm
 from ...checks import check_frames, check_taps
 from ...encode.outputs import through
 from ...encode.stems import filled, make_stem, stem_stride, stem_width
@@ -44,6 +44,10 @@ class VideoMAEConfig:
       tubelet: frames per token.
       stem: a pretrained encoder (``encode.stems``) whose features, of the frames of a tubelet side
         by side, are the tokens; then ``patch`` is its stride, and clips may be such features.
+      attention: ``full``, or in linear time over the tokens of a clip: ``nystrom`` (Xiong et al.,
+        arXiv 2102.03902) or ``linformer`` (Wang et al., arXiv 2006.04768; clips of one size only).
+      rank: landmarks of ``nystrom``, mixtures of ``linformer``.
+      value_taps: of the convolution beside ``nystrom``, odd; 0 for none.
       eps: of the blocks' norms and of the final norm.
       final_norm: a norm after the last block. The published classifiers have none, and a norm
         after the mean over tokens instead.
@@ -68,6 +72,9 @@ class VideoMAEConfig:
     depth: int = 12
     heads: int = 6
     stem: str = ""
+    attention: str = "full"
+    rank: int = 64
+    value_taps: int = 0
     mlp_ratio: float = 4.0
     activation: str = "gelu"
     eps: float = 1e-6
@@ -99,6 +106,7 @@ class VideoMAEConfig:
             raise ValueError(f"roi_time {self.roi_time!r}: choose mean or last")
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
+        _ = self.approximate  # fails early
 
     @classmethod
     def of(cls, size: str, **fields: Any):
@@ -117,6 +125,15 @@ class VideoMAEConfig:
     def back(self) -> int:
         """Tubelets of a clip after that of the frame it answers for."""
         return 0
+
+    @property
+    def approximate(self) -> Approximate | None:
+        """What takes the place of full attention."""
+        if self.attention == "full":
+            return None
+        rows, cols = self.grid()
+        tokens = self.frames // self.tubelet * rows * cols
+        return Approximate(self.attention, self.rank, self.value_taps, tokens)
 
     def grid(self, frame_shape: tuple[int, int] | None = None) -> tuple[int, int]:
         height, width = frame_shape or self.image_size
@@ -141,6 +158,7 @@ class VideoMAE(nn.Module):
         block = BlockConfig(
             dim=cfg.dim,
             heads=cfg.heads,
+            approximate=cfg.approximate,
             mlp_ratio=cfg.mlp_ratio,
             activation=cfg.activation,
             eps=cfg.eps,

@@ -198,7 +198,10 @@ class BlazePose(nn.Module):
             there = found.score > self.config.detector.threshold
             return points[:, 0], points[:, 1], wanted & there
 
-        nobody = lambda _: (jnp.zeros((batch, 2)), jnp.zeros((batch, 2)), jnp.zeros(batch, bool))
+        def nobody(_: tuple[()]) -> tuple[Array, Array, Array]:
+            origin = jnp.zeros((batch, 2), jnp.float32)
+            return origin, origin, jnp.zeros(batch, bool)
+
         return jax.lax.cond(jnp.any(wanted), look, nobody, ())
 
     def _read(
@@ -206,7 +209,7 @@ class BlazePose(nn.Module):
     ) -> tuple[Array, Array, Array]:
         """Points [B, 35, 2] in pixels of the frame, logits [B, 33] that they are visible, and the
         score that a person is there [B], 0 where none is ``wanted``."""
-        side = self.config.landmarks.side
+        side, batch = self.config.landmarks.side, frames.shape[0]
         count = BODY + AHEAD
 
         def read(_: tuple[()]) -> tuple[Array, Array, Array]:
@@ -217,6 +220,6 @@ class BlazePose(nn.Module):
 
         def nobody(_: tuple[()]) -> tuple[Array, Array, Array]:
             zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
-            return zeros((len(frames), count, 2)), zeros((len(frames), BODY)), zeros(len(frames))
+            return zeros((batch, count, 2)), zeros((batch, BODY)), zeros(batch)
 
         return jax.lax.cond(jnp.any(wanted), read, nobody, ())

@@ -140,7 +140,8 @@ def forked(work: Any, seconds: float) -> Any:
         os.close(read)
         resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds)))
         null = os.open(BUILT / "mutants.out", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(null, 1), os.dup2(null, 2)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
         try:
             os.write(write, json.dumps(work()).encode())
         except BaseException:

@@ -20,9 +20,9 @@ class Paced(Stub):
 
     latency, cross_stream, inputs = 0, False, ("frames", "elapsed")
 
-    def apply(self, variables, carry, frames, valid=None, *, elapsed=None):
-        valid = jnp.ones(frames.shape[:2], bool) if valid is None else valid
-        carry, out = super().apply(variables, carry, frames, valid)
+    def apply(self, params, carry, x, valid=None, *, elapsed=None):
+        valid = jnp.ones(x.shape[:2], bool) if valid is None else valid
+        carry, out = super().apply(params, carry, x, valid)
         return carry, out | {"elapsed": jnp.zeros(valid.shape, int) if elapsed is None else elapsed}
 
 

@@ -85,9 +85,9 @@ class Told(stub.Stub):
 class Compiling(Step):
     """Takes 0.3 s to compile anything."""
 
-    def _compiled(self, *args):
+    def _compiled(self, jitted, args):
         time.sleep(0.3)
-        return super()._compiled(*args)
+        return super()._compiled(jitted, args)
 
 
 def test_compiling_is_told_apart_and_is_in_no_latency():

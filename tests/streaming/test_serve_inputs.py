@@ -4,6 +4,7 @@ import asyncio
 import functools
 import http.server
 import threading
+from typing import Any
 
 import av
 import numpy as np
@@ -83,6 +84,7 @@ def test_a_named_stream_tells_its_results_over_http(clip):
         async with engine() as e, Server(e, Settings(port=0)) as server:
             await add_all(server.sessions, [f"gate={clip}"])
             await answered(server.sessions.get("gate"), 3)
+            body: Any
             status, body = await rest(server, "/streams/gate/results?after=1")
             assert status == 200 and body["missed"] == 0
             assert [r["seq"] for r in body["results"]][:2] == [2, 3]

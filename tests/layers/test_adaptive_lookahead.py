@@ -95,5 +95,5 @@ def test_soft_is_hard_where_frames_want_whole_numbers():
     x = noise(5, 1, 9)
     soft, ahead = model.apply(variables, x, soft=True, method="clip")
     hard, _ = model.apply(variables, x, method="clip")
-    np.testing.assert_allclose(ahead, 1.0)
+    np.testing.assert_allclose(np.asarray(ahead), 1.0)
     np.testing.assert_allclose(soft, hard, atol=1e-5)

@@ -1,8 +1,9 @@
-"""Learned look-ahead: a stream is its clip, and frames come when they say."""
+"""Learned look-ahead: a stream is its clip, frames come when they say, latency has a price."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from streamzoo.layers.contract import LAWS, check_causality
@@ -97,3 +98,36 @@ def test_soft_is_hard_where_frames_want_whole_numbers():
     hard, _ = model.apply(variables, x, method="clip")
     np.testing.assert_allclose(np.asarray(ahead), 1.0)
     np.testing.assert_allclose(soft, hard, atol=1e-5)
+
+
+def test_latency_that_costs_more_is_less():
+    """Where a mark stands the answer is two frames ahead, elsewhere it is here."""
+    model, rng = AdaptiveAhead(BlockConfig(8, 2), 2, 1), np.random.default_rng(0)
+    mark, value = rng.random((16, 16)) < 0.3, rng.standard_normal((16, 16))
+    x = np.zeros((16, 16, 8), np.float32)
+    x[..., 0], x[..., 1], x[..., 2] = value, mark, ~mark
+    want = np.where(mark[:, :-2], value[:, 2:], value[:, :-2])
+    key, optimiser = jax.random.key(3), optax.adam(3e-2)
+    first = jax.jit(model.init)(key, model.init_carry(1), jnp.asarray(x[:1, :2]))
+
+    def error(learned, soft):
+        y, ahead = model.apply(learned[0], x, soft=soft, method="clip")
+        return jnp.square((y @ learned[1])[:, :-2] - want).mean(), ahead
+
+    @jax.jit
+    def step(learned, state, price):
+        loss = lambda one: (lambda e, ahead: e + price * ahead.mean())(*error(one, True))
+        change, state = optimiser.update(jax.grad(loss)(learned), state)
+        return optax.apply_updates(learned, change), state
+
+    hard, found = jax.jit(lambda learned: error(learned, False)), []
+    for price in (0.0, 0.1, 3.0):
+        learned = (first, jax.random.normal(key, (8,)) * 0.3)
+        state = optimiser.init(learned)
+        for _ in range(300):
+            learned, state = step(learned, state, price)
+        wrong, ahead = map(np.asarray, hard(learned))
+        found.append((ahead[mark].mean(), ahead[~mark].mean(), ahead.mean(), wrong))
+    free, cheap, dear = found
+    assert free[0] > 1.8 and free[1] < 0.2 and free[3] < 0.02  # it looks ahead where it has to
+    assert free[2] > cheap[2] > dear[2] and dear[2] < 0.05 and dear[3] > 0.1

@@ -95,7 +95,7 @@ def table(found: dict[str, dict[str, str]]) -> str:
 
 def main() -> None:
     """Judges what is left, and writes the table after each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Makes mistakes in kernels.")
     parser.add_argument("--only", default="", help="a part of names or files; judged again")
     only = parser.parse_args().only
     store = OUT.with_suffix(".json")

@@ -248,14 +248,15 @@ def published(arch):
     params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
     final = [k for k in ("norm.weight", "final_layernorm.weight", "norm_f.weight") if k in weights]
     params["norm"] = {"scale": weights[final[0]] + float(arch.startswith("qwen"))}
-    for i, (w, norm, own, own_norm) in enumerate(layers_of(weights, arch)):
+    layers = [*layers_of(weights, arch)]
+    assert len(layers) == model.config.depth
+    for i, (w, norm, own, own_norm) in enumerate(layers):
         block = params["blocks"][f"layer{i}"]
         block["mixer"], block["norm_t"] = mixer_of(w, arch, golden_hybrid.DIM), {"scale": norm}
         if own is not None:
             block["mlp"], block["norm2"] = feed(own, arch), {"scale": own_norm}
         for key in ("mixer", "norm_t", *(("mlp", "norm2") if own is not None else ())):
             block[key] = jax.tree.map(lambda a: jnp.asarray(a)[None], block[key])
-    assert i + 1 == model.config.depth
     same = jax.tree.map(lambda a, b: a.shape == b.shape, params, shapes)
     assert all(jax.tree.leaves(same)), "every weight has its place"
     ours = golden_hybrid.drawn(golden_hybrid.OURS)

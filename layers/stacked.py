@@ -17,7 +17,7 @@ Array = jax.Array
 
 class Layer(NamedTuple):
     stack: Array  # [B, L, ...] of all layers
-    index: Array  # int32, which one is meant
+    at: Array  # int32, which one is meant
 
     def read(self, fused: bool = False) -> Array:
         """Its part [B, ...].
@@ -36,12 +36,10 @@ class Layer(NamedTuple):
             return jax.lax.cond(index >= 0, part, none, stack, index)
 
         if fused:
-            return part(self.stack, self.index)
-        return jax.lax.platform_dependent(self.stack, self.index, cpu=apart, default=part)
+            return part(self.stack, self.at)
+        return jax.lax.platform_dependent(self.stack, self.at, cpu=apart, default=part)
 
     def write(self, new: Array) -> Layer:
         """The stack with this part [B, ...] in it."""
         new = new.astype(self.stack.dtype)
-        return Layer(
-            jax.lax.dynamic_update_index_in_dim(self.stack, new, self.index, 1), self.index
-        )
+        return Layer(jax.lax.dynamic_update_index_in_dim(self.stack, new, self.at, 1), self.at)

@@ -199,7 +199,7 @@ def _flops(jaxpr: Any, platform: str) -> int:
 
 
 def _own_flops(eqn: Any) -> int:
-    result = eqn.outvars[0].aval if eqn.outvars else None
+    result: Any = eqn.outvars[0].aval if eqn.outvars else None
     if not hasattr(result, "dtype") or not jax.numpy.issubdtype(result.dtype, np.floating):
         return 0
     name = eqn.primitive.name

@@ -221,9 +221,8 @@ class Op:
                 reason = backend.unable(*arrays, **options)
             split = None
             if reason is None and backend.parts is not None:
-                split = self._split(backend, arrays, options)
-                if isinstance(split, str):
-                    reason = split
+                found = self._split(backend, arrays, options)
+                split, reason = (None, found) if isinstance(found, str) else (found, None)
             if reason is None:
                 return Choice(self.name, platform, name, refused, split=split)
             refused[name] = reason

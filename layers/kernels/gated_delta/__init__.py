@@ -33,7 +33,7 @@ def _reference(q, k, v, g, beta, state, layer, *, chunk, blocks=None):
     lead = v.shape[:-3]  # streams, in one axis or two
 
     def plain(state):
-        flat = (_flat(x, lead) for x in (q, k, v, g, beta, state))
+        flat = [_flat(x, lead) for x in (q, k, v, g, beta, state)]
         o, state = reference.chunked(*_wide(*flat), chunk=chunk)
         return o.reshape(*lead, *o.shape[1:]), state.reshape(*lead, *state.shape[1:])
 
@@ -47,9 +47,9 @@ def _flat(x, lead):
     return x.reshape(-1, *x.shape[len(lead) :])
 
 
-def _wide(q, k, v, g, beta, state):
+def _wide(*arrays):
     """Everything fp32, key heads repeated to the value heads."""
-    q, k, v, g, beta, state = (x.astype(jnp.float32) for x in (q, k, v, g, beta, state))
+    q, k, v, g, beta, state = (x.astype(jnp.float32) for x in arrays)
     if k.shape[2] != v.shape[2]:  # each key head serves consecutive value heads
         q, k = (jnp.repeat(x, v.shape[2] // x.shape[2], axis=2) for x in (q, k))
     return q, k, v, g, beta, state
@@ -65,7 +65,8 @@ def _launch_tpu(q, k, v, g, beta, state, layer, *, chunk, blocks, **options):
         stack = stack.swapaxes(0, 1)[None]
     each = [x if group else x[None] for x in (q, k, v, g, beta)]
     each = [jax.lax.index_in_dim(x, 0, 2, keepdims=False) for x in each]
-    o, stack = tpu.step(*each, stack, 0 if layer is None else layer, **(blocks or {}), **options)
+    which = 0 if layer is None else layer
+    o, stack = tpu.step(*each, stack=stack, layer=which, **(blocks or {}), **options)
     o = o.reshape(*lead, 1, *o.shape[2:])
     if not group:
         stack = stack[0].swapaxes(0, 1)
@@ -145,7 +146,7 @@ def _kernel(run):
             do, after = cotangents
             after = after if layer is None else Layer(after, layer)
             last = after if layer is None else after.read()
-            *slopes, own = jax.vjp(lambda *a: plain(*a, None), *floats)[1]((do, last))
+            *slopes, own = jax.vjp(lambda *a: plain(*a, layer=None), *floats)[1]((do, last))
             if layer is None:
                 return *slopes, own, None
             return *slopes, after.write(own).stack, np.zeros((), jax.dtypes.float0)

@@ -165,7 +165,7 @@ def ring_attention(
         return jnp.concatenate([old, fresh_ones.astype(old.dtype)], axis=1)
 
     kept = {name: frames(name) for name in ("k", "v", "k_scale", "v_scale", "pos", "segment")}
-    layer = ring.k.index if steps == 1 and isinstance(ring.k, Layer) else None
+    layer = ring.k.at if steps == 1 and isinstance(ring.k, Layer) else None
     keys = Keys(**kept, now=now, select=select, layer=layer)
     return after, read_frames(q, keys)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +106,7 @@ def parts(q: Array, keys: Keys, **options: Any) -> dict[str, int]:
 
 
 # As of Keys; the letters are those of ``split``.
-_CUT = Keys("b..h", "b..h", "b.h.", "b.h.", "b.", "b.", "b.", "b..", "")
+_CUT: Any = cast("Any", Keys)("b..h", "b..h", "b.h.", "b.h.", "b.", "b.", "b.", "b..", "")
 _CUT_STACK = _CUT._replace(k="b...h", v="b...h", k_scale="b..h.", v_scale="b..h.")
 
 
@@ -132,7 +132,7 @@ def _differentiable(forward: Callable[[Array, Keys, dict], Array], options: dict
     @jax.custom_vjp
     def run(q: Array, keys: Keys) -> Array:
         cut = _CUT if keys.layer is None else _CUT_STACK
-        there = Keys(*(None if a is None else dims for a, dims in zip(keys, cut, strict=True)))
+        there = type(cut)(*(a if a is None else dims for a, dims in zip(keys, cut, strict=True)))
         plain = lambda q, keys: reference.read(q, keys, **options)
         here = lambda q, keys: forward(q, keys, own)
         return split.run(here, plain, ("b..h", there), "b..h")(q, keys)

@@ -40,11 +40,12 @@ class Keys(NamedTuple):
 
     def one_layer(self) -> Keys:
         """The same with the keys of the layer alone."""
-        if self.layer is None:
+        layer = self.layer
+        if layer is None:
             return self
         names = ("k", "v", "k_scale", "v_scale")
         own = {name: getattr(self, name) for name in names}
-        read = lambda a: None if a is None else Layer(a, self.layer).read(fused=True)
+        read = lambda a: None if a is None else Layer(a, layer).read(fused=True)
         return self._replace(layer=None, **{name: read(a) for name, a in own.items()})
 
 

@@ -144,9 +144,7 @@ def write(ring: Ring, new: Ring, fresh: Array, sinks: int, window: int) -> Ring:
         if old is None or part is None:
             return old
         if isinstance(old, Layer):
-            stack = old.stack.at[row, old.index, slot].set(
-                part.astype(old.stack.dtype), mode="drop"
-            )
+            stack = old.stack.at[row, old.at, slot].set(part.astype(old.stack.dtype), mode="drop")
             return old._replace(stack=stack)
         return old.at[row, slot].set(part.astype(old.dtype), mode="drop")
 

@@ -202,15 +202,17 @@ def test_one_layer_of_a_stack_is_changed_and_no_other(implementation, dv):
     streams = 130 if dv == 8 else 3
     q, k, v, g, beta, _ = cases.arrays_of(0, streams, 1, 2, 2, 8, dv)
     stack = np.random.default_rng(1).normal(size=(1, 3, streams, 2, 8, dv)).astype(np.float32)
-    arrays = [jnp.asarray(x)[None] for x in (q, k, v, g, beta)]
+    arrays: Any = [jnp.asarray(x)[None] for x in (q, k, v, g, beta)]
 
     def of_stack(stack):
         options = dict(implementation=implementation)
-        o, layer = gated_delta(*arrays, Layer(stack, jnp.int32(1)), **options)
+        o, layer = gated_delta(*arrays, state=Layer(stack, jnp.int32(1)), **options)
         return o, layer.stack
 
     def of_part(stack):
-        o, last = gated_delta(*(x[0] for x in arrays), stack[0, 1], implementation="reference")
+        o, last = gated_delta(
+            *(x[0] for x in arrays), state=stack[0, 1], implementation="reference"
+        )
         return o[None], stack.at[0, 1].set(last)
 
     slope = lambda run: jax.grad(lambda s: sum((x**2).sum() for x in run(s)))(jnp.asarray(stack))

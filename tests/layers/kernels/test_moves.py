@@ -32,7 +32,7 @@ def test_a_layer_is_read_and_written_once():
 
 def test_a_slice_that_xla_fuses_costs_a_copy_of_the_stack_in_every_layer():
     """Why Layer.read is written as it is; a compiler that no longer does so makes it needless."""
-    plain = lambda a: jax.lax.dynamic_index_in_dim(a.stack, a.index, 1, keepdims=False)
+    plain = lambda a: jax.lax.dynamic_index_in_dim(a.stack, a.at, 1, keepdims=False)
     found = moves.moved(compiled(plain))
     assert found.total >= 6 * 6 * LAYER
     assert any(kind.startswith("copy") for _, kind in found.worst)

@@ -163,7 +163,7 @@ def much_later(made, state, frames):
     later = lambda a, by: np.asarray(a + by, np.int32)
     memory = dataclasses.replace(
         state.memory,
-        notes={"serial": np.where(moves, later(serial, frames), serial)},
+        notes={**state.memory.notes, "serial": np.where(moves, later(serial, frames), serial)},
         seen=later(state.memory.seen, frames),
         next=later(state.memory.next, frames),
     )

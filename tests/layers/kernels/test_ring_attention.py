@@ -115,12 +115,16 @@ def test_kernels_in_bfloat16(kind):
     ("kind", "implementation", "blocks"),
     [
         (9, "interpret_tpu", (("bytes", 1),)),  # 8 of 15 slots in a block
-        (5, "interpret_tpu", (("rows", 16),)),  # 16 of 37 tokens in a tile
-        (0, "interpret_tpu", (("rows", 16),)),
-        (5, "interpret", (("keys", 16), ("rows", 16))),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (5, "interpret_tpu", (("rows", 16),)),  # 16 of 37 tokens in a tile
+                (0, "interpret_tpu", (("rows", 16),)),
+                (5, "interpret", (("keys", 16), ("rows", 16))),
+            )
+        ),
     ],
 )
-@pytest.mark.slow
 def test_blocks_that_do_not_divide(kind, implementation, blocks):
     (q, keys), _ = cases.random_case(kind)
     want = compiled(kind, "reference")(q, keys)

@@ -25,6 +25,7 @@ from ..layers.codec.box import Quantised
 from ..layers.codec.running import runs
 from ..layers.streaming import DType, Fields, Json, Params
 from . import codes, hub, packages, published, registry
+from .adapted import adapted
 from .convert import (
     ConvertError,
     Plan,
@@ -331,6 +332,9 @@ def _own(path: Path, metadata: Mapping[str, str], template: Params | None) -> Pa
     flat = flatten(load_file(path)[0])
     if template is None:
         return jax.device_put(nest({k: as_float(v, np.float32) for k, v in flat.items()}))
+    if "adapts" in metadata:
+        base = _known(find(metadata["adapts"])).params(template)
+        flat = flatten(adapted(base, flat, path))
     flat |= _parts(metadata, template, path)
     return _fitted(flat, template, str(path), _looks_like(path, metadata))
 

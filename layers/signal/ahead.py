@@ -62,15 +62,23 @@ class Placed(Attending):
         flat = x.reshape(batch, count * span, dim)
         q, k, v = self.attn.project(self.norm1(flat), rope)
 
-        def keys(a: Array) -> Array:
-            a = a.reshape(batch, count, span, *a.shape[2:])
-            own = a[:, :, :hop].reshape(batch, 1, count * hop, *a.shape[3:])
-            own = jnp.broadcast_to(own, (batch, count, *own.shape[2:]))
-            a = jnp.concatenate([own, a[:, :, hop:]], axis=2)
-            return a.reshape(batch * count, *a.shape[2:])
-
-        q = q.reshape(batch * count, span, *q.shape[2:])
-        y, _ = self.attn.attend(q, keys(k), keys(v), mask=mask[:, None])
+        # frames of hops are the keys of all, so they are not copied to every hop: two products of
+        # scores, one softmax
+        heads, width = q.shape[2:]
+        hopped = lambda a: a.reshape(batch, count, span, *a.shape[2:])
+        own = lambda a: hopped(a)[:, :, :hop].reshape(batch, count * hop, *a.shape[2:])
+        behind = lambda a: hopped(a)[:, :, hop:]
+        q = hopped(q).reshape(batch, count, span, k.shape[2], -1, width) / np.sqrt(width)
+        scores = [
+            jnp.einsum("bnsgrd,bkgd->bngrsk", q, own(k)),
+            jnp.einsum("bnsgrd,bnkgd->bngrsk", q, behind(k)),
+        ]
+        mask = mask.reshape(batch, count, 1, 1, span, -1)
+        rows = jnp.where(mask, jnp.concatenate(scores, axis=-1).astype(jnp.float32), -jnp.inf)
+        rows = jax.nn.softmax(rows, axis=-1).astype(v.dtype)
+        y = jnp.einsum("bngrsk,bkgd->bnsgrd", rows[..., : count * hop], own(v))
+        y = y + jnp.einsum("bngrsk,bnkgd->bnsgrd", rows[..., count * hop :], behind(v))
+        y = self.attn.out(y.reshape(-1, heads * width))
         x = x + y.reshape(x.shape)
         return x + self.mlp(self.norm2(x))
 

@@ -1,7 +1,7 @@
 """Words of a streaming Moonshine beside those of the offline one, on read sentences.
 
     python tests/bench/live_speech.py                            # the published weights
-    python tests/bench/live_speech.py runs/moonshine_live/weights.safetensors   # and others
+    python tests/bench/live_speech.py moonshine-live-base/en     # and others, names or files
 
 Every row has the same decoder and the same 8 recordings of ../shared/data/speech. *re-encoded*: the
 offline encoder hears all that has come, every hop anew, and the features of a hop are taken when
@@ -42,7 +42,7 @@ from streamzoo.zoo.speech.written import best_of
 HERE = Path(__file__).resolve().parent
 SPEECH = HERE.parents[2] / "shared/data/speech"
 NAME, PACE = "moonshine-base/en", 6.5
-LOOKS = ((20, 0), (10, 10), (2, 18))
+LOOKS = ((5, 5), (20, 0), (10, 10), (5, 15))
 SIZES = [n * RATE for n in (4, 8, 12)]
 
 

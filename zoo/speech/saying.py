@@ -84,7 +84,9 @@ class Saying:
         fresh = ready[len(self._told) :]
         if not fresh:
             return
-        at_features = self._spans(tokens, self.tokens.count)
+        # what pads a window (Whisper's) has features too, and no words
+        heard = -(-self.tokens.samples // self.tokens.model.stride)
+        at_features = self._spans(tokens, min(self.tokens.count, heard))
         second = self.tokens.model.stride / RATE
         for text, first, end in fresh:
             began, ended = at_features[first, 0] * second, at_features[end - 1, 1] * second

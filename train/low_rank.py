@@ -39,8 +39,8 @@ def factors(params: Params, base: Params, rank: int) -> dict[str, np.ndarray]:
         if s[rank:].sum() > 1e-3 * s.sum():
             raise WeightsError(f"{name} differs by more than rank {rank}")
         root = np.sqrt(s[:rank])
-        found[name.removesuffix("/kernel") + A] = np.float32(u[:, :rank] * root)
-        found[name.removesuffix("/kernel") + B] = np.float32(root[:, None] * v[:rank])
+        found[name.removesuffix("/kernel") + A] = (u[:, :rank] * root).astype(np.float32)
+        found[name.removesuffix("/kernel") + B] = (root[:, None] * v[:rank]).astype(np.float32)
     return found
 
 

@@ -1,8 +1,8 @@
 """Robust Video Matting: how much of each pixel is a person, with a memory of maps.
 
 Source: Lin et al., "Robust High-Resolution Video Matting with Temporal Guidance" (arXiv
-2108.11515). Written from the paper; the authors' code and weights are GPL-3.0, so no weights are
-shipped: ``streamzoo convert`` reads a checkpoint that you have.
+2108.11515), and equal to the authors' network on random weights. Their code and weights are
+GPL-3.0: nothing of them is here, and ``streamzoo convert`` reads a checkpoint that you have.
 """
 
 from __future__ import annotations

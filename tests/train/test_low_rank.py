@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from streamzoo import zoo
-from streamzoo.train.low_rank import factors
+from streamzoo.train.low_rank import factors, main
 from streamzoo.zoo.adapted import adapted
 from streamzoo.zoo.errors import WeightsError
-from streamzoo.zoo.files import save_int8
 from streamzoo.zoo.speech.moonshine.live import MoonshineLive
 from streamzoo.zoo.speech.moonshine.model import MoonshineConfig
 from streamzoo.zoo.trees import flatten, nest
@@ -39,11 +38,15 @@ def changed(variables, rank):
     return nest(flat | {MATRIX: flat[MATRIX] + 0.01 * change.astype(np.float32)})
 
 
-def test_weights_come_back_from_the_file_of_their_change(base, tmp_path):
+def test_weights_come_back_from_the_file_of_their_change(base, tmp_path, monkeypatch, capsys):
     header, variables, path = base
     want = changed(variables, 3)
-    small = tmp_path / "small.safetensors"
-    save_int8(small, nest(factors(want, variables, 3)), header | {"adapts": str(path)})
+    whole, small = tmp_path / "whole.safetensors", tmp_path / "small.safetensors"
+    zoo.save(whole, want, header)
+    words = [str(whole), "--of", str(path), "--rank", "3", "--out", str(small)]
+    monkeypatch.setattr("sys.argv", ["low_rank", *words])
+    main()
+    assert "MB" in capsys.readouterr().out
     assert small.stat().st_size < path.stat().st_size / 4
     got = flatten(zoo.load(small)[1])
     for name, leaf in flatten(want).items():

@@ -39,6 +39,8 @@ TABLE: dict[tuple[str, str, str], dict[str, int]] = {
 
 def power_of_two_divisor(n: int, most: int) -> int:
     """The largest power of two that divides n, at most ``most``: what Triton takes as a block."""
+    if most == 1:  # also of a symbol, the batch of an export
+        return 1
     return min(n & -n, 1 << (most.bit_length() - 1))
 
 

@@ -104,7 +104,7 @@ class ServerMessage(_message.Message):
     def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., result: _Optional[_Union[Result, _Mapping]] = ..., credits: _Optional[_Union[Credits, _Mapping]] = ..., missed: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., end: _Optional[_Union[End, _Mapping]] = ..., words: _Optional[_Union[Words, _Mapping]] = ..., maybe: _Optional[_Union[Maybe, _Mapping]] = ...) -> None: ...
 
 class Opened(_message.Message):
-    __slots__ = ("session", "token", "resumed", "next", "credits", "last", "paused", "ttl", "keep", "height", "width", "classes", "model", "task", "rate")
+    __slots__ = ("session", "token", "resumed", "next", "credits", "last", "paused", "ttl", "keep", "height", "width", "classes", "model", "task", "rate", "language")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +120,7 @@ class Opened(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
+    LANGUAGE_FIELD_NUMBER: _ClassVar[int]
     session: str
     token: str
     resumed: bool
@@ -135,7 +136,8 @@ class Opened(_message.Message):
     model: str
     task: str
     rate: int
-    def __init__(self, session: _Optional[str] = ..., token: _Optional[str] = ..., resumed: _Optional[bool] = ..., next: _Optional[int] = ..., credits: _Optional[_Union[Credits, _Mapping]] = ..., last: _Optional[int] = ..., paused: _Optional[bool] = ..., ttl: _Optional[float] = ..., keep: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., task: _Optional[str] = ..., rate: _Optional[int] = ...) -> None: ...
+    language: str
+    def __init__(self, session: _Optional[str] = ..., token: _Optional[str] = ..., resumed: _Optional[bool] = ..., next: _Optional[int] = ..., credits: _Optional[_Union[Credits, _Mapping]] = ..., last: _Optional[int] = ..., paused: _Optional[bool] = ..., ttl: _Optional[float] = ..., keep: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., classes: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., task: _Optional[str] = ..., rate: _Optional[int] = ..., language: _Optional[str] = ...) -> None: ...
 
 class Credits(_message.Message):
     __slots__ = ("limit", "durable")

@@ -91,7 +91,8 @@ def test_the_commands_options_reach_the_reader(camera):
     for wrong in ("framerate", "=3"):
         with pytest.raises(CliError, match="write it as NAME=VALUE"):
             reading.reader_of(parser.parse_args(["--option", wrong]))
-    assert reading.reader_of(parser.parse_args([])) == {"rtsp_transport": None, "options": None}
+    nothing = {"rtsp_transport": None, "options": None, "delay": None}
+    assert reading.reader_of(parser.parse_args([])) == nothing
 
 
 @pytest.mark.parametrize("command", ["watch", "track", "serve"])

@@ -105,11 +105,14 @@ def step(
             jax.ShapeDtypeStruct(stack.shape, jnp.float32),
         ],
         input_output_aliases={6: 1},
+        # an estimate is of numbers: none where the batch of an export is a symbol
         cost_estimate=pl.CostEstimate(
             flops=7 * state,
             bytes_accessed=8 * state + 4 * sum(x.size for x in arrays) + 4 * arrays[2].size,
             transcendentals=arrays[3].size,
-        ),
+        )
+        if isinstance(state, int)
+        else None,
         interpret=interpret,
         name="gated_delta_step_lanes" if by_lanes else "gated_delta_step",
     )(jnp.asarray(layer, jnp.int32).reshape(1), *arrays, stack)

@@ -77,7 +77,7 @@ class FollowAct(nn.Module):
     task = "follow"
     latency = 0
     cross_stream = False
-    inputs = ("frames",)
+    inputs = ("frames", "elapsed")
 
     def setup(self):
         self.follow = Follow(self.config.follow)
@@ -91,10 +91,14 @@ class FollowAct(nn.Module):
         return FollowActState(follow, person.init_carry(batch, self.config.follow.tracker.slots))
 
     def __call__(
-        self, carry: FollowActState, frames: Array, valid: Array | None = None
+        self,
+        carry: FollowActState,
+        frames: Array,
+        valid: Array | None = None,
+        elapsed: Array | None = None,
     ) -> tuple[FollowActState, ActingTracks]:
         """As :meth:`Follow.__call__`."""
-        follow, tracks, seen, there = self.persons(carry.follow, frames, valid)
+        follow, tracks, seen, there = self.persons(carry.follow, frames, valid, elapsed)
         assert tracks.held is not None  # the tracker says it
         state, out = self.person(carry.persons, seen, tracks.held, there, valid)
         acting = ActingTracks(
@@ -105,11 +109,15 @@ class FollowAct(nn.Module):
         return FollowActState(follow, state), acting
 
     def persons(
-        self, carry: FollowState, frames: Array, valid: Array | None = None
+        self,
+        carry: FollowState,
+        frames: Array,
+        valid: Array | None = None,
+        elapsed: Array | None = None,
     ) -> tuple[FollowState, Tracks, Crops, Array]:
         """What the action part reads: (carry, tracks, crops of every slot [B, T, S, ...], which of
         them are of persons that are seen [B, T, S])."""
-        carry, tracks, maps = self.follow.see(carry, frames, valid)
+        carry, tracks, maps = self.follow.see(carry, frames, valid, elapsed)
         persons = [tracks.labels == label for label in self.config.labels]
         there = tracks.seen & functools.reduce(jnp.logical_or, persons)
         (batch, steps, slots), (height, width) = there.shape, frames.shape[2:4]

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .gaps import compact, scatter
 from .kernels.ring_attention import Ring, init_ring, ring_attention
+from .ranks import to_rank
 from .streaming import DType
 
 Array = jax.Array
@@ -85,7 +86,7 @@ class GatedAttention(nn.Module):
     def _norm(self, x: Array, scale: Array) -> Array:
         parts = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, scale.shape[0])
         mean = jnp.mean(parts * parts, axis=-1, keepdims=True)
-        parts = parts * jax.lax.rsqrt(mean + self.eps) * scale.astype(jnp.float32)
+        parts = parts * jax.lax.rsqrt(mean + self.eps) * to_rank(scale.astype(jnp.float32), parts)
         return parts.reshape(x.shape).astype(self.dtype)
 
     def __call__(self, carry: Ring, x: Array, valid: Array | None = None) -> tuple[Ring, Array]:

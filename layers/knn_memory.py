@@ -135,14 +135,14 @@ class KNNMemory(nn.Module):
         batch, tokens, steps, heads, width = q.shape
         history = self.window - 1 + steps
         back = jnp.arange(history, dtype=jnp.int32) - self.window + 1
-        pos = start[:, None] + back  # [B, history]
+        pos = start[:, None] + back[None]  # [B, history]
         page = view.locate(pos // self.page - view.first[:, None])
         index = jnp.clip(page * self.page + pos % self.page, 0, view.k.shape[2] - 1)
         pos = jnp.where(page >= 0, jnp.take_along_axis(view.pos, index, axis=1), -1)
         keys = take(view.k, index).reshape(batch, tokens, history, heads, width)
         values = take(view.v, index).reshape(batch, tokens, history, heads, width)
         if self.rope_base is not None:  # only distances matter: they count from the chunk's start
-            since = jnp.broadcast_to(back, (batch, 1, history))
+            since = jnp.broadcast_to(back[None, None], (batch, 1, history))
             keys = turn(keys, since, self.rope_base)
             q = turn(q, since[..., self.window - 1 :], self.rope_base)
         logits = jnp.einsum("bnthd,bnshd->bnths", q, keys, preferred_element_type=jnp.float32)

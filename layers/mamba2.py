@@ -18,6 +18,7 @@ from .exportable import exportable
 from .gaps import compact, scatter
 from .gated_delta import step_init
 from .kernels.ssd import ssd
+from .ranks import to_rank
 from .streaming import DType
 
 Array = jax.Array
@@ -124,10 +125,11 @@ class Mamba2(nn.Module):
         )
         cut = [self.inner, self.inner + self.groups * self.state]
         value, b, c = jnp.split(nn.silu(mixed), cut, axis=-1)
-        dt = self.step(dense.x).astype(jnp.float32) + self.step_bias.astype(jnp.float32)
+        dt = self.step(dense.x).astype(jnp.float32)
+        dt = dt + to_rank(self.step_bias.astype(jnp.float32), dt)
         dt = jnp.clip(jax.nn.softplus(dt), *self.dt_limit)
         if count is not None:  # frames behind the valid ones must not touch the state
-            alive = jnp.arange(steps) < count[:, None]
+            alive = jnp.arange(steps)[None] < count[:, None]
             dt = jnp.where(alive[..., None, None], dt, 0.0)
 
         def fold(z, *last):  # [B, T, N, ...] -> [B * N, T, *last]: tokens are streams of the op
@@ -148,6 +150,6 @@ class Mamba2(nn.Module):
         y = y * nn.silu(self.gate(dense.x).astype(jnp.float32))
         part = y.reshape(*y.shape[:-1], self.groups, -1)
         part = part * jax.lax.rsqrt(jnp.mean(part * part, axis=-1, keepdims=True) + self.eps)
-        y = part.reshape(y.shape) * self.norm_scale.astype(jnp.float32)
+        y = part.reshape(y.shape) * to_rank(self.norm_scale.astype(jnp.float32), y)
         y = self.out(y.astype(self.dtype))
         return Mamba2State(h.reshape(carry.h.shape), tail), scatter(y, dense, valid)

@@ -16,6 +16,7 @@ from .exportable import exportable
 from .gaps import compact, scatter
 from .kernels.block_attention import block_attention
 from .paged_ring import PagedRing, View, drop_set, init_ring, push, take, turn
+from .ranks import to_rank
 from .streaming import DType
 
 Array = jax.Array
@@ -54,7 +55,8 @@ def choose_pages(view: View, weights: Array, count: int) -> Array:
     """
     number, own = view.number[:, None], (view.now // view.page)[..., None]
     score = jax.lax.stop_gradient(weights.mean(axis=4))  # [B, N, T, X, P]
-    rank = 8.0 * (number == own) + 4.0 * (number == own - 1) + 2.0 * (number == 0)
+    first = lambda here: here.astype(jnp.float32)
+    rank = 8.0 * first(number == own) + 4.0 * first(number == own - 1) + 2.0 * first(number == 0)
     rank = jnp.where(view.readable(), rank, -10.0)[:, None, :, None]
     best, index = jax.lax.top_k(score + rank, min(count, score.shape[-1]))
     return jnp.where(best >= 0, index, -1)
@@ -85,7 +87,7 @@ def attend(
     """
     batch, tokens, steps, heads, _ = q.shape
     now, number, page = view.now, view.number, view.page
-    total = jnp.zeros((), jnp.float32)
+    total = jnp.zeros((1, 1, 1, 1, 1), jnp.float32)
 
     def add(y, gate):
         y = y.reshape(batch, tokens, steps, heads, -1).astype(jnp.float32)
@@ -124,7 +126,7 @@ def attend(
         total = add(gather(fold(view.locate(chosen))), gates[1])
     if gates[2] is not None:
         back = jnp.arange((window + page - 2) // page + 1, dtype=jnp.int32)
-        recent = (now // page - view.first[:, None])[..., None] - back
+        recent = (now // page - view.first[:, None])[..., None] - back[None, None]
         pages = each(view.locate(recent))[:, :, None]
         total = add(gather(pages, window), gates[2])
     return jnp.broadcast_to(total, (*q.shape[:-1], view.v.shape[-1] // kv_heads)).astype(q.dtype)
@@ -220,7 +222,8 @@ class Compress(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         lead = x.shape[:-2]
-        x = x.reshape(*lead, self.page, -1, self.width) + self.place.astype(x.dtype)
+        x = x.reshape(*lead, self.page, -1, self.width)
+        x = x + to_rank(self.place.astype(x.dtype), x)
         x = x.swapaxes(-2, -3).reshape(*lead, x.shape[-2], self.page * self.width)
         return self.down(nn.gelu(self.up(x))).reshape(*lead, -1)
 
@@ -310,7 +313,7 @@ class NSA(nn.Module):
         k, v = jnp.split(self.kv(dense.x), 2, axis=-1)
         q, k, v = split(self.q(dense.x), heads), split(k, kv_heads), v.swapaxes(1, 2)
         if self.rope_base is not None:
-            now = carry.ring.seen[:, None] + jnp.arange(x.shape[1], dtype=jnp.int32)
+            now = carry.ring.seen[:, None] + jnp.arange(x.shape[1], dtype=jnp.int32)[None]
             q, k = (turn(z, now[:, None], self.rope_base) for z in (q, k))
         ring, view = push(carry.ring, k.reshape(v.shape), v, dense.fresh, self.page)
         carry, ck, cv = self._compress(carry, ring, view)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from .exportable import exportable
 from .positions import rotate_halves
+from .ranks import to_rank
 
 Array = jax.Array
 
@@ -41,7 +42,7 @@ class View(NamedTuple):
     @property
     def number(self) -> Array:
         """[B, pages]: the page number of each logical page."""
-        return self.first[:, None] + jnp.arange(self.place.shape[1], dtype=jnp.int32)
+        return self.first[:, None] + jnp.arange(self.place.shape[1], dtype=jnp.int32)[None]
 
     def readable(self) -> Array:
         """[B, T, pages]: begun and not given up, as a new frame sees it."""
@@ -92,17 +93,17 @@ def push(ring: PagedRing, k: Array, v: Array, fresh: Array, page: int) -> tuple[
     """
     slots, steps = ring.k.shape[2], k.shape[2]
     capacity = slots // page
-    now = ring.seen[:, None] + jnp.arange(steps, dtype=jnp.int32)
+    now = ring.seen[:, None] + jnp.arange(steps, dtype=jnp.int32)[None]
     first = ring.seen // page - capacity + 1
     after = write(ring, k, v, fresh)
     if steps == 1:
         last = after.seen[:, None] - 1
-        pos = last - (last - jnp.arange(slots, dtype=jnp.int32)) % slots
+        pos = last - (last - jnp.arange(slots, dtype=jnp.int32)[None]) % slots
         pos = jnp.where(pos >= jnp.maximum(first * page, 0)[:, None], pos, -1)
-        place = (first[:, None] + jnp.arange(capacity, dtype=jnp.int32)) % capacity
+        place = (first[:, None] + jnp.arange(capacity, dtype=jnp.int32)[None]) % capacity
         return after, View(after.k, after.v, pos, now, first, place, capacity, page)
     count = capacity + (page + steps - 2) // page
-    pos = first[:, None] * page + jnp.arange(count * page, dtype=jnp.int32)
+    pos = first[:, None] * page + jnp.arange(count * page, dtype=jnp.int32)[None]
     index = jnp.where(pos < ring.seen[:, None], pos % slots, slots + pos - ring.seen[:, None])
     index = jnp.clip(index, 0, slots + steps - 1)
     both = lambda old, new: take(jnp.concatenate([old, new.astype(old.dtype)], axis=2), index)
@@ -124,6 +125,8 @@ def turn(x: Array, position: Array, base: float) -> Array:
     half = x.shape[-1] // 2
     rate = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     whole = jnp.round(rate * (TURN / (2 * jnp.pi))).astype(jnp.int32)
-    steps = (position[..., None, None] * whole) & (TURN - 1)  # int32 wraps; TURN divides 2 ** 32
+    position = position[..., None, None]
+    # int32 wraps; TURN divides 2 ** 32
+    steps = (position * to_rank(whole, position)) & (TURN - 1)
     angle = steps.astype(jnp.float32) * (2 * jnp.pi / TURN)
     return rotate_halves(x, jnp.cos(angle), jnp.sin(angle)).astype(x.dtype)

@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> None:
     if out is not None and out.exists() and not args.overwrite:
         raise CliError(f"--out {out}: is there already; --overwrite replaces it")
     whole = resolve(args.model)
-    how = " and ".join([f"{args.prune:.0%} pruned"] * (args.prune is not None) +
-                       [args.scheme] * (args.scheme is not None))  # fmt: skip
+    pruned = "" if args.prune is None else f"{args.prune:.0%} pruned"
+    how = " and ".join(filter(None, (pruned, args.scheme)))
     small = _smaller(whole, args)
     before, after = bytes_of(whole.params), bytes_of(small.params)
     print(f"{small.card.name}: {before:,} bytes of parameters, {after:,} with {how}")

@@ -8,10 +8,11 @@ never waits for old frames to pass.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,7 +26,8 @@ MAKING = Workers("generating", 1)
 log = logging.getLogger("streamzoo.serve")
 
 
-class Shown(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Shown:
     """A frame for a client: its number in the stream, its class, when it was made, a JPEG."""
 
     index: int

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from ...ranks import to_rank
 from ..dispatch import Backend, KernelError, Op
 from . import pallas_generic, pallas_tpu, reference
 
@@ -184,7 +185,8 @@ def _once(pages: Array, count: int) -> Array:
     size = pages.shape[-1]
     if size <= 32:
         before = np.tril(np.ones((size, size), bool), -1)
-        again = ((pages[..., :, None] == pages[..., None, :]) & before).any(axis=-1)
+        same = pages[..., :, None] == pages[..., None, :]
+        again = (same & to_rank(jnp.asarray(before), same)).any(axis=-1)
     else:
         pages = jnp.sort(pages, axis=-1)
         again = jnp.pad(pages[..., 1:] == pages[..., :-1], [(0, 0)] * 3 + [(1, 0)])

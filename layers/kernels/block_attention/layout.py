@@ -53,7 +53,7 @@ def tiles(q: Array, pages: Array, heads: int, kv_heads: int, pack: int, pad) -> 
 
 def _own_lanes(t: Tiles) -> Array:
     """[kv_heads, 1, pack, 1]: where a key head lies in its lane block."""
-    own = jnp.arange(t.kv_heads)[:, None] % t.pack == jnp.arange(t.pack)
+    own = jnp.arange(t.kv_heads)[:, None] % t.pack == jnp.arange(t.pack)[None]
     return own[:, None, :, None]
 
 

@@ -58,6 +58,8 @@ def unable(q, k, v, pages, key_pos, query_pos, *, heads, kv_heads, page, blocks=
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dtype not in (jnp.float32, jnp.bfloat16):
             return f"{name} is {x.dtype}, neither float32 nor bfloat16"
+    if not isinstance(pages.shape[0], int):  # the batch of an export
+        return f"pages has {pages.shape[0]} streams, no number by which calls could be cut"
     if pages.size // len(pages) > ENTRIES:
         return (
             f"pages has {pages.size // len(pages)} entries for one of its {len(pages)}, more than "

@@ -8,6 +8,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from ...ranks import to_rank
+
 Array = jax.Array
 Sizes = tuple[tuple[str, int], ...] | None  # block sizes by name, of the kernels
 
@@ -49,7 +51,8 @@ def block_attention(
     batch, steps = q.shape[:2]
     slots, (groups, lists, _) = k.shape[1], pages.shape[1:]
     each, shared, rep = steps // groups, kv_heads // lists, heads // kv_heads
-    index = (pages[..., None] * page + jnp.arange(page)).reshape(batch, groups, lists, -1)
+    index = pages[..., None] * page
+    index = (index + to_rank(jnp.arange(page), index)).reshape(batch, groups, lists, -1)
     found = (jnp.repeat(pages, page, axis=-1) >= 0) & (index < slots)
     index = jnp.clip(index, 0, slots - 1)
     pos = jax.vmap(lambda p, i: p[i])(key_pos, index)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from ...ranks import to_rank
 from ..dispatch import Backend, KernelError, Op
 from . import pallas_generic
 from .reference import chunked, recurrent
@@ -141,13 +142,13 @@ def ssd(
 
     def scaled(gain: Array) -> Array:  # gain [B, T, H] or [H], per head
         parts = x.astype(jnp.float32).reshape(*x.shape[:2], heads, -1)
-        return (parts * gain[..., None]).reshape(x.shape)
+        return (parts * to_rank(gain[..., None], parts)).reshape(x.shape)
 
     y, state = linear_attention(
         c,
         b,
         scaled(dt),
-        dt * a.astype(jnp.float32),
+        dt * to_rank(a.astype(jnp.float32), dt),
         state,
         reset=reset,
         chunk=chunk,

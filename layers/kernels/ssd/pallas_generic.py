@@ -126,7 +126,8 @@ def _step(q: Array, k: Array, v: Array, g: Array, state: Array, options: Options
     channels, lanes = v.shape[2], options.lanes
     group = channels // groups
     held, share = max(1, lanes // group), max(1, group // lanes)  # groups per tile, tiles per group
-    rows = math.gcd(batch, options.rows)
+    # the batch of an export may be a symbol, which divides by one
+    rows = math.gcd(batch, options.rows) if isinstance(batch, int) else 1
     row = pl.BlockSpec((rows, 1, lanes), lambda b, i: (b, 0, i))
     feature = pl.BlockSpec((rows, held, 1, n), lambda b, i: (b, quotient(i, share), 0, 0))
     square = pl.BlockSpec((rows, n, lanes), lambda b, i: (b, 0, i))

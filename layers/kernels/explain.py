@@ -9,7 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import AbstractMesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .dispatch import Choice, place, recording
@@ -98,7 +98,10 @@ def explain_model(
     if batch % share:
         raise ValueError(f"batch {batch} is not shared out evenly over {share} devices")
     several = math.prod(sizes.values()) > 1
-    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes)) if several else None
+    mesh = None
+    if several:  # axes whose arrays the compiler places, as plain jit does; jax >= 0.12 has others
+        kinds = (AxisType.Auto,) * len(sizes)
+        mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), axis_types=kinds)
 
     def placed(tree: Any, *spec: Any) -> Any:
         where = None if mesh is None else NamedSharding(mesh, P(*spec))

@@ -82,7 +82,7 @@ def on(mesh, *spec):
 
 
 def test_placed_arrays_put_a_kernel_into_a_shard_map():
-    mesh = AbstractMesh((2, 2), ("data", "tensor"))
+    mesh = AbstractMesh((2, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
     choices = explain(SPLIT, *on(mesh, "data"))
     assert str(choices["tpu"].split) == "streams over data, whole on each of tensor"
     text = export.export(jax.jit(SPLIT), platforms=["tpu"])(*on(mesh, "data")).mlir_module()
@@ -91,7 +91,7 @@ def test_placed_arrays_put_a_kernel_into_a_shard_map():
 
 
 def test_streams_that_do_not_divide_stay_whole():
-    said = explain(SPLIT, *on(AbstractMesh((4,), ("data",))))["tpu"]
+    said = explain(SPLIT, *on(AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))))["tpu"]
     assert said.implementation == "pallas" and str(said.split) == "whole on each of data"
 
 
@@ -104,7 +104,7 @@ def test_an_explicit_mesh_is_refused_and_named():
 
 
 def test_within_shard_map_it_is_one_devices_already():
-    mesh = AbstractMesh((2,), ("data",))
+    mesh = AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,))
     run = jax.shard_map(SPLIT, mesh=mesh, in_specs=P("data"), out_specs=P("data"))
     assert holds_the_kernel(run, *on(mesh, "data"))
 
@@ -112,7 +112,7 @@ def test_within_shard_map_it_is_one_devices_already():
 def test_a_program_that_never_says_so_is_told_that_its_kernel_is_left_out():
     """jax.jit(in_shardings=) of numpy arrays: the mesh is known when the trace is over."""
     assert holds_the_kernel(SPLIT, A, B)  # and one device keeps it, on a host of many, too
-    place = NamedSharding(AbstractMesh((2,), ("data",)), P("data"))
+    place = NamedSharding(AbstractMesh((2,), ("data",), axis_types=(AxisType.Auto,)), P("data"))
     run = jax.jit(lambda a, b: SPLIT(a, b), in_shardings=(place, place))
     with pytest.warns(UserWarning, match="a kernel is left out: this program is for 2 devices"):
         text = export.export(run, platforms=["tpu"])(np.asarray(A), np.asarray(B)).mlir_module()

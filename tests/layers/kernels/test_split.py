@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from streamzoo.layers import kernels
@@ -121,7 +121,7 @@ def small_step(where):
 
 def test_what_explain_says_of_a_slice_is_in_its_program():
     """Eight chips of a v5e: the kernels that are told are those of the lowered program, by name."""
-    mesh = AbstractMesh((4, 2), ("data", "tensor"))
+    mesh = AbstractMesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
     model, arrays = small_step(lambda *spec: NamedSharding(mesh, P(*spec)))
     text = export.export(jax.jit(lambda *a: model.apply(*a)), platforms=["tpu"])(*arrays)
     text = text.mlir_module()
@@ -144,7 +144,7 @@ def test_a_slice_of_eight_chips_compiles_with_its_kernels():
 
     targets.topology("v5e")
     chips = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-    mesh = Mesh(np.array(chips).reshape(4, 2), ("data", "tensor"))
+    mesh = Mesh(np.array(chips).reshape(4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
     model, arrays = small_step(lambda *spec: NamedSharding(mesh, P(*spec)))
     program = jax.jit(lambda *a: model.apply(*a), donate_argnums=1).lower(*arrays).compile()
     text = program.as_text() or ""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
 import os
 from pathlib import Path
@@ -107,7 +108,7 @@ def main() -> None:
     if args.kill is not None:
         os.chdir(ROOT)
         (ROOT / "build").mkdir(exist_ok=True)
-        import jax  # noqa: F401  forked processes have it
+        importlib.import_module("jax")  # forked processes have it
 
         for number, row in rows().items():
             if "mutant" in row and (not args.kill or number in args.kill):

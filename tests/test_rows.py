@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from .bench.kernel_mutant_list import MUTANTS
 from .rows import TABLE, mutated, rows, table
 
 ROOT = Path(__file__).parents[1]
@@ -34,3 +35,9 @@ def test_what_a_row_names_is_there(number):
 
 def test_the_table_is_that_of_the_data():
     assert TABLE.read_text(encoding="utf-8") == table(), "run python -m tests.rows"
+
+
+def test_the_texts_of_the_kernels_mutants_stand_once():
+    for mutant in MUTANTS:
+        text = (ROOT / "layers" / mutant.file).read_text(encoding="utf-8")
+        assert text.count(mutant.old) == 1, f"{mutant.name}: {mutant.file}"

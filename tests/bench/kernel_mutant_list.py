@@ -248,5 +248,5 @@ MUTANTS = (
         "(db * h).astype",
     ),
     # native sparse attention
-    _nsa("choice: the page before is not forced", "nsa.py", "+ 4.0 * (number == own - 1)", ""),
+    _nsa("choice: the page before is not forced", "nsa.py", "+ 4.0 * first(number == own - 1)", ""),
 )

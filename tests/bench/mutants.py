@@ -16,6 +16,7 @@ here) and run one command for all of a package.
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.abc
 import importlib.util
 import json
@@ -227,9 +228,8 @@ def run(count: int, each: int, seed: int, only: list[str]) -> None:
     texts = {str(p.relative_to(ROOT)): p.read_text() for p in (ROOT / "tests").rglob("test_*.py")}
     names = sources(settings, only)
     random.Random(seed).shuffle(names)
-    import flax.linen  # noqa: F401  what every test imports: forked processes have it
-    import jax  # noqa: F401
-    import numpy  # noqa: F401
+    for name in ("flax.linen", "jax", "numpy"):  # every test wants them: forked processes have them
+        importlib.import_module(name)
 
     for source in names:
         if len(done) >= count and not only:

@@ -27,7 +27,6 @@ def save_pretrained(reference: Any, folder: Path) -> None:
 
 def convert_folder(folder: Path) -> tuple[Any, Any]:
     """The checkpoint in a folder -> (our module, its variables), by the registered converters."""
-    import streamzoo.zoo  # noqa: F401  registers models and converters
     from streamzoo.zoo.convert import convert_checkpoint
     from streamzoo.zoo.registry import create_model
 

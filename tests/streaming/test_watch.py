@@ -280,7 +280,7 @@ def test_rtsp_server_dies_and_comes_back_and_seconds_stop(tmp_path, step, capsys
 
         start = time.monotonic()
         out = str(tmp_path / "out")
-        options = ["--model", tiny.NAME, "--seconds", "2", "--out", out]
+        options = ["--model", tiny.NAME, "--seconds", "2", "--delay", "0", "--out", out]
         assert main(["watch", server.address, *options]) == 0
         assert time.monotonic() - start < 15
         text = capsys.readouterr().out

@@ -10,6 +10,7 @@ from .slots import (
     forget,
     joined,
     numbered,
+    placed,
     store,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "forget",
     "joined",
     "numbered",
+    "placed",
     "store",
 ]

@@ -10,6 +10,7 @@ Source of the idea: Xiao et al., "Efficient Streaming Language Models with Atten
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -103,6 +104,17 @@ def numbered(slots: Slots, valid: Array) -> tuple[Array, Array]:
     rank = jnp.cumsum(valid, axis=1, dtype=jnp.int32)
     serial = jnp.where(valid, slots.seen[:, None] + rank - 1, EMPTY)
     return serial, slots.seen + rank[:, -1]
+
+
+def placed(slots: Slots, valid: Array, axes: int, told: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Positions of the new tokens, ``told["place"]`` [B, T, axes] or one after the other, as int32,
+    and the first that is free after them [B]."""
+    place = told.get("place")
+    if place is None:
+        follows = slots.next[:, None] + jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
+        place = jnp.broadcast_to(follows[..., None], (*valid.shape, axes))
+    ends = jnp.where(valid, place.max(axis=-1), slots.next[:, None] - 1)
+    return place.astype(jnp.int32), jnp.maximum(slots.next, ends.max(axis=1) + 1)
 
 
 def joined(old: Notes, new: Notes, name: str) -> Array:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from ..kernels.attention import attention, attention_with_rows
-from ..memory import EMPTY, Notes, Reader, Rotary, Slots, View, empty_slots, numbered
+from ..memory import EMPTY, Notes, Reader, Rotary, Slots, View, empty_slots, numbered, placed
 from ..positions import rotate_halves
 from ..streaming import Array
 from .buckets import LATE, bucketed
@@ -101,13 +101,8 @@ class LiveVLM:
     def arrive(self, slots: Slots, valid: Array, axes: int, told: Mapping[str, Array]) -> Arrival:
         """``told`` may have ``place`` [B, T, axes]: positions that the model gives its tokens."""
         serial, seen = numbered(slots, valid)
-        place = told.get("place")
-        if place is None:
-            follows = slots.next[:, None] + jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
-            place = jnp.broadcast_to(follows[..., None], (*valid.shape, axes))
-        ends = jnp.where(valid, place.max(axis=-1), slots.next[:, None] - 1)
-        after = jnp.maximum(slots.next, ends.max(axis=1) + 1)
-        new = {"serial": serial, "place": place.astype(jnp.int32)}
+        place, after = placed(slots, valid, axes, told)
+        new = {"serial": serial, "place": place}
         none = jnp.zeros((*valid.shape, axes), jnp.int32)
         view = View(None, none, none[:, :, None])  # each layer makes its own
         slot = jnp.full_like(serial, self.capacity)

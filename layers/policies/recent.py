@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from ..memory import Slots, View, joined, numbered
+from ..memory import Slots, View, joined, numbered, placed
 from ..streaming import Array
 from .policy import Arrival
 
@@ -53,13 +53,8 @@ class Recent:
     def arrive(self, slots: Slots, valid: Array, axes: int, told: Mapping[str, Array]) -> Arrival:
         """``told`` may have ``place`` [B, T, axes]: positions that the model gives its tokens."""
         serial, seen = numbered(slots, valid)
-        place = told.get("place")
-        if place is None:
-            follows = slots.next[:, None] + jnp.cumsum(valid, axis=1, dtype=jnp.int32) - 1
-            place = jnp.broadcast_to(follows[..., None], (*valid.shape, axes))
-        ends = jnp.where(valid, place.max(axis=-1), slots.next[:, None] - 1)
-        after = jnp.maximum(slots.next, ends.max(axis=1) + 1)
-        new = {"serial": serial, "place": place.astype(jnp.int32)}
+        place, after = placed(slots, valid, axes, told)
+        new = {"serial": serial, "place": place}
         held = joined(slots.notes, new, "serial")
         now, then = serial[:, :, None], held[:, None]
         seen_by = (then >= 0) & (then <= now) & ((then < self.sinks) | (then > now - self.recent))

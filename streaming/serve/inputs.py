@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 from ..engine.feed import Feed
 from ..sources import Frame, FrameSource, SourceError, open_source
 from ..triggers.scene_change import SceneChange
+from .held import NAME
 from .limits import ServeError
 from .live_session import LiveSession
-from .sessions import NAME, SOURCE, Sessions
+from .sessions import SOURCE, Sessions
 from .spec import Spec
 from .workers import OPENING
 

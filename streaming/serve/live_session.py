@@ -13,11 +13,12 @@ import numpy as np
 from ...layers.streaming import Carry, Json
 from ..engine import Answer, Engine, Refused, Snapshot, Stream, StreamClosed
 from ..engine.feed import Feed
+from .held import Held
 from .limits import Limits, ServeError
 from .mail import Mail
 from .recent import Recent, Record
 from .records import record_of
-from .spec import Spec, Start, token_key
+from .spec import Spec, Start
 
 
 class Hub(Protocol):
@@ -71,7 +72,7 @@ class Attachment:
             self.session.hub.away(self.session)
 
 
-class LiveSession:
+class LiveSession(Held):
     """Made by :class:`Sessions`.
 
     Frames are numbered by their sender, from 0: each number is taken exactly once, so what is
@@ -97,7 +98,7 @@ class LiveSession:
         self._past = Snapshot()  # books of its streams before this one
         self._shifts = deque([(start.next, 0)])  # (engine index, ours - the engine's) from there on
         self._room = asyncio.Event()
-        self._reader = self._begin()
+        self._task = self._begin()
 
     def _add(self, carry: Carry, start: int) -> Stream:
         spec = self.spec
@@ -120,11 +121,6 @@ class LiveSession:
     def durable(self) -> int:
         """Frames with a lower number need not be sent again, whatever happens to this process."""
         return self.next if self.hub.recall is None else self.saved
-
-    @property
-    def key(self) -> str:
-        """Names the session on disk: the token, which is a secret, stays off it."""
-        return token_key(self.token)
 
     def offer(
         self,
@@ -197,12 +193,7 @@ class LiveSession:
 
     def attach(self, after: int = 0) -> Attachment:
         """A client that has the results up to ``after``. It takes the place of any other."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        if self.attached is not None:
-            self.attached.replaced = True
-            self.attached.news.set()
+        self._free()
         self.left = False
         after = min(max(after, 0), self.recent.last)
         self.ack(after)
@@ -231,7 +222,7 @@ class LiveSession:
         if stream.state.received != received or not self.parkable:  # its client is back
             return False
         self.parked = carry
-        self._reader.cancel()
+        self._task.cancel()
         self._past += stream.close()
         return True
 
@@ -241,7 +232,7 @@ class LiveSession:
             return
         paused, start = self.stream.paused, self.stream.state.received
         self.stream = self._add(self.parked, start)
-        self.parked, self._reader = None, self._begin()
+        self.parked, self._task = None, self._begin()
         if paused:
             self.stream.pause()
 
@@ -325,17 +316,6 @@ class LiveSession:
             "next": due, "last": last, "records": kept, "paused": self.stream.paused,
         }  # fmt: skip
         return plain, carry
-
-    def _wake(self) -> None:
-        if self.attached is not None:
-            self.attached.news.set()
-
-    def close(self) -> None:
-        """Lets go of everything; again without harm."""
-        self.end("removed")
-        self._reader.cancel()
-        if self.timer is not None:
-            self.timer.cancel()
 
     @property
     def books(self) -> Snapshot:

@@ -7,7 +7,6 @@ sends on what the attachment reads; when the connection ends it detaches, and th
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -15,12 +14,12 @@ from typing import Any
 
 from ...layers.streaming import Fields
 from ..engine import Answer, Engine, Refused
+from .held import check_share, named
 from .limits import Limits, ServeError
 from .live_session import LiveSession
 from .spec import Spec, Start
 
 SOURCE = "source:"  # and an address: the token of what the server feeds itself, good for no client
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 EVENTS = "events"
 
 
@@ -114,21 +113,10 @@ class Sessions:
         """
         if self.draining:
             raise ServeError("draining", "this server is shutting down; go to another one")
-        if name is None:
-            while (name := f"s{self._count}") in self.by_name:
-                self._count += 1
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ServeError(
-                "bad_request", f"name {name!r}: up to 64 letters, digits, '_', '-' and '.'"
-            )
-        if name in self.by_name:
-            raise ServeError("taken", f"there is a session {name!r}; take another name")
+        name = named(name, self.by_name, "s", self._count)
         # Who is away holds nobody up: a page that is loaded again has left a session behind.
         held = sum(s.owner == owner and not s.left for s in self.by_name.values()) if owner else 0
-        if held >= self.limits.streams_per_client:
-            raise ServeError(
-                "too_many", f"{held} streams are yours and that is the limit; close one of them"
-            )
+        check_share(held, self.limits)
         try:
             session = LiveSession(
                 self, name, token or secrets.token_urlsafe(24), owner, spec or Spec(),

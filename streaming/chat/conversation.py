@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ...layers.memory import bytes_of
@@ -17,13 +17,16 @@ from ...layers.policies import streaming_vlm as vlm
 from ...zoo.text.speak import Speaker, State
 from ...zoo.text.tokenizer import Tokenizer, Writer
 from ..triggers import Gate
+from .moments import Moments
 from .narrator import Round
 from .support import Told
+from .turns import Turns
 
 SYSTEM = (
     "You watch a camera. The user tells you what it sees, moment by moment. When you are asked,"
     " answer in one short sentence, only from what you were told."
 )
+EARLIER = "You saw before:"
 REMARK = "Tell me in one short sentence what happened: {}."  # an event; asked openly it invents one
 
 
@@ -61,6 +64,8 @@ class Conversation:
       system: what the model is told first, which stays: of the policy's sinks, or its head.
       limit: tokens of a remark or an answer at most.
       keep: remarks are remembered, too. A small model then says the same again and again.
+      past: what was told, to be searched; a question is asked with the ``recall`` moments before it
+        that its words are nearest to, however long ago the memory lost them.
       grounded: a remark with words that nobody told it is not made: it is silent, and counts in
         ``withheld``. Answers are given, and marked (``Said.supported``).
 
@@ -76,14 +81,17 @@ class Conversation:
         limit: int = 40,
         keep: bool = False,
         grounded: bool = True,
+        past: Moments | None = None,
+        recall: int = 3,
     ):
+        self.past, self.recall = past, recall
         self.speaker, self.gate, self.limit, self.keep = speaker, gate, limit, keep
         self.grounded, self.told, self.withheld = grounded, Told(), 0
         self.policy = speaker.model.config.keeps
-        self._frames = _Frames(speaker, system)
-        head = self._frames.head
+        self._turns = Turns(speaker, system)
+        head = self._turns.head
         room = self.policy.capacity - len(head)
-        longest = limit + len(self._frames.user("", reply=True))
+        longest = limit + len(self._turns.user("", reply=True))
         if room < 2 * longest:
             raise ValueError(
                 f"a memory of {self.policy.capacity} tokens of which the system text takes"
@@ -115,17 +123,19 @@ class Conversation:
             self.gate_state, speaks = self.gate(self.gate_state, told.score)
         self._begin_turn()
         self.told.add(told.text)
-        tokens = self._frames.user(told.text, reply=False)
+        if self.past is not None:
+            self.past.add(told.time, told.text)
+        tokens = self._turns.user(told.text, reply=False)
         if (over := len(tokens) - self.room // 2) > 0:
             self.cut += over
             kept = self.speaker.tokenizer.words(told.text)[: -over or None]
-            tokens = self._frames.user_tokens(kept, reply=False)
+            tokens = self._turns.user_tokens(kept, reply=False)
         self.state = self.speaker.read(self.state, tokens, self._notes(vlm.TALK, vlm.USER))
         if not speaks:
             return Said(told.time, "silent")
         begin = time.perf_counter()
         newest = told.events[-1] if told.events else told.text
-        asked = self._frames.user(REMARK.format(newest), reply=True)
+        asked = self._turns.user(REMARK.format(newest), reply=True)
         state = self.speaker.read(self.state, asked, self._notes(vlm.TALK, vlm.USER))
         said, after = self._speak(state, begin, told.time, "remark")
         if self.grounded and not said.supported:
@@ -148,35 +158,29 @@ class Conversation:
         Raises:
           ValueError: nothing is asked, or more than there is room for.
         """
-        tokens = self.asked(question)
         begin = time.perf_counter()
+        tokens, known = self.asked(question)
         state = self.speaker.read(self.state, tokens, self._notes(vlm.TALK, vlm.USER))
-        said, _ = self._speak(state, begin, at, "answer", question, tell)
+        said, _ = self._speak(state, begin, at, "answer", question, tell, known)
         return said
 
-    def asked(self, question: str) -> list[int]:
-        """The tokens of a question. Raises as :meth:`ask`."""
+    def asked(self, question: str) -> tuple[list[int], str]:
+        """The tokens of a question, and what was recalled for it. Raises as :meth:`ask`."""
         if not question.strip():
             raise ValueError("an empty question: there is nothing to answer")
-        tokens = self._frames.user(question, reply=True)
+        tokens = self._turns.user(question, reply=True)
         if len(tokens) > self.room // 2:
             raise ValueError(
                 f"a question of {len(tokens)} tokens, and {self.room // 2} is the most: half of"
                 f" what the system text leaves of {self.policy.capacity}, or it would drive out"
                 " what it asks about; shorten it, or give a larger --memory"
             )
-        return tokens
-
-    def stream(self, question: str) -> Iterator[str]:
-        """The answer in pieces as they come; raises as :meth:`ask`."""
-        tokens = self.asked(question)
-        state = self.speaker.read(self.state, tokens, self._notes(vlm.TALK, vlm.USER))
-        writer = Writer(self.speaker.tokenizer)
-        for token, _ in self.speaker.answer(state, self.limit, self._notes(vlm.TALK, vlm.WORD)):
-            if piece := writer(token):
-                yield piece
-        if rest := writer.end():
-            yield rest
+        if self.past is None:
+            return tokens, ""
+        form = lambda known: self._turns.user(f"{EARLIER} {known} {question}", reply=True)
+        fits = lambda known: len(form(known)) <= self.room // 2
+        known = self.past.recalled(question, self.recall, fits)
+        return (form(known) if known else tokens), known
 
     def _speak(
         self,
@@ -186,6 +190,7 @@ class Conversation:
         kind: str,
         question: str = "",
         tell: Callable[[str], None] | None = None,
+        known: str = "",
     ) -> tuple[Said, State]:
         first, words, after = 0.0, [], state
         writer = Writer(self.speaker.tokenizer)
@@ -203,10 +208,10 @@ class Conversation:
         words = words[:-1] if ended else words
         text = self.speaker.tokenizer.text(words).strip()
         # what follows a reply in the model's own form; of an answer nothing is kept
-        closing = self._frames.closing(ended) if kind == "remark" else []
+        closing = self._turns.closing(ended) if kind == "remark" else []
         if closing:
             after = self.speaker.read(after, closing, self._notes(vlm.TALK, vlm.FRAME))
-        ground = self.told.supports(text, question)
+        ground = self.told.supports(text, f"{question} {known}")
         return Said(at, kind, text, question, first, total, len(words), ground), after
 
     def _begin_turn(self) -> None:
@@ -219,43 +224,6 @@ class Conversation:
         known = self.policy.notes(1)
         notes = {"segment": segment, "role": role, "turn": max(0, self.turn - 1)}
         return {name: value for name, value in notes.items() if name in known}
-
-
-class _Frames:
-    """The parts of a model's chat form around contents, taken from its template."""
-
-    def __init__(self, speaker: Speaker, system: str):
-        self.tokenizer = tokenizer = speaker.tokenizer
-        first: list[dict[str, str]] = [{"role": "system", "content": system}]
-        mark = "\ue000"
-        asked = [*first, {"role": "user", "content": mark}]
-        done = [*asked, {"role": "assistant", "content": mark}]
-        head = tokenizer.chat(first, reply=False)
-        told, reply, closed = (
-            tokenizer.chat(asked, reply=False),
-            tokenizer.chat(asked, reply=True),
-            tokenizer.chat(done, reply=False),
-        )
-        if not (told.startswith(head) and reply.startswith(told) and mark in told[len(head) :]):
-            raise ValueError("this model's chat template cannot be filled turn by turn")
-        before, _, behind = told[len(head) :].partition(mark)
-        self.head = tokenizer.chat_tokens(first, reply=False)
-        self.before, self.behind = tokenizer.tokens(before), tokenizer.tokens(behind)
-        self.reply = tokenizer.tokens(reply[len(told) :])
-        self.close = tokenizer.tokens(closed.rpartition(mark)[2])
-        self.end = speaker.model.config.end
-
-    def user(self, text: str, reply: bool) -> list[int]:
-        """What is told, in words alone, and where a reply begins."""
-        return self.user_tokens(self.tokenizer.words(text) if text else [], reply)
-
-    def user_tokens(self, words: list[int], reply: bool) -> list[int]:
-        return [*self.before, *words, *self.behind, *(self.reply if reply else [])]
-
-    def closing(self, ended: bool) -> list[int]:
-        """What stands behind a reply, of which the end token may have been said."""
-        skip = ended and bool(self.close) and self.close[0] == self.end
-        return self.close[1:] if skip else list(self.close)
 
 
 def policy_for(name: str, budget: int, tokenizer: Tokenizer, system: str = SYSTEM) -> Policy:

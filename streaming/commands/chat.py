@@ -10,7 +10,7 @@ import threading
 import time
 from typing import Any
 
-from ...zoo.ranges import Count, Positive, Weight, option
+from ...zoo.ranges import Count, Positive, Weight, Whole, option
 from . import reading
 from .common import CliError, by, check_watchable, default_model, need, say
 
@@ -23,6 +23,7 @@ these: it can be asked who was there, who came and left. Its memory has a consta
 says what that keeps. A question leaves no trace in it. In a terminal, questions can be typed.
 A small model invents: remarks with words that nobody told it are withheld (--all-remarks shows
 them), and answers with such words are marked. It counts and compares badly.
+--recall looks for what a question is about among all rounds, also those that the memory lost.
 The transcript (--out) is .jsonl with all that is known, or .txt to read."""
 
 
@@ -55,6 +56,10 @@ def options(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--keep-remarks", action="store_true", help="remember what was remarked, too")
     p.add_argument("--all-remarks", action="store_true", help="also those with invented words")
+    p.add_argument(
+        "--recall", metavar="N", type=option(Whole), default=0,
+        help="ask with the N past moments that a question is about (default: 0)",
+    )  # fmt: skip
     p.add_argument("--limit", metavar="N", type=option(Count), default=40, help="tokens said")
     p.add_argument("--out", metavar="FILE", help="transcript: .jsonl or .txt")
     p.add_argument("--overwrite", action="store_true", help="replace a transcript that is there")
@@ -66,8 +71,10 @@ def run(args: argparse.Namespace) -> int:
     """Talks; the exit code."""
     from ...layers.policies import create
     from ...zoo import card_of, load
+    from ...zoo.text import Sentences
     from ..chat.conversation import Conversation
     from ..chat.loading import speaker_of, weights_of
+    from ..chat.moments import Moments
     from ..chat.narrator import Narrator
     from ..chat.scene_graph import SceneGraph
     from ..chat.talk import Question, talk
@@ -95,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     check_watchable(name, card, random_weights=False)
     # a package that is missing is told before anything is loaded
     words = weights_of(args.language)
+    past = Moments(Sentences.load()) if args.recall else None
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(
             open_source(args.source, size=frame_size(card), **reading.reader_of(args))
@@ -108,8 +116,9 @@ def run(args: argparse.Namespace) -> int:
         speaker = speaker_of(args.language, words, args.policy, args.memory)
         gate = None if args.quiet else Gate(1.0, repeat=True, pause=1)
         conversation = Conversation(
-            speaker, gate, limit=args.limit, keep=args.keep_remarks, grounded=not args.all_remarks
-        )
+            speaker, gate, limit=args.limit, keep=args.keep_remarks,
+            grounded=not args.all_remarks, past=past, recall=args.recall,
+        )  # fmt: skip
         model, params = load(name)
         session = stack.enter_context(Session(Step(model, params, card), source.size))
         transcript = Transcript(claim) if claim is not None else None

@@ -56,6 +56,7 @@ TOOLS = {  # the tests that run the other commands of the training room
     "streamzoo.train.data.synth_tfds": "test_synth_tfds.py",
     "streamzoo.train.balls": "test_balls.py",
     "streamzoo.train.person_actions": "test_person_actions.py",
+    "streamzoo.train.connector": "test_connector.py",
     "streamzoo.train.sounding": "test_sounding.py", "streamzoo.train.low_rank": "test_low_rank.py",
 }  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""A connector from pictures to words, learned on labelled frames with captions of a template."""

@@ -1,0 +1,3 @@
+"""From a frozen encoder of pictures to a language model that speaks: the small network between."""
+
+NAMES = ("connector-*",)

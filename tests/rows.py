@@ -3,9 +3,10 @@
     python -m tests.rows                 # writes tests/bench/results/rows.md
     python -m tests.rows --kill 16 17    # runs the mutants of these rows first; no number: of all
 
-The rows are those of the register of systems (1 to 55), in ``rows.json``: the tests that hold a
-system, one change of its source that must make one of them fail, and what is still open. A mutant
-lives in the memory of a forked process (``bench/mutants.py``); no source is written.
+The rows are those of the register of systems (1 to 55, and of the rest those that are judged), in
+``rows.json``: the tests that hold a system, one change of its source that must make one of them
+fail, and what is still open. A mutant lives in the memory of a forked process
+(``bench/mutants.py``); no source is written.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 def test_all_rows_are_there_and_say_what_they_miss():
     found = rows()
-    assert list(found) == [str(n) for n in range(1, 56)]
+    assert list(found)[:55] == [str(n) for n in range(1, 56)]
+    assert [*map(int, found)] == sorted({*map(int, found)})
     for number, row in found.items():
         assert row["name"] and (row["tests"] or row["open"]), number
         assert "mutant" in row or "open" in row or row.get("slow"), number

@@ -80,7 +80,7 @@ class Moments:
         before: float = math.inf,
         apart: float = 0.0,
     ) -> list[Moment]:
-        """The moments whose words are nearest to a text, best first.
+        """The moments whose words are nearest to a text, best first, of equals the latest.
 
         Args:
           text: what is looked for.
@@ -102,7 +102,7 @@ class Moments:
         times = self._times[:held]
         score = np.where((times >= after) & (times <= before), score, -np.inf)
         found: list[Moment] = []
-        for i in np.argsort(-score, kind="stable"):
+        for i in np.lexsort((-times, -score)):
             if len(found) >= count or score[i] == -np.inf:
                 break
             if all(abs(times[i] - other.time) >= apart for other in found):

@@ -35,11 +35,11 @@ def test_a_search_is_brute_force_over_the_latest(most):
     vectors = letters([text for _, text in kept]).astype(np.float16).astype(np.float32)
     for query in ("aaab", "xyz", kept[-1][1]):
         score = vectors @ letters([query])[0]
-        want = [kept[i] for i in np.argsort(-score, kind="stable")[:5]]
         found = moments.search(query, 5)
-        assert sorted(m[1] for m in want) == sorted(m.text for m in found)
-        assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
-        np.testing.assert_allclose(found[0].score, score.max(), rtol=1e-6)
+        told = [m.score for m in found]
+        np.testing.assert_allclose(told, np.sort(score)[: -len(found) - 1 : -1], rtol=1e-5)
+        own = [score[kept.index((m.time, m.text))] for m in found]  # each is of its own words
+        np.testing.assert_allclose(told, own, rtol=1e-5)
         # between two times, both included
         low, high = kept[len(kept) // 3][0], kept[len(kept) // 2][0]
         inside = [i for i, (at, _) in enumerate(kept) if low <= at <= high]
@@ -52,13 +52,12 @@ def test_moments_near_each_other_are_told_once_and_memory_is_bounded():
     moments = Moments(letters, 50)
     for at in range(200):
         moments.add(float(at), "abc")
-    size = moments.nbytes
     found = moments.search("abc", 100, apart=10.0)
     assert len(found) == 5 and min(np.diff(sorted(m.time for m in found))) >= 10
     size = moments.nbytes
     for at in range(200, 2000):
         moments.add(float(at), "abc")
-    assert moments.search("abc", 1)[0].time == 1950.0 and moments.nbytes == size
+    assert moments.search("abc", 1)[0].time == 1999.0 and moments.nbytes == size
     assert moments.search("abc", 3, before=10.0) == []  # long forgotten
     with pytest.raises(ValueError, match="nothing to look for"):
         moments.search("  ")
@@ -69,24 +68,20 @@ def test_moments_near_each_other_are_told_once_and_memory_is_bounded():
 
 def test_a_question_is_asked_with_the_moments_that_it_is_about():
     past = Moments(letters)
-    talk_, plain = talking(budget=192, past=past, recall=2), talking(budget=192)
-    for at in range(40):
-        text = "zzzzzz" if at == 3 else "ab ba"
-        for one in (talk_, plain):
-            one.hear(Round(float(at), text, ()))
+    talk_ = talking(past=past, recall=1)
+    for at in range(24):
+        talk_.hear(Round(float(at), "zzzzzz" if at == 3 else "ab ba", ()))
     tokens, known = talk_.asked("zz?")
-    assert known.startswith("zzzzzz") or known.endswith("zzzzzz")
-    text = talk_.speaker.tokenizer.text(tokens)
-    assert "You saw before:" in text and "zzzzzz" in text and text.count("zz?") == 1
+    assert known == "zzzzzz"  # the memory lost it long ago
+    assert talk_.speaker.tokenizer.text(tokens) == "u:You saw before: zzzzzz zz?\na:"
     before = [np.asarray(a).copy() for a in talk_.state.memory.notes.values()]
-    talk_.ask("zz?", 40.0)
+    talk_.ask("zz?", 24.0)
     for a, b in zip(before, talk_.state.memory.notes.values(), strict=True):
         np.testing.assert_array_equal(a, np.asarray(b))
     # what is recalled never takes more than half of the room: none of it where none fits
-    long = talking(budget=192, past=past, recall=2)
     past.add(41.0, "z" * 400)
-    assert "z" * 400 not in long.asked("zz?")[1]
-    assert plain.asked("zz?")[1] == ""
+    assert talk_.asked("zz?")[1] == ""
+    assert talking().asked("zz?")[1] == ""
 
 
 def test_a_transcript_is_searched_from_the_command_line(tmp_path, monkeypatch, capsys):

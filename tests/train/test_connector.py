@@ -38,6 +38,7 @@ def parts():
     return features.astype(np.float32), said, model, params, tokenizer
 
 
+@pytest.mark.slow
 def test_a_connector_learns_what_the_language_model_says(parts, tmp_path):
     *given, tokenizer = parts
     _, said, model, params = given
@@ -74,6 +75,7 @@ def test_a_connector_learns_what_the_language_model_says(parts, tmp_path):
         np.testing.assert_array_equal(words[:, at], np.asarray(logits.argmax(-1)))
 
 
+@pytest.mark.slow
 def test_the_end_of_a_caption_counts_once(parts):
     features, said, model, params, tokenizer = parts
     learner = Learner(features, said, model, params, tokenizer, QUICK, None)
@@ -112,6 +114,7 @@ def test_shares_are_counted_beside_the_commonest_and_a_probe():
     assert probe(x[::2], y[::2], x[1::2], y[1::2]) == 1.0
 
 
+@pytest.mark.slow
 def test_frames_of_the_layouts_and_the_command(tmp_path, monkeypatch, parts, capsys):
     """Small folders in the published layout; the encoder and the language model are stand-ins."""
     from PIL import Image

@@ -122,7 +122,9 @@ def interval(trigger: Interval, p: np.ndarray, pause: int) -> list[int]:
 
 def cascaded(level: float, pause: int, change: np.ndarray, head: np.ndarray, least: float):
     """(frames spoken at, share of frames that the head saw): it looks where much changed."""
-    cascade = Cascade(lambda t: change[t], lambda t: head[t], Gate(level, repeat=True))
+    cascade = Cascade(
+        lambda t: float(change[t]), lambda t: float(head[t]), Gate(level, repeat=True)
+    )
     state, last, said = cascade.begin(), Gate(least, least - 1.0, pause), []
     quiet = last.begin()
     for t in range(len(change)):

@@ -15,6 +15,7 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -82,7 +83,8 @@ def thermal(folder: Path) -> list[Stream]:
     with (folder / "labels_all126.csv").open() as file:
         rows = {r[0].removesuffix(".csv"): r[1:] for r in csv.reader(file)}
     names = sorted({w for k in films for w in rows[k][2::3] if w})
-    rate, found = 7.8, []
+    rate = 7.8
+    found: list[Any] = []
     for name, x in films.items():
         parts = rows[name]
         spans = [
@@ -99,7 +101,7 @@ def thermal(folder: Path) -> list[Stream]:
         found.append((name, rate, events, begins, action, np.clip(x, -3, 6)))
     dropped = ratios([f[-1] for f in found], 0.15)
     return [
-        Stream(*told, x.reshape(len(x), -1), change(x), own)
+        Stream(*told, x=x.reshape(len(x), -1), change=change(x), dropped=own)
         for (*told, x), own in zip(found, dropped, strict=True)
     ]
 
@@ -109,7 +111,8 @@ def interactions(folder: Path) -> list[Stream]:
     paths = {p.stem: p for p in video.find(folder / "set1")}
     clips, _ = video.load(paths, (224, 224), UT_RATE)
     order = np.random.default_rng(0)
-    found, small = [], []
+    found: list[Any] = []
+    small: list[np.ndarray] = []
     for sequence in sorted({parse(p)[1] for p in paths.values()}):
         own = [n for n in clips if parse(paths[n])[1] == sequence]
         own = [own[i] for i in order.permutation(len(own))]
@@ -128,7 +131,8 @@ def interactions(folder: Path) -> list[Stream]:
         small.append(grey[:, :216].reshape(len(grey), 24, 9, 32, 7).mean(axis=(2, 4)))
     dropped = ratios(small, 0.02)
     return [
-        Stream(*told, change(x), own) for told, x, own in zip(found, small, dropped, strict=True)
+        Stream(*told, change=change(x), dropped=own)
+        for told, x, own in zip(found, small, dropped, strict=True)
     ]
 
 
@@ -136,7 +140,8 @@ def encoded(frames: np.ndarray, part: int = 16) -> np.ndarray:
     """uint8 [T, 224, 224, 3] -> [T, 1280], features of a frozen encoder."""
     model, params = streamzoo.load(ENCODER)
     card = streamzoo.model_card(ENCODER)
-    look = lambda x: model.apply(params, preprocess(x, card), method="features").mean(axis=(1, 2))
+    apply: Any = model.apply
+    look = lambda x: apply(params, preprocess(x, card), method="features").mean(axis=(1, 2))
     see = jax.jit(look)
     padded = np.concatenate([frames, np.repeat(frames[-1:], -len(frames) % part, axis=0)])
     found = [np.asarray(see(padded[at : at + part])) for at in range(0, len(padded), part)]

@@ -68,7 +68,7 @@ def test_moments_near_each_other_are_told_once_and_memory_is_bounded():
 
 def test_a_question_is_asked_with_the_moments_that_it_is_about():
     past = Moments(letters)
-    talk_ = talking(past=past, recall=1)
+    talk_ = talking(budget=128, past=past, recall=1)
     for at in range(24):
         talk_.hear(Round(float(at), "zzzzzz" if at == 3 else "ab ba", ()))
     tokens, known = talk_.asked("zz?")
@@ -79,9 +79,11 @@ def test_a_question_is_asked_with_the_moments_that_it_is_about():
     for a, b in zip(before, talk_.state.memory.notes.values(), strict=True):
         np.testing.assert_array_equal(a, np.asarray(b))
     # what is recalled never takes more than half of the room: none of it where none fits
-    past.add(41.0, "z" * 400)
+    talk_.past = Moments(letters)
+    talk_.past.add(41.0, "z" * 400)
     assert talk_.asked("zz?")[1] == ""
-    assert talking().asked("zz?")[1] == ""
+    talk_.past = None
+    assert talk_.asked("zz?")[1] == ""
 
 
 def test_a_transcript_is_searched_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -40,11 +40,11 @@ def parts():
 
 @pytest.mark.slow
 def test_a_connector_learns_what_the_language_model_says(parts, tmp_path):
-    *given, tokenizer = parts
-    _, said, model, params = given
+    features, said, model, params, tokenizer = parts
+    given = (features, said, model, params, tokenizer)
     before = jax.tree.map(np.array, params)
     logs = []
-    learner = Learner(*given, tokenizer, QUICK, tmp_path, logs.append)
+    learner = Learner(*given, QUICK, tmp_path, logs.append)
     first = learner.words()
     batch = jnp.asarray(given[0][:12]), jnp.asarray(said[:12])
     start = float(learner.loss(first, params, *batch))
@@ -53,7 +53,7 @@ def test_a_connector_learns_what_the_language_model_says(parts, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, before)  # it learned nothing
     # what stands in the memory of a run that was stopped goes on to the last bit
     short = dataclasses.replace(QUICK, steps=12)
-    halved = Learner(*given, tokenizer, short, tmp_path / "b", logs.append)
+    halved = Learner(*given, short, tmp_path / "b", logs.append)
     (tmp_path / "b").mkdir()
     begin = halved.words()
     jax.tree.map(np.testing.assert_array_equal, begin, first)

@@ -159,7 +159,7 @@ class Learner:
             if (n + 1) % KEEP == 0 or n + 1 == c.steps:
                 self.log(f"sentences: step {n + 1} of {c.steps}, {float(value):.3f} nats a token")
                 leaves = jax.tree.leaves((params, state))
-                arrays = {str(i): np.asarray(a) for i, a in enumerate(leaves)}
+                arrays: Any = {str(i): np.asarray(a) for i, a in enumerate(leaves)}
                 np.savez(file, step=n + 1, **arrays)
         save(self.out / f"connector-seed{c.seed}.safetensors", params, self._header("sentences"))
         return params

@@ -32,6 +32,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ..parity.shim import mend_torchvision
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
 ROOMS = ("layers", "zoo", "train/losses.py", "train/live", "streaming/engine")
@@ -220,7 +222,6 @@ def judge(mutant: Any, base: Any, tests: list[str]) -> dict[str, Any]:
 def run(count: int, each: int, seed: int, only: list[str]) -> None:
     from .mutation import mutants
 
-    os.nice(10)
     os.chdir(ROOT)
     BUILT.mkdir(exist_ok=True)
     settings = json.loads(TABLE.read_text())
@@ -228,8 +229,11 @@ def run(count: int, each: int, seed: int, only: list[str]) -> None:
     texts = {str(p.relative_to(ROOT)): p.read_text() for p in (ROOT / "tests").rglob("test_*.py")}
     names = sources(settings, only)
     random.Random(seed).shuffle(names)
-    for name in ("flax.linen", "jax", "numpy"):  # every test wants them: forked processes have them
+    # Every test wants them (conftest.py the last): forked processes have them.
+    for name in ("flax.linen", "jax", "numpy", "pytest", "hypothesis"):
         importlib.import_module(name)
+    if importlib.util.find_spec("torchvision"):
+        mend_torchvision()
 
     for source in names:
         if len(done) >= count and not only:

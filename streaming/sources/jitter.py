@@ -42,17 +42,25 @@ class JitterBuffer(Generic[Item]):
     Args:
       delay: seconds, 1-2 on networks that jitter.
       capacity: items held at most; it may be changed.
+      room: items at most whose time has come: a slow reader gets the latest, as with ``delay=0``,
+        and not all that the delay has room for. None: as many as are held. It may be changed.
       max_jump: seconds between a stamp and where it should be, beyond which the sender has set
         its clock. A smaller step back costs the frames of that many seconds, as late.
     """
 
-    def __init__(self, delay: float = 1.0, capacity: int = 128, max_jump: float = 5.0):
+    def __init__(
+        self,
+        delay: float = 1.0,
+        capacity: int = 128,
+        max_jump: float = 5.0,
+        room: int | None = None,
+    ):
         if not (0 <= delay < max_jump and capacity >= 1):
             raise ValueError(
                 f"delay={delay}, capacity={capacity}, max_jump={max_jump}: give 0 <= delay < "
                 "max_jump seconds, and room for at least 1"
             )
-        self.delay, self.capacity = delay, capacity
+        self.delay, self.capacity, self.room = delay, capacity, room
         self.received = self.released = 0
         self.dropped: Counter[str] = Counter()
         self._clock = SenderClock(max_jump)
@@ -108,9 +116,13 @@ class JitterBuffer(Generic[Item]):
 
     def pop(self, now: float) -> Item | None:
         """The next item in order, if it or one behind it is due."""
-        due = self.due
-        if due is None or due > now:
+        waiting = [at for at, held in enumerate(self._held) if held.due <= now]
+        if not waiting:
             return None
+        ready = waiting[-1] + 1  # those before a due one go out before it
+        for _ in range(0 if self.room is None else ready - self.room):
+            self._held.pop(0)
+            self._drop(OVERFLOW)
         held = self._held.pop(0)
         self._last = held.key
         self.released += 1

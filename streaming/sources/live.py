@@ -37,6 +37,7 @@ from .picture import PacketDecoder, Resizer, packets
 from .redaction import scrub
 
 BACKOFF_FIRST, BACKOFF_CAP = 0.1, 2.0  # seconds: 0.1, 0.2, 0.4, ... 2, 2, ...
+HICCUP = 0.2  # seconds that a reader may lag behind the delay before frames are dropped
 
 
 class _Fault(Exception):
@@ -216,9 +217,9 @@ class LiveSource(BufferedSource[Frame]):
             name = video.codec_context.name
             self._arrivals = Arrivals(container, alone=not self._stamped and name == "mjpeg")
         with self._news:
-            self._buffer.capacity = self._room + math.ceil(
-                2 * self._buffer.delay * (self.fps or 30.0)
-            )
+            fps = self.fps or 30.0
+            self._buffer.room = max(self._room, math.ceil(HICCUP * fps))
+            self._buffer.capacity = self._room + math.ceil(2 * self._buffer.delay * fps)
         return video
 
     def _receive(self, container: InputContainer) -> bool:

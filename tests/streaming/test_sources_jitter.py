@@ -22,8 +22,8 @@ TICK = 1 / 64  # seconds
 class Model:
     """The same by its definition: everything is worked out anew from the list of all pushes."""
 
-    def __init__(self, delay, capacity):
-        self.delay, self.capacity = delay, capacity
+    def __init__(self, delay, capacity, room):
+        self.delay, self.capacity, self.room = delay, capacity, room
         self.seen = []  # (era, stamp, now)
         self.held, self.last, self.released, self.dropped = [], None, [], []
 
@@ -49,7 +49,12 @@ class Model:
                 self.dropped.append((self.held.pop(0)[2], "overflow"))
 
     def pop(self, now):
-        if any(due <= now for _, due, _ in self.held):
+        # what would go out now, if it were asked for again and again
+        ready = max((n for n, (_, due, _) in enumerate(self.held, 1) if due <= now), default=0)
+        while self.room is not None and ready > self.room:
+            self.dropped.append((self.held.pop(0)[2], "overflow"))
+            ready -= 1
+        if ready:
             self.last, _, item = self.held.pop(0)
             self.released.append(item)
             return item
@@ -69,9 +74,14 @@ STEPS = st.lists(
 
 
 @settings(max_examples=80, deadline=None)
-@given(STEPS, st.sampled_from([0.0, 0.5, 1.0, 2.0]), st.integers(1, 12))
-def test_equals_brute_force_and_keeps_its_books(steps, delay, capacity):
-    buffer, model = JitterBuffer(delay, capacity, JUMP), Model(delay, capacity)
+@given(
+    STEPS,
+    st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    st.integers(1, 12),
+    st.sampled_from([None, 1, 2, 5]),
+)
+def test_equals_brute_force_and_keeps_its_books(steps, delay, capacity, room):
+    buffer, model = JitterBuffer(delay, capacity, JUMP, room), Model(delay, capacity, room)
     now, clock, arrived, out = 1000.0, 0, {}, []
     for item, (wait, pops, off, jump) in enumerate(steps):
         now, clock = now + wait * TICK, clock + jump
@@ -96,14 +106,17 @@ def test_equals_brute_force_and_keeps_its_books(steps, delay, capacity):
     while (got := buffer.pop(now + delay)) is not None:
         out.append(got)
     rest = sorted(model.held)
-    assert len(buffer) == 0 and out == model.released + [item for _, _, item in rest]
+    assert len(buffer) == 0
+    assert out == model.released + [item for _, _, item in rest][-(room or len(rest)) :]
     keys = [model.seen[i][:2] for i in out]
     assert all(
         a < b for a, b in zip(keys, keys[1:], strict=False)
     )  # by era and capture time, each once
     reasons = [reason for _, reason in model.dropped]
+    over = [] if room is None else [item for _, _, item in rest][:-room]
+    reasons += ["overflow"] * len(over)
     assert buffer.dropped == {r: reasons.count(r) for r in set(reasons)}
-    assert sorted(out + [i for i, _ in model.dropped]) == list(range(len(steps)))
+    assert sorted(out + over + [i for i, _ in model.dropped]) == list(range(len(steps)))
 
 
 @settings(max_examples=50, deadline=None)
@@ -141,6 +154,20 @@ def test_a_burst_after_a_stall_plays_at_the_pace_of_capture():
         now += 1 / 64
     assert [item for item, _ in out] == [k / 32 for k in range(200)] and not buffer.dropped
     assert {when - item for item, when in out} <= {2.0, 2.0 + 1 / 64}  # one step of the loop
+
+
+def test_a_slow_reader_gets_what_is_new():
+    """8 frames a second of 32: without room for what is due, the delay doubles before any drop."""
+    ages = {}
+    for room in (None, 6):
+        buffer, age = JitterBuffer(delay=1.0, capacity=66, room=room), []
+        for k in range(320):
+            buffer.push(k, k / 32, k / 32)
+            if k % 4 == 3 and (item := buffer.pop(k / 32)) is not None:
+                age.append(k / 32 - item / 32)
+        ages[room] = age[-1]
+        assert buffer.received == buffer.released + sum(buffer.dropped.values()) + len(buffer)
+    assert ages[None] > 1.9 and ages[6] < 1.2
 
 
 def test_one_wild_stamp_costs_nobody_else():

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ SPREAD = 0.02  # else: root mean square of the difference, in standard deviation
 GAIN = 1.05  # how much faster than exact a narrower one has to be
 ROUNDS = 9
 EXACT = "jax", "fp32"
+Frames = Sequence[Sequence[np.ndarray]]  # of each frame the arrays of its answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,9 +162,15 @@ def spread(exact: list[np.ndarray], other: list[np.ndarray]) -> float:
     """The largest root mean square of a difference, in standard deviations of what is exact; of
     frames [...] in turn, so many arrays each."""
     count = len(exact) // FRAMES
+    frames = lambda found: [found[k : k + count] for k in range(0, count * FRAMES, count)]
+    return spread_of(frames(exact), frames(other))
+
+
+def spread_of(exact: Frames, other: Frames) -> float:
+    """The same of the arrays of each frame."""
     worst = 0.0
-    for i in range(count):
-        a, b = (np.stack(found[i::count]).astype(np.float64) for found in (exact, other))
+    for mine, its in zip(zip(*exact, strict=True), zip(*other, strict=True), strict=True):
+        a, b = (np.stack(found).astype(np.float64) for found in (mine, its))
         there = np.isfinite(a)
         if not np.array_equal(there, np.isfinite(b)):
             return float("inf")

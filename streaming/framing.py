@@ -15,7 +15,8 @@ from ..zoo.registry import Card
 Size = tuple[int, int]
 
 
-def _resized(image: np.ndarray, size: Size) -> np.ndarray:
+def resized(image: np.ndarray, size: Size) -> np.ndarray:
+    """uint8 [H, W, 3] at another (height, width)."""
     # in swscale, bilinear, as the frame sources do it
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image))
     height, width = size
@@ -77,7 +78,7 @@ class Framing:
         if self._boxed:
             size = fitted(shape, self.size)
             if size != shape:
-                image = _resized(image, size)
+                image = resized(image, size)
             filled = size[1] / width, size[0] / height
             return Framed(image, None if size == self.size else Placement((0.0, 0.0), filled))
         if self._ruled and shape != self.size:

@@ -144,10 +144,14 @@ def size_text(count: float) -> str:
     return f"{count / 1024**2:.1f} MiB"
 
 
-def rows_of(meter: Meter, session: Any, source: FrameSource, dropped: int = 0) -> dict[str, str]:
-    """The live table's rows; ``dropped`` frames that the source dropped before are not counted."""
+def rows_of(
+    meter: Meter, session: Any, source: FrameSource, dropped: int = 0, most: int | None = None
+) -> dict[str, str]:
+    """The live table's rows; ``dropped`` frames that the source dropped before are not counted.
+    ``most``: frames after which it ends, if the source does not end before."""
     f = meter.figures()
-    total = f"/{source.frame_count}" if source.frame_count else ""
+    ends = [count for count in (source.frame_count, most) if count]
+    total = f"/{min(ends)}" if ends else ""
     rows = {
         "frames": f"{meter.frames}{total}",
         "fps": f"{f['fps']:.1f}",
@@ -203,10 +207,11 @@ def watch(
     meter, view = Meter(), view or view_of(session.card, source.original_size)
     start, first, moment, end = time.monotonic(), 0.0, 0.0, 0.0
     dropped = source.dropped  # while the model compiled: not the watching's fault
+    rows = lambda: rows_of(meter, session, source, dropped, max_frames)
     with ExitStack() as stack:
         stop = stack.enter_context(interrupted())
         if board is not None:
-            stack.callback(lambda: board.close(rows_of(meter, session, source, dropped)))
+            stack.callback(lambda: board.close(rows()))
         writer, size = None, source.original_size
         if video is not None:
             canvas = view.canvas(size)
@@ -223,7 +228,7 @@ def watch(
                 if source.over:
                     break
                 if board is not None:  # stalled or reconnecting
-                    board.update(rows_of(meter, session, source, dropped))
+                    board.update(rows())
                 continue
             if seconds is not None and not source.live and frame.time >= seconds:
                 break
@@ -246,7 +251,7 @@ def watch(
             for sink in sinks:
                 sink.write(line, image)
             if board is not None:
-                board.update(rows_of(meter, session, source, dropped))
+                board.update(rows())
         stopped = stop[0] if stop else 0
         if line and (events := view.finish()):
             for sink in sinks:

@@ -33,7 +33,7 @@ example:
 # figures that belong on a card, in this order
 TOLD = (
     "mAP", "top1", "top1_last", "top1_frame", "person_recall", "person_precision", "lookahead_s",
-    "J&F", "J", "F", "anomaly_f1", "anomaly_auc",
+    "J&F", "J", "F", "anomaly_f1", "anomaly_auc", "abs_rel", "d1", "flicker",
 )  # fmt: skip
 
 

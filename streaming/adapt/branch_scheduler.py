@@ -29,6 +29,7 @@ class Branch:
       precision: of the weights and products ("fp32", "bf16", "int8").
       accuracy: measured with these settings, 0 to 1.
       compute, between: seconds of a computed frame, and of one between two.
+      start: seconds to begin with what stands for frames between (a tracker), after a computed one.
     """
 
     size: tuple[int, int]
@@ -38,15 +39,17 @@ class Branch:
     accuracy: float
     compute: float
     between: float = 0.0
+    start: float = 0.0
 
     def __post_init__(self):
-        if not (self.every >= 1 and 0 < self.tokens <= 1 and self.compute > 0 <= self.between):
+        least = min(self.between, self.start)
+        if not (self.every >= 1 and 0 < self.tokens <= 1 and self.compute > 0 <= least):
             raise ValueError(f"{self}: every is at least 1, tokens a share, seconds are above 0")
 
     @property
     def seconds(self) -> float:
         """Mean per frame, alone on the machine."""
-        return (self.compute + (self.every - 1) * self.between) / self.every
+        return (self.compute + self.start + (self.every - 1) * self.between) / self.every
 
 
 class BranchScheduler:
@@ -60,7 +63,11 @@ class BranchScheduler:
       branches: what can be run.
       target: mean seconds per frame that are allowed.
       margin: the chosen branch is predicted to take at most target / margin.
-      switch: seconds that a change of branch costs (compiling is not in it: compile them before).
+      switch: seconds that a change of branch costs (compiling is not in it: compile them before);
+        one number, or [from, to].
+
+    Computed frames and those between may run on different parts of a machine, so that each has a
+    contention of its own; where nothing was said of frames between, theirs is the same.
     """
 
     def __init__(
@@ -68,38 +75,58 @@ class BranchScheduler:
         branches: Sequence[Branch],
         target: float,
         margin: float = MARGIN,
-        switch: float = 0.0,
+        switch: float | np.ndarray = 0.0,
     ):
         if not branches or not target > 0:
             raise ValueError(f"{len(branches)} branches, target={target}: give both")
-        self.branches, self.target, self.margin, self.switch = branches, target, margin, switch
-        self._ratios: deque[float] = deque(maxlen=SAMPLES)
+        self.branches, self.target, self.margin = branches, target, margin
+        count = len(branches)
+        one = np.ndim(switch) == 0
+        self.switch = switch * (1 - np.eye(count)) if one else np.asarray(switch, float)
+        self._computed: deque[float] = deque(maxlen=SAMPLES)
+        self._between: deque[float] = deque(maxlen=SAMPLES)
         self._cadence = Cadence(branches[0].every)
         self.chosen = 0
         column = lambda name: np.asarray([getattr(b, name) for b in branches], float)
-        self._accuracy, every = column("accuracy"), column("every")
-        self._times = Branches(
-            every, column("compute") / every, np.zeros(len(branches)), column("between")
-        )
+        self.accuracy, every = column("accuracy"), column("every")
+        self._times = Branches(every, column("compute") / every, column("start"), column("between"))
 
     @property
     def contention(self) -> float:
-        """How much slower the machine is than when the branches were measured; at least 1."""
-        return max(1.0, statistics.median(self._ratios)) if self._ratios else 1.0
+        """How much slower computed frames are than when the branches were measured; at least 1."""
+        return max(1.0, statistics.median(self._computed)) if self._computed else 1.0
+
+    @property
+    def contention_between(self) -> float:
+        """The same of the frames between."""
+        if not self._between:
+            return self.contention
+        return max(1.0, statistics.median(self._between))
 
     def frame(self, stream: object, index: int) -> tuple[Branch, bool]:
         """The branch of this frame, and whether it is one that computes."""
         computes, decides, new = self._cadence(stream, index)
         if new:
-            self._ratios.clear()
+            self._computed.clear()
+            self._between.clear()
         if decides:
-            switch = np.full(len(self.branches), self.switch)
-            switch[self.chosen] = 0.0
-            times = self._times.seconds(switch, detector=self.contention, tracker=self.contention)
-            self.chosen = choose(self._accuracy, times, self.target, self.margin)
+            self.chosen = self.decide()
             self._cadence.take(self.branches[self.chosen].every)
         return self.branches[self.chosen], computes
 
-    def took(self, seconds: float) -> None:
-        """A frame of the chosen branch that computed took so long."""
-        self._ratios.append(seconds / self.branches[self.chosen].compute)
+    def decide(self) -> int:
+        """The branch to go to now, by number."""
+        times = self._times.seconds(
+            self.switch[self.chosen],
+            detector=self.contention,
+            tracker=self.contention_between,
+        )
+        return choose(self.accuracy, times, self.target, self.margin)
+
+    def took(self, seconds: float, computed: bool = True) -> None:
+        """A frame of the chosen branch, one that computed or one between, took so long."""
+        branch = self.branches[self.chosen]
+        if computed:
+            self._computed.append(seconds / branch.compute)
+        elif branch.between > 0:
+            self._between.append(seconds / branch.between)

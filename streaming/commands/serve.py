@@ -73,6 +73,19 @@ def options(p: argparse.ArgumentParser) -> None:
         "much changes, latest keeps the newest (default: events)",
     )
     p.add_argument(
+        "--adapt",
+        action="store_true",
+        help="when others use the machine: compare and time smaller pictures, narrower numbers and "
+        "left-out frames at the start, and choose the most accurate way that serves all in time",
+    )
+    p.add_argument(
+        "--order",
+        choices=("fair", "goodput"),
+        default="fair",
+        help="who is served when not all can be in time: the same share of each stream, or what is "
+        "worth most per second, by the worth that clients and POST /streams say (default: fair)",
+    )
+    p.add_argument(
         "--slots", metavar="N", type=option(Count), default=8, help="streams at once (default: 8)"
     )
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")

@@ -7,9 +7,9 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from ...zoo.ranges import Whole, option
+from ...zoo.ranges import Positive, Whole, option
 from . import watching
-from .common import CliError, default_model
+from .common import CliError, default_model, say
 
 SUMMARY = "follow persons and cars in a file, camera (0) or rtsp/http address; or run any model"
 EXAMPLE = "streamzoo watch street.mp4 --line gate=320,0,320,272 --out out"
@@ -51,6 +51,14 @@ def options(p: argparse.ArgumentParser) -> None:
         help="where each event goes as JSON: http(s)://... or mqtt(s)://HOST/TOPIC; repeatable",
     )
     p.add_argument(
+        "--target-ms",
+        metavar="MS",
+        type=option(Positive),
+        help="milliseconds that a frame may take in the mean: smaller pictures, narrower numbers "
+        "and left-out frames are compared on the first frames, and the most accurate way that is "
+        "fast enough is chosen as it goes",
+    )
+    p.add_argument(
         "--record-events", action="store_true", help="write a clip around each event, +- 3 seconds"
     )
 
@@ -66,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
     task = card_of(name).task
     if task == "track":
         raise CliError(f"{name} tracks what it is shown: streamzoo track SOURCE --point X,Y")
+    target = getattr(args, "target_ms", None)
     zones, lines = getattr(args, "zone", []), getattr(args, "line", [])  # the demo has none
     for given in ("notify", "record_events"):
         if getattr(args, given, None) and not (zones or lines):
@@ -83,10 +92,26 @@ def run(args: argparse.Namespace) -> None:
 
     def session(step: Any, source: Any) -> tuple[Any, Any]:
         view = view_of(step.card, source.original_size, regions(source))
+        if target is not None:
+            return _adaptive(step, source, target, args.source), view
         return Session(step, source.size, fps=source.fps if source.live else None), view
 
+    def after(session: Any, _: float) -> None:
+        if target is not None:
+            say(session.told())
+
     sinks = functools.partial(_sinks, args) if zones or lines else None
-    watching.run(args, name, session, check=regions, open_sinks=sinks)
+    watching.run(args, name, session, check=regions, after=after, open_sinks=sinks)
+
+
+def _adaptive(step: Any, source: Any, target: float, given: str) -> Any:
+    from ..adaptive import AdaptiveSession
+    from ..ways import branches_of
+    from .examples import example_pictures
+
+    size = tuple(source.size)
+    branches = branches_of(step, size, example_pictures(size, given), say=say)
+    return AdaptiveSession(step, size, target / 1e3, branches, fps=source.fps)
 
 
 def _sinks(args: argparse.Namespace, source: Any, lines: Path) -> list[Any]:

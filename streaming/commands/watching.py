@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import signal
 import sys
@@ -144,6 +145,8 @@ def run(
 def outputs(args: argparse.Namespace, stack: ExitStack) -> tuple[Claim | None, Claim]:
     """The two files to write, ours before anything slow begins and until ``stack`` ends."""
     out = Path(args.out)
+    if not out.exists():
+        stack.callback(_remove_if_empty, out)  # a run that came to nothing leaves nothing
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -160,6 +163,11 @@ def outputs(args: argparse.Namespace, stack: ExitStack) -> tuple[Claim | None, C
             raise CliError(f"{path} is the source itself; give another folder with --out")
         claims.append(stack.enter_context(Claim(path, args.overwrite)))
     return None if args.no_video else claims[1], claims[0]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def stem_of(source: str) -> str:

@@ -19,6 +19,8 @@ from ..framing import Framed, Framing
 from ..step import Step
 from .admission import Demand, Refused
 from .costs import Costs
+from .gears import Branches
+from .governor import Governor
 from .pool import Pool, bucket_sizes
 from .scheduler import BUDGET, Scheduler
 from .stream import Stream, StreamClosed
@@ -42,6 +44,10 @@ class Engine(Worker):
       depth: steps launched before the first of them is answered.
       max_load: share of the time that admitted streams may need.
       costs: seconds per bucket; default: measured on start.
+      order: who is served where not all can be in time: "fair" or "goodput".
+      branches: ways to compute a step, the first of them ``step`` as it is
+        (:func:`..ways.branches_of`); each is compiled and timed on start, and one is chosen as
+        it goes, the most accurate that holds all streams. None: there is one way.
       clock: seconds; only its differences matter.
     """
 
@@ -55,9 +61,12 @@ class Engine(Worker):
         depth: int = 2,
         max_load: float = 0.9,
         costs: Costs | None = None,
+        order: str = "fair",
+        branches: Branches | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         super().__init__(clock)
+        self._order, self._branches = order, branches
         self.step, self.slots = step, slots
         self.buckets = bucket_sizes(step.model, slots, buckets)
         self.framing = Framing(step.card, frame_shape)
@@ -76,16 +85,23 @@ class Engine(Worker):
             raise EngineError("an engine starts once; make another one")
         self._loop, self._empty = asyncio.get_running_loop(), asyncio.Event()
 
-        def prepare() -> tuple[Pool, Costs]:
-            pool = Pool(self.step, self.slots, self.buckets, self.frame_shape)
+        def prepare() -> tuple[Pool, Costs, Governor | None]:
+            ways = self._branches
+            others = () if ways is None else ways.variants
+            pool = Pool(self.step, self.slots, self.buckets, self.frame_shape, others)
             costs = pool.measure(8 if self._costs is None else 1)
+            governor = None
+            if ways is not None:
+                timed = [costs, *(pool.measure(8, k + 1) for k in range(len(others)))]
+                governor = Governor(ways.gears(timed), max_load=self._max_load)
             pool.warm()
-            return pool, self._costs or costs
+            return pool, self._costs or costs, governor
 
-        self._pool, self._costs = await asyncio.to_thread(prepare)
+        self._pool, self._costs, governor = await asyncio.to_thread(prepare)
         self.scheduler = Scheduler(
-            self._costs, self.slots, max_load=self._max_load, depth=self._depth
-        )
+            self._costs, self.slots, max_load=self._max_load, depth=self._depth,
+            order=self._order, governor=governor,
+        )  # fmt: skip
         self._start()
         return self
 
@@ -137,6 +153,7 @@ class Engine(Worker):
         budget: float = BUDGET,
         policy: str = "latest",
         capacity: int | None = None,
+        worth: float = 1.0,
         unread: int = 64,
         carry: Carry = None,
         start: int = 0,
@@ -145,7 +162,7 @@ class Engine(Worker):
         """Takes a stream.
 
         Args:
-          fps, budget, policy, capacity, check: see :meth:`Scheduler.admit`.
+          fps, budget, policy, capacity, worth, check: see :meth:`Scheduler.admit`.
           unread: answers kept for a slow reader. Beyond it "latest" overwrites the oldest; the
             other policies stop serving the stream, which takes away its sender's credits.
           carry: leaves [1, ...], where the stream goes on from; None begins anew.
@@ -163,8 +180,9 @@ class Engine(Worker):
             if self._stopping or self._draining:
                 raise Refused(f"stream {name!r} refused: the engine is closing; try another one")
             state = self.scheduler.admit(
-                name, fps, budget=budget, policy=policy, capacity=capacity, check=check
-            )
+                name, fps, budget=budget, policy=policy, capacity=capacity, worth=worth,
+                check=check,
+            )  # fmt: skip
             state.received = start
             state.room = None if policy == "latest" else unread
             state.tag = stream = Stream(self, state, unread, carry, start)
@@ -267,10 +285,12 @@ class Engine(Worker):
         """Load, and where every frame of every stream is; for JSON."""
         with self._news:
             streams = list(self.scheduler.streams.values())
-            load = self.scheduler.load()
+            load, governor = self.scheduler.load(), self.scheduler.governor
+            gear = None if governor is None else governor.to_dict()
         return {
             "slots": self.slots,
             "load": load,
+            **({} if gear is None else {"branch": gear}),
             "step_ms": {b: 1e3 * self.scheduler.costs.mean(b) for b in self.buckets},
             "total": self.scheduler.ledger.total().to_dict(),
             "streams": {str(s.name): s.account.snapshot().to_dict() for s in streams},

@@ -14,6 +14,7 @@ from ...layers.streaming import looks_across
 from ..slim import slim
 from ..slots import SlotError, Slots
 from ..step import Step
+from ..variants import Variant, shrunk
 from .costs import Costs
 
 
@@ -68,6 +69,9 @@ class Pool(Slots):
     hold a stream (``active``).
 
     All calls but :meth:`check` belong to one thread.
+
+    Args:
+      variants: other ways to compute the step, by number from 1 on; 0 is ``step`` itself.
     """
 
     def __init__(
@@ -76,9 +80,11 @@ class Pool(Slots):
         size: int,
         buckets: Iterable[int],
         frame_shape: tuple[int, int] | None = None,
+        variants: Sequence[Variant] = (),
     ):
         super().__init__(step, size, frame_shape)
         self.buckets = bucket_sizes(step.model, size, buckets)
+        self.variants = (Variant(step, self.frame_shape), *variants)
 
     def __contains__(self, name: Hashable) -> bool:
         return name in self._names
@@ -113,6 +119,7 @@ class Pool(Slots):
         frames: Sequence[np.ndarray],
         bucket: int,
         elapsed: Sequence[int] | None = None,
+        variant: int = 0,
     ) -> tuple[Any, list[int]]:
         """Starts a step of some streams and does not wait for it.
 
@@ -120,6 +127,7 @@ class Pool(Slots):
           names: at most ``bucket`` streams, all different and admitted.
           frames: uint8 [h, w, 3] of each, as ``Framing`` gives it.
           elapsed: of each, frame intervals since its last one; None: 1.
+          variant: how it is computed, by number.
 
         Returns:
           (output on the device, leaves [bucket, 1, ...]; the row of each name). The copy of the
@@ -140,19 +148,20 @@ class Pool(Slots):
             self._framing.put(batch[row, 0], frame)
             valid[row, 0] = True
         gone = None if elapsed is None else dict(zip(rows, elapsed, strict=True))
-        return self._run(index, batch, valid, self._extras(bucket, gone)), rows
+        return self._run(index, batch, valid, self._extras(bucket, gone), variant), rows
 
-    def _run(self, index, batch, valid, extras) -> Any:
-        batch = jax.device_put(batch)  # the copy goes on while earlier steps compute
-        carry, out = self._step(_rows(self.carry, self._fresh, index), batch, valid, **extras)
+    def _run(self, index, batch, valid, extras, variant: int = 0) -> Any:
+        step, size = self.variants[variant]
+        batch = jax.device_put(shrunk(batch, size))  # the copy goes on while earlier steps compute
+        carry, out = step(_rows(self.carry, self._fresh, index), batch, valid, **extras)
         self.carry = _back(self.carry, index, carry)
         out = slim(out)
         for leaf in jax.tree.leaves(out):
             leaf.copy_to_host_async()
         return out
 
-    def measure(self, repeats: int = 8) -> Costs:
-        """Compiles every bucket and times it on random frames; no stream notices.
+    def measure(self, repeats: int = 8, variant: int = 0) -> Costs:
+        """Compiles every bucket of a variant and times it on random frames; no stream notices.
 
         Seconds from the frames on the host to the answer on the host.
         """
@@ -166,7 +175,7 @@ class Pool(Slots):
             extras = {name: np.ones_like(a) for name, a in self._extras(bucket).items()}
             for _ in range(repeats + 1):
                 start = time.perf_counter()
-                jax.device_get(self._run(index, frames, valid, extras))
+                jax.device_get(self._run(index, frames, valid, extras, variant))
                 times.append(time.perf_counter() - start)
             seconds[bucket] = times[1:]  # the first one compiled
         return Costs(seconds)

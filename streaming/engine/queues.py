@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 SUPERSEDED, LATE, CLOSED, ERROR = "superseded", "late", "closed", "error"
+SKIPPED = "skipped"  # left out by the engine's gear
 
 
 @dataclasses.dataclass(slots=True, eq=False)

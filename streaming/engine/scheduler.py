@@ -18,10 +18,13 @@ from . import admission
 from .admission import Demand, Refused
 from .costs import Costs
 from .fairness import Faded, Overload
+from .governor import Governor
 from .ledger import Account, Ledger
-from .queues import CLOSED, ERROR, Dropped, Item, Queue, make_queue
+from .queues import CLOSED, ERROR, SKIPPED, Dropped, Item, Queue, make_queue
+from .worth import ORDERS, values
 
 BUDGET = 0.12  # seconds from arrival to answer
+Turn = tuple[bool, float, float]  # the smaller is served first
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,6 +38,8 @@ class StreamState:
       unread: answers that the reader has not taken, counted where ``room`` is given.
       room: answers, running and unread, after which the stream waits for its reader.
       share: what it has been served lately, in seconds of its rate.
+      worth: of an answer, against those of other streams, where the order is "goodput".
+      left_out: frames since the last one that was to be computed, by the engine's gear.
       closed: no frames any more; ``finishing``: none are taken, those that wait are served.
     """
 
@@ -51,6 +56,8 @@ class StreamState:
     finishing: bool = False
     closed: bool = False
     share: Faded = dataclasses.field(default_factory=Faded)
+    worth: float = 1.0
+    left_out: int = -1
     tag: Any = None  # for the engine
 
     @property
@@ -71,11 +78,13 @@ class StreamState:
 
 @dataclasses.dataclass(eq=False)
 class Batch:
-    """Frames of different streams for one step, at most ``bucket`` of them."""
+    """Frames of different streams for one step, at most ``bucket`` of them; ``gear``: of the
+    governor, by number."""
 
     bucket: int
     rows: list[tuple[StreamState, Item]]
     launched: float
+    gear: int = 0
 
 
 class Scheduler:
@@ -91,12 +100,23 @@ class Scheduler:
       slots: streams that can be held at once.
       max_load: share of the time that admitted streams may need.
       depth: steps launched before the first of them is answered.
+      order: who is served where not all can be in time: "fair", the same share of each stream, or
+        "goodput", what is worth most per second that it takes (JITServe).
+      governor: chooses how each step is computed; its gear's costs stand in for ``costs``.
     """
 
-    def __init__(self, costs: Costs, slots: int, *, max_load: float = 0.9, depth: int = 1):
+    def __init__(
+        self, costs: Costs, slots: int, *, max_load: float = 0.9, depth: int = 1,
+        order: str = "fair", governor: Governor | None = None,
+    ):  # fmt: skip
+        if order not in ORDERS:
+            raise ValueError(f"order {order!r}: it is one of {', '.join(ORDERS)}")
         if slots < 1 or depth < 1 or not max_load > 0:
             raise ValueError(f"slots={slots}, depth={depth}, max_load={max_load}: all are above 0")
-        self.costs, self.slots = costs, slots
+        # a gear keeps what it costs alone; what is learned goes into a copy
+        self.costs = costs if governor is None else governor.costs()
+        self.slots = slots
+        self.order, self.governor = order, governor
         self.max_load, self.depth = max_load, depth
         self.ledger, self.overload = Ledger(), Overload()
         self.streams: dict[Hashable, StreamState] = {}
@@ -123,6 +143,7 @@ class Scheduler:
         budget: float = BUDGET,
         policy: str = "latest",
         capacity: int | None = None,
+        worth: float = 1.0,
         check: bool = True,
     ) -> StreamState:
         """Takes a stream of ``fps`` frames per second.
@@ -130,6 +151,7 @@ class Scheduler:
         Args:
           budget: seconds from a frame's arrival to its answer.
           policy, capacity: what happens to frames that wait (see :func:`make_queue`).
+          worth: see :class:`StreamState`.
           check: whether to refuse what cannot be held in time.
 
         Raises:
@@ -138,11 +160,14 @@ class Scheduler:
         """
         if name in self.streams:
             raise ValueError(f"stream {name!r} is there already; remove it first")
-        if not (fps > 0 and budget > 0 and math.isfinite(fps) and math.isfinite(budget)):
-            raise ValueError(f"stream {name!r}: fps={fps}, budget={budget}; both are above 0")
+        if not all(number > 0 and math.isfinite(number) for number in (fps, budget, worth)):
+            told = f"fps={fps}, budget={budget}, worth={worth}"
+            raise ValueError(f"stream {name!r}: {told}; all are above 0")
         queue, demand = make_queue(policy, capacity), Demand(fps, budget)
         self._check(name, self.refusal(demand, load=check))
-        state = StreamState(name, demand, queue, self.ledger.open(name), self._admitted)
+        state = StreamState(
+            name, demand, queue, self.ledger.open(name), self._admitted, worth=worth
+        )
         self._admitted += 1
         self.streams[name] = state
         return state
@@ -165,7 +190,12 @@ class Scheduler:
         return self._overload([*demands, demand]) if load else None
 
     def _overload(self, demands: list[Demand]) -> str | None:
-        return admission.refusal(self.costs, demands, max_load=self.max_load, depth=self.depth)
+        hold = lambda costs, demands: admission.refusal(
+            costs, demands, max_load=self.max_load, depth=self.depth
+        )
+        if self.governor is None:
+            return hold(self.costs, demands)
+        return self.governor.refusal(demands, hold)
 
     @staticmethod
     def _check(name: Hashable, why: str | None) -> None:
@@ -213,6 +243,11 @@ class Scheduler:
         """Takes a frame that came at ``now``; None if the stream has no credit for it."""
         state = self._state(name)
         item = Item(state.received, now, now + state.demand.budget, event, payload)
+        if self._leaves_out(state, item):
+            state.received += 1
+            state.account.receive()
+            state.account.drop(SKIPPED)
+            return item
         taken, dropped = (False, []) if state.finishing else state.queue.offer(item)
         if not taken:
             state.account.refuse()
@@ -224,20 +259,30 @@ class Scheduler:
         self._waiting[state] = None
         return item
 
+    def _leaves_out(self, state: StreamState, item: Item) -> bool:
+        """Whether the gear's interval leaves this frame out: never one that its queue spares."""
+        if self.governor is None or state.finishing or state.queue.spares(item):
+            return False
+        state.left_out = (state.left_out + 1) % self.governor.gear.every
+        return state.left_out != 0
+
     def next(self, now: float) -> Batch | None:
         """The step to launch now, or None while there is no work or ``depth`` steps run."""
         if len(self.running) >= self.depth:
             return None
+        if not any(s.ready for s in self._waiting):
+            return None
+        if self.governor is not None and self.governor.next(self.demands()):
+            self.costs = self.governor.costs()
         start = max(now, self._free) if self.running else now
         soonest = start + self.costs.mean(self.costs.buckets[0])
         heads = [(self._due(s, soonest), s.order, s) for s in self._waiting if s.ready]
-        if not heads:
-            return None
         heads.sort()
         ranked = [(0.0, *head) for head in heads]
         bucket = self._bucket([due for due, _, _ in heads[: 2 * self.costs.largest]], start)
         if self.overload(now):
-            ranked = sorted((self._turn(s, now), due, order, s) for due, order, s in heads)
+            turns = self._turns([s for _, _, s in heads], now)
+            ranked = sorted((turns[s], due, order, s) for due, order, s in heads)
             bucket = self._fullest(heads[-1][0] - start, len(heads))
         rows = []
         for state in self._chosen(ranked, bucket, start + self.costs.high(bucket), now):
@@ -247,7 +292,8 @@ class Scheduler:
             state.account.start()
             if not state.queue:
                 del self._waiting[state]
-        batch = Batch(self.costs.bucket(len(rows)), rows, now)
+        gear = 0 if self.governor is None else self.governor.chosen
+        batch = Batch(self.costs.bucket(len(rows)), rows, now, gear)
         self.running.append(batch)
         self._free = start + self.costs.mean(batch.bucket)
         return batch
@@ -285,11 +331,20 @@ class Scheduler:
             head.due, head.renewed = soonest + budget, True
         return head.due
 
-    @staticmethod
-    def _turn(state: StreamState, now: float) -> tuple[bool, float]:
-        """Under overload: events first, as they are due, then who has had the least."""
-        event = state.queue.event
-        return (True, state.share(now)) if event is None else (False, event.deadline)
+    def _turns(self, states: list[StreamState], now: float) -> dict[StreamState, Turn]:
+        """Under overload: events first, as they are due, then by worth per second or alike, then
+        who has had the least."""
+        worth = dict.fromkeys(states, 0.0)
+        if self.order == "goodput":
+            waiting = [(s.queue.head.arrived, s.demand.budget, s.worth) for s in states]
+            unit = self.costs.mean(self.costs.buckets[0])
+            worth = dict(zip(states, values(waiting, now, unit), strict=True))
+        found: dict[StreamState, Turn] = {}
+        for state in states:
+            event = state.queue.event
+            served = worth[state], state.share(now)
+            found[state] = (True, *served) if event is None else (False, event.deadline, 0.0)
+        return found
 
     def _fullest(self, seconds: float, frames: int) -> int:
         """Batch size that serves the most frames per second, if one of them ends in time."""
@@ -329,12 +384,19 @@ class Scheduler:
                 kept.append((state, item))
         return kept
 
+    def _took(self, batch: Batch, seconds: float) -> None:
+        if self.governor is not None:
+            self.governor.took(batch.gear, batch.bucket, seconds)
+            if batch.gear != self.governor.chosen:
+                return  # launched before the gear changed: no cost of this one
+        self.costs.add(batch.bucket, seconds)
+
     def done(
         self, batch: Batch, now: float, seconds: float | None = None
     ) -> list[tuple[StreamState, Item]]:
         """The step is answered, and took ``seconds``; returns the rows somebody still wants."""
         if seconds is not None:
-            self.costs.add(batch.bucket, seconds)
+            self._took(batch, seconds)
         kept = self._end(batch, now)
         for state, item in kept:
             state.account.complete(late=now > item.deadline)

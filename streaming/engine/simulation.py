@@ -11,6 +11,8 @@ import heapq
 import itertools
 import math
 import random
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,10 @@ import numpy as np
 from ...layers.streaming import Json
 from .admission import Refused
 from .costs import Costs
+from .gears import Gear
+from .governor import Governor
 from .ledger import Snapshot
+from .queues import SKIPPED
 from .scheduler import BUDGET, Batch, Scheduler
 
 
@@ -35,7 +40,9 @@ class Load:
       budget, policy, capacity: see :meth:`Scheduler.admit`.
       accelerators, slots: how many, and streams that each can hold (None: as many as come).
       admit: whether to refuse streams that cannot be held in time.
-      depth, max_load: see :class:`Scheduler`.
+      depth, max_load, order: see :class:`Scheduler`.
+      worths: of the streams' answers, in turn.
+      contention: (seconds, times as slow as alone), one after the other; alone after the last.
     """
 
     streams: int
@@ -54,8 +61,13 @@ class Load:
     depth: int = 2
     max_load: float = 0.9
     seed: int = 0
+    order: str = "fair"
+    worths: tuple[float, ...] = (1.0,)
+    contention: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self):
+        if not self.worths or any(slow < 1 for _, slow in self.contention):
+            raise ValueError(f"worths={self.worths}, contention={self.contention}: one, at least 1")
         wrong = [
             f"{name}={getattr(self, name)}"
             for name in ("streams", "fps", "burst", "seconds", "budget", "accelerators")
@@ -68,6 +80,15 @@ class Load:
                 f"{', '.join(wrong) or rest}: counts and rates are above 0, jitter at least 0, "
                 "bursty and events shares from 0 to 1"
             )
+
+    def slow(self, now: float) -> float:
+        """How much slower steps are at a time than alone."""
+        end = 0.0
+        for seconds, slow in self.contention:
+            end += seconds
+            if now < end:
+                return slow
+        return 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +103,8 @@ class Outcome:
       refused: streams that were not admitted, and ``reason`` of the first.
       batch: mean frames per step.
       events: frames marked as events that came, and that were answered.
+      accuracy: mean of the gears of the computed frames; 1 without gears.
+      in_time: answers in time by stream.
     """
 
     p50: float
@@ -95,6 +118,15 @@ class Outcome:
     reason: str | None
     batch: float
     events: tuple[int, int] = (0, 0)
+    accuracy: float = 1.0
+    in_time: dict[Any, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def missed(self) -> float:
+        """Share of the frames that were to be computed and had no answer in time."""
+        books = self.books
+        asked = books.received + books.refused - books.dropped.get(SKIPPED, 0)
+        return 1 - (books.completed - books.late) / max(asked, 1)
 
     def holds(self, budget: float) -> bool:
         """p99 within the budget, no frame dropped or refused, no stream refused."""
@@ -119,17 +151,25 @@ def arrivals(load: Load, bursty: bool, rng: random.Random) -> list[float]:
     return sorted(times)
 
 
-def simulate(load: Load, costs: Costs) -> Outcome:
-    """Runs the load until its last frame is answered or dropped."""
-    return _Simulation(load, costs).run()
+def simulate(load: Load, costs: Costs, gears: Sequence[Gear] = ()) -> Outcome:
+    """Runs the load until its last frame is answered or dropped. ``gears``: the engine chooses one
+    as it goes; without, its steps cost ``costs``."""
+    return _Simulation(load, costs, gears).run()
 
 
 class _Simulation:
-    def __init__(self, load: Load, costs: Costs):
+    def __init__(self, load: Load, costs: Costs, gears: Sequence[Gear] = ()):
         self.load, self.costs, self.rng = load, costs, random.Random(load.seed)
         slots = load.streams if load.slots is None else load.slots
         self.machines = [
-            Scheduler(costs, slots, max_load=load.max_load, depth=load.depth)
+            Scheduler(
+                costs,
+                slots,
+                max_load=load.max_load,
+                depth=load.depth,
+                order=load.order,
+                governor=Governor(gears, max_load=load.max_load) if gears else None,
+            )  # fmt: skip
             for _ in range(load.accelerators)
         ]
         self.free = [0.0] * load.accelerators
@@ -140,6 +180,9 @@ class _Simulation:
         self.number = itertools.count()
         self.refused, self.reason = 0, None
         self.came = self.served = 0  # events
+        self.took: dict[Batch, float] = {}
+        self.earned: Counter[Hashable] = Counter()
+        self.accuracy: list[float] = []
 
     def _at(self, time: float, machine: int, what: Any) -> None:
         heapq.heappush(self.events, (time, next(self.number), machine, what))
@@ -155,6 +198,7 @@ class _Simulation:
                 scheduler.admit(
                     stream, load.fps, budget=load.budget, policy=load.policy,
                     capacity=load.capacity, check=load.admit,
+                    worth=load.worths[stream % len(load.worths)],
                 )  # fmt: skip
             except Refused as error:  # the least loaded refuses: so do the others
                 self.refused, self.reason = load.streams - stream, str(error)
@@ -180,15 +224,28 @@ class _Simulation:
                     self._at(times[k + 1], machine, (stream, times, k + 1))
             while (batch := scheduler.next(now)) is not None:
                 start = max(now, self.free[machine])
-                seconds = self.costs.sample(batch.bucket, self.rng)
+                seconds = self._seconds(batch, scheduler, start)
                 self.free[machine] = start + seconds
                 self.busy[machine] += seconds
                 self.batches.append(len(batch.rows))
                 self._at(start + seconds, machine, batch)
         return self._outcome()
 
+    def _seconds(self, batch: Batch, scheduler: Scheduler, start: float) -> float:
+        costs, governor = self.costs, scheduler.governor
+        if governor is not None:
+            gear = governor.gears[batch.gear]
+            costs = gear.costs
+            self.accuracy += [gear.accuracy] * len(batch.rows)
+        seconds = costs.sample(batch.bucket, self.rng) * self.load.slow(start)
+        if self.load.contention or governor is not None:
+            self.took[batch] = seconds  # what the engine measures
+        return seconds
+
     def _end(self, batch: Batch, now: float, scheduler: Scheduler) -> None:
-        items = [item for _, item in scheduler.done(batch, now)]
+        kept = scheduler.done(batch, now, self.took.pop(batch, None))
+        items = [item for _, item in kept]
+        self.earned.update(state.name for state, item in kept if now <= item.deadline)
         self.latencies += [now - item.arrived for item in items]
         self.served += sum(item.event for item in items)
 
@@ -207,6 +264,7 @@ class _Simulation:
             [b / span for b in self.busy],
             books, self.refused, self.reason,
             sum(self.batches) / max(len(self.batches), 1), (self.came, self.served),
+            float(np.mean(self.accuracy)) if self.accuracy else 1.0, dict(self.earned),
         )  # fmt: skip
 
 

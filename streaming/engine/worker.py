@@ -113,7 +113,11 @@ class Worker:
                 self._place(state)
             frames = [item.payload[0].image for _, item in batch.rows]
             gone = [state.tag.elapsed(item.payload[1]) for state, item in batch.rows]
-            out, rows = self._pool.launch([s for s, _ in batch.rows], frames, batch.bucket, gone)
+            governor = self.scheduler.governor
+            variant = 0 if governor is None else governor.gears[batch.gear].variant
+            out, rows = self._pool.launch(
+                [s for s, _ in batch.rows], frames, batch.bucket, gone, variant
+            )
         except Exception as failure:
             error = failure
             self._recover()

@@ -214,7 +214,8 @@ def _spec(body: Json) -> Spec:
     budget = body.get("budget_ms", 120)
     if not isinstance(budget, (int, float)):
         raise ServeError("bad_request", f"budget_ms={budget!r}: give a number above 0")
-    return Spec(body.get("fps", 15), budget / 1e3, body.get("policy", "latest"))
+    policy, worth = body.get("policy", "latest"), body.get("worth", 1.0)
+    return Spec(body.get("fps", 15), budget / 1e3, policy, worth=worth)
 
 
 async def read_body(request: Request) -> Json:

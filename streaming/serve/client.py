@@ -96,7 +96,7 @@ class Client:
       window: sent frames that are kept to be sent again; without the policy "latest" a server
         that saves too rarely makes :meth:`send` wait.
       tls: for https with a certificate of one's own.
-      name, fps, policy, budget_ms, capacity: of the stream, see :meth:`Engine.add`.
+      name, fps, policy, budget_ms, capacity, worth: of the stream, see :meth:`Engine.add`.
 
     Attributes:
       opened: the server's answer: ``size``, ``classes``, ``model``, ``token``, ...
@@ -116,6 +116,7 @@ class Client:
         policy: str = "latest",
         budget_ms: float = 120.0,
         capacity: int | None = None,
+        worth: float = 1.0,
         patience: float = 30.0,
         window: int = 512,
         tls: ssl.SSLContext | None = None,
@@ -128,7 +129,7 @@ class Client:
         self._tls = (tls or True) if scheme == "wss" else None
         self._open = {
             "type": "open", "name": name, "fps": fps, "policy": policy, "budget_ms": budget_ms,
-            "capacity": capacity,
+            "capacity": capacity, "worth": worth,
         }  # fmt: skip
         self._patience, self._window, self._latest = patience, window, policy == "latest"
         self._frames: deque[FrameMessage] = deque()  # sent, or to be sent, oldest first

@@ -19,6 +19,7 @@ from ..engine import Engine
 from ..generating import Look, loaded
 from ..listening import Cutting
 from ..sources.redaction import scrub
+from ..ways import branches_of
 from ..writers import writer
 from .access import Tokens
 from .inputs import named
@@ -73,7 +74,11 @@ def serve(
         model, params, card, runtime=args.runtime, precision=args.precision,
         pictures=example_pictures(card.input_size), say=_say,
     )  # fmt: skip
-    engine = Engine(step, slots=args.slots)
+    branches = None
+    if args.adapt:
+        size = tuple(card.input_size)
+        branches = branches_of(step, size, example_pictures(size), say=_say)
+    engine = Engine(step, slots=args.slots, order=args.order, branches=branches)
     studio = None if look is None else Studio(loaded(look), look, slots=args.slots)
     hears = None
     if args.listen is not None:
@@ -87,6 +92,10 @@ def serve(
         costs = server.engine.scheduler.costs
         times = ", ".join(f"{b}: {1e3 * costs.mean(b):.1f}" for b in costs.buckets)
         _say(f"{card.name}: ms per step of so many streams: {times}")
+        governor = server.engine.scheduler.governor
+        for gear in () if governor is None else governor.gears:
+            per_frame = 1e3 * gear.costs.cheapest(1) / gear.every
+            _say(f"branch {gear.name}: {gear.accuracy:.3f} as it is, {per_frame:.1f} ms per frame")
         for session in server.sessions.by_name.values():
             feed = session.feed
             if feed is not None:

@@ -66,6 +66,7 @@ class Conversation:
                 budget=budget / 1e3 if number else budget,
                 policy=message.get("policy", "latest"),
                 capacity=message.get("capacity"),
+                worth=message.get("worth", 1.0),
             )
             name = message.get("name")
             session = await self._open(spec, name, message.get("token"))

@@ -104,7 +104,7 @@ class LiveSession(Held):
         spec = self.spec
         return self.hub.engine.add(
             self.name, spec.fps, budget=spec.budget, policy=spec.policy, capacity=spec.capacity,
-            carry=carry, start=start,
+            worth=spec.worth, carry=carry, start=start,
         )  # fmt: skip
 
     def _begin(self) -> asyncio.Task[None]:

@@ -15,16 +15,18 @@ from .recent import Record
 class Spec:
     """What a session is opened with; see :meth:`Engine.add`.
 
-    ``budget``: seconds. ``policy``: "latest", "lossless" or "events".
+    ``budget``: seconds. ``policy``: "latest", "lossless" or "events". ``worth``: of an answer,
+    where the engine's order is "goodput".
     """
 
     fps: float = 15.0
     budget: float = 0.12
     policy: str = "latest"
     capacity: int | None = None
+    worth: float = 1.0
 
     def __post_init__(self):
-        for name in ("fps", "budget"):
+        for name in ("fps", "budget", "worth"):
             value = getattr(self, name)
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if not (number and 0 < value < math.inf):

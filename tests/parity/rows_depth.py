@@ -42,6 +42,40 @@ def dpt() -> Any:
     return _lifted(model, model.head.head[4])
 
 
+def pro(fov: bool = True, last: int = 16) -> Any:
+    """Depth Pro: pieces of 32 pixels of pictures of 128, 64 and 32."""
+    import transformers
+
+    part = transformers.Dinov2Config(
+        **BODY, image_size=32, patch_size=8, mlp_ratio=2, reshape_hidden_states=False
+    )
+    config = transformers.DepthProConfig(
+        patch_size=32, fusion_hidden_size=16, intermediate_hook_ids=[2, 1],
+        intermediate_feature_dims=[12, last], scaled_images_feature_dims=[24, 20, 16],
+        use_fov_model=fov, num_fov_head_layers=1, patch_model_config=part,
+        image_model_config=part, fov_model_config=part, merge_padding_value=1,
+    )  # fmt: skip
+    model = transformers.DepthProForDepthEstimation(config)
+    model = lively(model, scale=2.0)
+    model.head.layers[4].bias.data += 2.0
+    return model
+
+
+def compare_pro(reference: Any, module: Any, variables: Any) -> dict:
+    """The canonical inverse depth, the view in degrees, and the map that is fused first."""
+    frames = images(128, 128)
+    inverse, view = run(module, variables, frames, method="canonical")
+    want = reference(to_torch(frames))
+    maps = run(module, variables, frames, method="maps")
+    found = {"inverse": (inverse, want.predicted_depth)}
+    features = reference.depth_pro(to_torch(frames)).features
+    found |= {
+        f"map{i}": (ours, theirs.permute(0, 2, 3, 1))
+        for i, (ours, theirs) in enumerate(zip(maps, features, strict=True))
+    }
+    return found | ({} if view is None else {"view": (view, want.field_of_view)})
+
+
 def compare(*sizes: tuple[int, int]):
     """The maps of frames of several sizes."""
 
@@ -63,6 +97,13 @@ ROWS = [
         "transformers DepthAnythingForDepthEstimation",
         anything,
         compare((70, 70), (70, 98), (42, 126)),
+    ),
+    Row("depthpro-l16", "transformers DepthProForDepthEstimation", pro, compare_pro),
+    Row(
+        "depthpro-l16",
+        "transformers DepthProForDepthEstimation without its view",
+        lambda: pro(False, last=20),
+        compare_pro,
     ),
     # transformers' class takes square frames only
     Row("dpt-l16", "transformers DPTForDepthEstimation", dpt, compare((64, 64), (96, 96))),

@@ -38,6 +38,7 @@ SMALL = {
     "live": ["variants=1", "test_variants=1", "scenes=2", "size=32,64"],
     "egogestar": ["data.sessions=A,", "test.sessions=B,", "data.copies=1", "supervise.windows=1"],
     "davis": ["size=32,32", "sequences=bear,", "held_out=car,"],
+    "worlds": ["size=32,64", "worlds=2", "each=1", "held_out=1", "frames=2"],
 }
 # config -> the data it wants. A new page or config has to be added here, and so be walked.
 WALKED = {
@@ -47,6 +48,7 @@ WALKED = {
     "encoder_proxy": "encoder", "encoder_student": "encoder", "encoder_pyramid": "encoder",
     "own_videos": "folder", "live_hrm": "live", "davis_tracker": "davis",
     "egogestar_teacher": "egogestar", "egogestar_student": "egogestar",
+    "depth_worlds": "worlds",
     "moonshine_live": "",  # its teacher is large: test_hearing.py learns from a small one
 }  # fmt: skip
 TOOLS = {  # the tests that run the other commands of the training room
@@ -143,7 +145,7 @@ def small(home: Path, name: str) -> list[str]:
     if kind in ("live", "davis"):  # no clips cut: a scene and a clip have their own lengths
         made = [m for m in made if not m.startswith("cache") or kind == "live"]
     else:
-        made.append("loop.frames=1" if kind == "encoder" else "loop.frames=4")
+        made.append("loop.frames=1" if kind in ("encoder", "worlds") else "loop.frames=4")
         made += ["data.frame_rate=5"] * (kind == "folder")
     if kind == "davis":
         made += [f"path={home / 'davis'}", "loop.frames=2"]
@@ -163,7 +165,8 @@ CHAINS = [  # configs that need one another's weights, in the order of their pag
     ("ucf11_teacher", "ucf11_student"), ("folder_student",),
     ("ucf11_teacher", "encoder_proxy", "encoder_student", "encoder_pyramid"),
     ("ut_teacher", "ut_student", "adapt_unlabelled"),
-    ("live_hrm",), ("davis_tracker",), ("egogestar_teacher", "egogestar_student"),
+    ("live_hrm",), ("davis_tracker",), ("depth_worlds",),
+    ("egogestar_teacher", "egogestar_student"),
 ]  # fmt: skip
 
 

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+SKY = 1000.0  # metres, in place of infinity
+FLOOR = 3  # the surface below
+
 
 class Shot(NamedTuple):
     """T frames of a world."""
@@ -34,6 +37,10 @@ class World:
       room: half its extent in metres: across, down, along.
       view: horizontal field of view in degrees.
       still: the camera does not move.
+      round: the first so many of the things that stand still are ellipsoids in place of boxes.
+      nearest: metres from the room's middle at which the first thing can stand, along the room;
+        the camera begins at -5.
+      sky: there are no walls and no ceiling but a sky, :data:`SKY` metres away.
     """
 
     seed: int = 0
@@ -43,6 +50,9 @@ class World:
     room: tuple[float, float, float] = (5.0, 2.0, 8.0)
     view: float = 70.0
     still: bool = False
+    round: int = 0
+    nearest: float = 1.5
+    sky: bool = False
 
     def shoot(self, frames: int, rate: float = 15.0) -> Shot:
         """``frames`` pictures at ``rate`` per second."""
@@ -51,7 +61,7 @@ class World:
         half = rng.uniform(0.25, 0.9, (self.boxes, 3))
         middle = rng.uniform(-0.8, 0.8, (self.boxes, 3)) * room
         middle[:, 1] = room[1] - half[:, 1]  # they stand on the floor
-        middle[:, 2] = np.abs(middle[:, 2]) * 0.7 + 1.5  # most of them in front
+        middle[:, 2] = np.abs(middle[:, 2]) * 0.7 + self.nearest  # most of them in front
         swing = np.zeros((self.boxes, 3))
         swing[: self.moving, :3:2] = rng.uniform(0.5, 1.5, (self.moving, 2))
         pace, phase = rng.uniform(0.5, 1.5, self.boxes), rng.uniform(0, 6, self.boxes)
@@ -100,23 +110,45 @@ class World:
         far = np.take_along_axis(walls, axis[..., None], -1)[..., 0]
         ahead = np.take_along_axis(ray, axis[..., None], -1)[..., 0] > 0
         surface, normal = 2 * axis + ahead, axis.copy()
+        heaven = surface != FLOOR if self.sky else np.zeros(surface.shape, bool)
+        far = np.where(heaven, SKY, far)
+        bend = range(self.moving, self.moving + self.round)
         for k, (at, size) in enumerate(zip(middle, half, strict=True)):
-            sides = np.sort(
-                np.stack([(at - size - start) / ray, (at + size - start) / ray]), axis=0
-            )
-            enter, leave = sides[0].max(-1), sides[1].min(-1)
-            hit = (enter < leave) & (enter > 0.05) & (enter < far)
+            enter, hit, side = (_ball if k in bend else _box)(ray, start, at, size)
+            hit &= (enter > 0.05) & (enter < far)
             far = np.where(hit, enter, far)
             surface = np.where(hit, 6 + k, surface)
-            normal = np.where(hit, sides[0].argmax(-1), normal)
+            normal = np.where(hit, side, normal)
+            heaven &= ~hit
         point = start + far[..., None] * ray
         for k in range(len(middle)):  # a texture goes with its thing
             point = np.where((surface == 6 + k)[..., None], point - middle[k], point)
         shade = _texture(point * grain[surface][..., None], normal)
         light = np.asarray([0.75, 1.0, 0.88])[normal]
         picture = colours[surface] * (shade * light)[..., None]
+        if self.sky:  # paler towards the horizon, without stains
+            up = np.clip(-ray[..., 1] / np.linalg.norm(ray, axis=-1), 0, 1)[..., None]
+            pale = (1 - up) * np.asarray([225.0, 228, 232]) + up * colours[0] * [0.6, 0.8, 1.1]
+            picture = np.where(heaven[..., None], pale, picture)
         depth = far.astype(np.float32)  # the ray is 1 long along the optical axis
         return np.clip(picture, 0, 255).astype(np.uint8), depth, surface.astype(np.int16), pose
+
+
+def _box(ray, start, at, size):
+    """Where rays [H, W, 3] enter a box: (distance, they do, the axis of that side)."""
+    sides = np.sort(np.stack([(at - size - start) / ray, (at + size - start) / ray]), axis=0)
+    enter, leave = sides[0].max(-1), sides[1].min(-1)
+    return enter, enter < leave, sides[0].argmax(-1)
+
+
+def _ball(ray, start, at, size):
+    """The same of an ellipsoid; the axis is the one that its surface faces most."""
+    d, o = ray / size, (start - at) / size
+    a, b, c = (d * d).sum(-1), d @ o, o @ o - 1
+    inside = b * b - a * c
+    enter = (-b - np.sqrt(np.maximum(inside, 0))) / a
+    facing = np.abs((o + enter[..., None] * d) / size)
+    return enter, inside > 0, facing.argmax(-1)
 
 
 def _texture(point: np.ndarray, normal: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from ....layers.streaming import DType
 from ...checks import check_carry, check_frames
 from ...ranges import Checked, Share, Weight
 from ..model import DepthConfig, DepthViT
+from ..nano.model import DepthNano, NanoDepthConfig
 from ..outputs import Depth
 
 Array = jax.Array
@@ -52,7 +53,7 @@ class TemporalDepthConfig(Checked):
       smooth: share of the old map that a still pixel keeps where both agree.
     """
 
-    depth: DepthConfig = DepthConfig()
+    depth: DepthConfig | NanoDepthConfig = DepthConfig()
     still: Weight = 0.12
     least: Share = 0.05
     leak: Share = 0.01
@@ -119,7 +120,8 @@ class TemporalDepth(nn.Module):
     inputs = ("frames",)
 
     def setup(self):
-        self.frame = DepthViT(self.config.depth)
+        of = self.config.depth
+        self.frame = DepthNano(of) if isinstance(of, NanoDepthConfig) else DepthViT(of)
         nn.share_scope(self, self.frame)
 
     @nn.nowrap

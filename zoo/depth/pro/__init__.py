@@ -1,0 +1,3 @@
+"""Depth Pro: sharp metric depth from pieces of a picture at three scales."""
+
+NAMES = ("depthpro-*",)

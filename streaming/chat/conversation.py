@@ -19,7 +19,7 @@ from ...zoo.text.tokenizer import Tokenizer, Writer
 from ..triggers import Gate
 from .moments import Moments
 from .narrator import Round
-from .support import Told
+from .support import Told, repeats
 from .turns import Turns
 
 SYSTEM = (
@@ -201,6 +201,8 @@ class Conversation:
             after = step[1]
             if tell is not None and (piece := writer(step[0])):
                 tell(piece)
+            if repeats(words):
+                break
         if tell is not None and (rest := writer.end()):
             tell(rest)
         total = 1e3 * (time.perf_counter() - begin)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import re
+from collections.abc import Sequence
 
 # words that say nothing by themselves, and how one speaks of a picture
 PLAIN = frozenset(
@@ -34,6 +35,12 @@ def content(text: str) -> set[str]:
     """The words and numbers that say something."""
     words = re.findall(r"[^\W_]+(?:\.\d+)?", text.lower())
     return {stem(w) for w in words if w not in PLAIN}
+
+
+def repeats(tokens: Sequence[int], least: int = 4) -> bool:
+    """Whether the last tokens are the same as those before them: a small model that has begun to
+    say the same again does not stop by itself. ``least``: tokens of what is said twice."""
+    return any(tokens[-n:] == tokens[-2 * n : -n] for n in range(least, len(tokens) // 2 + 1))
 
 
 class Told:

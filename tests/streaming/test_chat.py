@@ -11,7 +11,7 @@ import pytest
 from streamzoo.streaming import cli
 from streamzoo.streaming.chat import Conversation, Narrator, Round, Transcript
 from streamzoo.streaming.chat.conversation import policy_for
-from streamzoo.streaming.chat.support import Told
+from streamzoo.streaming.chat.support import Told, repeats
 from streamzoo.streaming.chat.talk import Question, talk
 from streamzoo.streaming.results import Claim
 from streamzoo.streaming.triggers import Gate
@@ -109,6 +109,21 @@ def test_silence_is_an_answer_and_a_gate_speaks():
     assert held[0] + 4 < held[1]  # the remark and what asks for it
     pieces = []
     assert talk_.ask("why", tell=pieces.append).text == "".join(pieces).strip()
+
+
+def test_what_is_said_twice_is_not_said_again():
+    assert repeats([9, 1, 2, 3, 4, 1, 2, 3, 4]) and repeats([1, 2, 3, 4, 5] * 2)
+    assert not repeats([1, 2, 3, 4]) and not repeats([1, 2, 3, 1, 2, 3])  # fewer than four
+    assert not repeats([1, 2, 3, 4, 1, 2, 3, 5])
+    talk_ = talking(limit=30)
+    talk_.speaker = SimpleNamespace(**vars(talk_.speaker), read=talk_.speaker.read, answer=_chant)
+    assert talk_.ask("why").text == "abcd abcd"
+
+
+def _chant(state, limit, told=None):
+    tokens = bytewise(TEMPLATE).words("abcd " * 9)
+    for token in tokens[:limit]:
+        yield token, state
 
 
 def test_what_nobody_told_is_withheld(monkeypatch):

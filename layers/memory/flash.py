@@ -17,7 +17,7 @@ from ..exportable import exportable
 from ..gaps import hold, zero_invalid
 from ..policies.pooling import pool_square
 from ..streaming import Array
-from .kmeans import apart, weighted_kmeans
+from .kmeans import apart, newest, weighted_kmeans
 
 
 class Synopsis(NamedTuple):
@@ -215,7 +215,7 @@ class FlashMemory:
         centres = centroids.reshape(*centroids.shape[:2], -1)
         asked = jnp.take_along_axis(centres, heavy[..., None], axis=1)
         far = ((asked[:, :, None] - small[:, None]) ** 2).sum(axis=-1)
-        near = jnp.where((times >= 0)[:, None], far, jnp.inf).argmin(axis=2).astype(jnp.int32)
+        near = newest(jnp.where((times >= 0)[:, None], far, jnp.inf), times)
         return near, jnp.take_along_axis(weights, heavy, axis=1) > 0
 
     def _banked(self, carry: Flash, x: Array, centroids: Array, weights: Array):

@@ -98,6 +98,17 @@ def apart(rows: Array, there: Array, count: int) -> Array:
     return jnp.sort(jnp.argsort(-nearest, axis=1, stable=True)[:, :count], axis=1).astype(jnp.int32)
 
 
+def newest(far: Array, times: Array) -> Array:
+    """Of the nearest frames the latest: far [B, R, N], times [B, N] -> [B, R] int32.
+
+    The middle of two frames is as far from one as from the other, so a plain minimum would be
+    rounding's choice, and another one in another program.
+    """
+    least = far.min(axis=-1, keepdims=True)
+    alike = far <= least * (1 + 1e-3)
+    return jnp.where(alike, times[:, None], -2).argmax(axis=-1).astype(jnp.int32)
+
+
 def merge_neighbours(x: Array, count: int) -> Array:
     """Frames come one by one; once there are more than ``count``, the two neighbours that are most
     alike become their mean. x [N, F] -> [count, F]."""

@@ -19,7 +19,7 @@ from ..exportable import exportable
 from ..gaps import hold, zero_invalid
 from ..policies.pooling import pool_square
 from ..streaming import Array, DType
-from .kmeans import apart, weighted_kmeans
+from .kmeans import apart, newest, weighted_kmeans
 
 
 @exportable
@@ -202,7 +202,12 @@ class StarMemory(nn.Module):
             held = after.pooled.reshape(*after.pooled.shape[:2], -1)
             there = jnp.arange(self.bank)[None] < after.frames[:, None]
         far = ((asked[:, :, None] - held[:, None]) ** 2).sum(axis=-1)
-        near = jnp.where(there[:, None], far, jnp.inf).argmin(axis=-1)
+        far = jnp.where(there[:, None], far, jnp.inf)
+        if self.bank_first:
+            near = far.argmin(axis=-1)
+        else:
+            last = after.frames[:, None] - 1
+            near = newest(far, last - jnp.mod(last - jnp.arange(self.bank)[None], self.bank))
         found = take(after.bank, jnp.minimum(near, self.bank - 1))
         some = take(after.weights, heavy) > 0
         if self.bank_first:

@@ -187,10 +187,13 @@ class VideoWatcher(Seeing):
             before, stay = c.keeps.drop(before, x, there)
         together = lambda a: a.reshape(*a.shape[:-3], steps * count, a.shape[-1])
         valid = stay.reshape(batch, steps * count)
+        told = self._places(carry.slots, there)
         slots, y = self.decoder.read(
-            carry.slots, None, valid, features=together(x), told=self._places(carry.slots, there),
-            added=together(deep),
-        )  # fmt: skip
+            carry.slots, None, valid, features=together(x), told=told, added=together(deep)
+        )
+        if told:  # a frame takes its time, however few of its tokens were read
+            shown = there.sum(axis=1, dtype=jnp.int32) * max(c.grid)
+            slots = dataclasses.replace(slots, next=carry.slots.next + shown)
         # of a frame of which nothing was read: what was read before it says nothing new
         place = jnp.where(stay, jnp.arange(count)[None, None], -1).max(axis=2)
         y = y.reshape(batch, steps, count, dim)

@@ -103,8 +103,10 @@ def by_hand(levels, mask):
     return np.stack(found)
 
 
-def test_before_training_it_is_label_propagation(fresh):
-    module, variables, step = fresh
+def test_before_training_and_without_laws_it_is_label_propagation(fresh):
+    _, variables, _ = fresh
+    module = Propagator(dataclasses.replace(CONFIG, near=0, doubt=False))
+    step = jax.jit(module.apply)
     frames = film(1, 5)
     mask = np.zeros(SIZE, bool)
     mask[8:40, 16:48] = True  # whole cells
@@ -145,7 +147,7 @@ def test_hints_say_where_points_and_boxes_are(fresh):
     assert not hints[1][..., [0, 1, 3, 4]].any()
 
 
-def test_objects_do_not_know_of_each_other(fresh):
+def test_a_cell_is_one_objects_at_most_and_else_they_do_not_know_of_each_other(fresh):
     module, variables, step = fresh
     frames = film(2, 3)
     both = no_prompts(1, 3, 2, 3, SIZE)
@@ -156,8 +158,54 @@ def test_objects_do_not_know_of_each_other(fresh):
     together, alone = (
         step(variables, module.init_carry(1), frames, None, p)[1] for p in (both, one)
     )
-    np.testing.assert_array_equal(together.masks[:, :, 0], alone.masks[:, :, 0])
+    apart, own = (np.asarray(out.masks[0]) for out in (together, alone))
+    assert not (apart > 0).all(axis=1).any()
+    yields = (apart[:, 0] != own[:, 0]) & (apart[:, 1] > ABSENT_LOGIT)
+    np.testing.assert_array_equal(apart[0, 0], own[0, 0])
+    assert (apart[1, 0][yields[1]] < own[1, 0][yields[1]]).all()
     assert np.asarray(together.active)[0].tolist() == [[True, False], [True, True], [True, True]]
+
+
+def test_what_is_like_others_that_were_taken_for_the_object_is_known(fresh):
+    """A prompted frame whose cells 0 to 9 are the object and 10 to 19 another that was left out."""
+    module, variables, _ = fresh
+    rng, cells = np.random.default_rng(6), CONFIG.grid[0] * CONFIG.grid[1]
+    keys = rng.normal(size=(1, cells, CONFIG.key)).astype(np.float32)
+    keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
+    carry = module.init_carry(1)
+    bank, place = carry.prompted, np.arange(cells)
+    values = {name: np.array(value) for name, value in bank.values.items()}
+    values["key"][:, :, 0] = keys
+    values["value"][:, :, 0, :10, 0] = 1.0
+    values["other"][:, 0, 0, 10:20] = True  # of object 0; object 1 has met nobody
+    time = np.array(bank.time)
+    time[..., 0] = 0
+    carry = carry.replace(prompted=bank.replace(values=values, time=jnp.asarray(time)))
+    shown = np.asarray(module.apply(variables, carry, jnp.asarray(keys), method="_read")[2])[0]
+    assert (shown[0, :10] > 0).all() and (shown[0, 10:20] < 0).all() and (shown[1] > 0).all()
+    mine, other = (keys[0] @ keys[0][part].T for part in (place < 10, place[10:20]))
+    np.testing.assert_allclose(shown[0], mine.max(1) - other.max(1), atol=1e-5)
+
+
+def test_parts_left_out_when_a_prompt_is_given_are_remembered_as_others(fresh):
+    module, variables, step = fresh
+    prompts = no_prompts(1, 2, 2, 3, SIZE)
+    prompts.points[0, 0, 0, 0], prompts.labels[0, 0, 0, 0] = (8 * 2 + 4, 8 * 2 + 4), 1
+    prompts.pointed[0, 0, 0] = True
+    low = np.full((1, 2, *CONFIG.grid), -2.0, np.float32)
+    low[..., 1:4, 1:4] = low[..., 1:4, 6:8] = 2.0
+    made = lambda self, base, read, image, fine, hints: (
+        jnp.asarray(low).reshape(2, *CONFIG.grid),
+        jnp.repeat(jnp.repeat(jnp.asarray(low).reshape(2, *CONFIG.grid), 2, 1), 2, 2),
+        jnp.zeros((2, *CONFIG.grid, CONFIG.dim)),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("streamzoo.zoo.segment.propagate.mend.Mend.__call__", made)
+        carry, out = module.apply(variables, module.init_carry(1), film(3, 2), None, prompts)
+    other = np.asarray(carry.prompted.values["other"])[0, 0].any(0).reshape(CONFIG.grid)
+    assert other[1:4, 6:8].all() and not other[:, :4].any()
+    shown = np.asarray(out.masks[0, :, 0]) > 0
+    assert shown[0, 2:8, 2:8].all() and not shown[:, :, 12:].any()
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +244,11 @@ def test_contract(subject, law):
 
 @pytest.mark.parametrize(
     "change, words",
-    [({"image_size": (100, 64)}, "multiples of 16"), ({"reach": 0}, "reach is 0; at least 1")],
+    [
+        ({"image_size": (100, 64)}, "multiples of 16"),
+        ({"reach": 0}, "reach is 0; at least 1"),
+        ({"near": -1}, "near is -1; at least 0"),
+    ],
 )
 def test_configs_that_cannot_be_built(change, words):
     with pytest.raises(ValueError, match=words):

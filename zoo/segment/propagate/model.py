@@ -34,11 +34,12 @@ from ...encode.efficientnet.model import EfficientNetLite, EfficientNetLiteConfi
 from ..prompt import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT, resize_masks
 from ..stream import ABSENT_LOGIT, Prompts, Tracks
 from ..stream_tracker import StreamTracker
+from .laws import Place, compete, of, own_part, smooth, without
+from .mend import SURE, Conv, Mend, grow, unit
 
 Array = jax.Array
 CELL = 8  # pixels of a cell's side
-SURE = 4.0  # largest logit that is handed on: what was certain may still be mended
-HINTS = 5  # maps that tell of points and boxes
+CLOSE = 0.6  # of a hint of a point: two cells away
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class PropagateConfig:
                     from end to end
     nearest:        cells that a cell takes its mask from
     scale:          of their likeness, a cosine, before the softmax
+    near:           cells that a part of the mask may be away from where the object was; what is
+                    connected with no such part is another object's. 0: all of the mask stays
+    doubt:          parts that are left out when a prompt is given are remembered: what is more like
+                    them than like the object as it was shown is not the object's
+    compete:        a cell belongs to one object alone, the surest
     memory_dtype:   of memories in the carry
     dtype:          compute type; parameters are fp32
     """
@@ -70,6 +76,9 @@ class PropagateConfig:
     reach: int = 12
     nearest: int = 8
     scale: float = 20.0
+    near: int = 3
+    doubt: bool = True
+    compete: bool = True
     memory_dtype: str = "bfloat16"
     dtype: DType = "float32"
 
@@ -79,6 +88,8 @@ class PropagateConfig:
         for name in ("objects", "points", "prompted_slots", "memories", "reach", "nearest"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1")
+        if self.near < 0:
+            raise ValueError(f"near is {self.near}; at least 0")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -108,89 +119,29 @@ class MaskCarry:
     prompted: ``key`` [B, O, N, L, K] and ``value`` [B, O, N, L, D + 1] of prompted frames; the
               first of the values is the mask
     recent:   the same of the last frames
+    place:    where the object was seen last
     """
 
     frame: Array
     active: Array
     prompted: Bank
     recent: Bank
+    place: Place
 
 
-def unit(x: Array) -> Array:
-    """x [..., C] at length 1."""
-    return x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True) + 1e-6)
+@struct.dataclass
+class Found:
+    """Of a frame: logits ``low`` [B, O, h, w] and ``high`` [B, O, 2h, 2w], ``score`` and ``iou``
+    [B, O], the ``image``'s features [B, h, w, dim], the ``place`` for the next frame, and the cells
+    of ``others`` that were taken for the object [B, O, h, w]."""
 
-
-def halved(x: Array) -> Array:
-    """Means of 2 x 2 cells: [M, H, W, C] -> [M, H / 2, W / 2, C]."""
-    rows, cols = x.shape[1] // 2, x.shape[2] // 2
-    cells = x[:, : 2 * rows, : 2 * cols].reshape(x.shape[0], rows, 2, cols, 2, x.shape[-1])
-    return cells.mean(axis=(2, 4))
-
-
-def grow(x: Array, size: tuple[int, int]) -> Array:
-    """x [M, h, w, C] at another size, bilinear."""
-    return jax.image.resize(x, (x.shape[0], *size, x.shape[-1]), "bilinear", antialias=False)
-
-
-class Conv(nn.Module):
-    """A 3 x 3 convolution [M, h, w, C] -> [M, h, w, width], as one product over patches: on a CPU
-    the gradient of its kernel is otherwise most of a training step."""
-
-    width: int
-    dtype: DType
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        shape = (3, 3, x.shape[-1], self.width)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
-        h, w = x.shape[1:3]
-        wide = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        parts = [wide[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-        return jnp.concatenate(parts, axis=-1) @ kernel.reshape(-1, self.width) + to_rank(bias, x)
-
-
-class Mend(nn.Module):
-    """What the hand-over says, the image and the hints -> mask logits at strides 8 and 4.
-
-    All arrays are of M rows. base [M, h, w] logits; read [M, h, w, D], image [M, h, w, dim], fine
-    [M, 2h, 2w, dim / 2], hints [M, h, w, HINTS]. At first it hands ``base`` on as it is.
-
-    Returns (low [M, h, w], high [M, 2h, 2w], the cells' features [M, h, w, dim]). ``low`` is what
-    the cells hand on: with what the fine map adds, but never smoothed by growing and shrinking,
-    which would wash thin parts away within a few frames.
-    """
-
-    dim: int
-    dtype: DType
-
-    @nn.compact
-    def __call__(
-        self, base: Array, read: Array, image: Array, fine: Array, hints: Array
-    ) -> tuple[Array, Array, Array]:
-        def conv(width: int, name: str) -> Conv:
-            return Conv(width, self.dtype, name=name)
-
-        def nothing(name: str) -> nn.Dense:
-            return nn.Dense(1, kernel_init=nn.initializers.zeros, dtype=self.dtype, name=name)
-
-        said = base[..., None].astype(image.dtype)
-        x = jnp.concatenate([image, read.astype(image.dtype), said / SURE, hints], axis=-1)
-        x = nn.relu(conv(self.dim, "mix")(x))
-        for i in (0, 1):
-            x = x + conv(self.dim, f"back{i}")(nn.relu(conv(self.dim, f"into{i}")(nn.relu(x))))
-        x = nn.relu(x)
-        low = said + nothing("low")(x)
-        size = fine.shape[1], fine.shape[2]
-        thin = nn.Dense(fine.shape[-1], dtype=self.dtype, name="thin")
-        y = fine + grow(thin(jnp.concatenate([x, low / SURE], axis=-1)), size)
-        y = nn.relu(conv(fine.shape[-1], "fine")(nn.relu(y)))
-        more = nothing("high")(y)
-        high = grow(low, size) + more
-        low = low + halved(more)
-        return low[..., 0], high[..., 0], x
+    low: Array
+    high: Array
+    score: Array
+    iou: Array
+    image: Array
+    place: Place
+    others: Array
 
 
 class Propagator(StreamTracker):
@@ -223,17 +174,20 @@ class Propagator(StreamTracker):
         self.check_shape(frame_shape)
         lead, cells, kind = (batch, c.objects), c.grid[0] * c.grid[1], jnp.dtype(c.memory_dtype)
         features = {"key": ((cells, c.key), kind), "value": ((cells, c.values + 1), kind)}
+        other = {"other": ((cells,), jnp.dtype(bool))} if c.doubt else {}
         return MaskCarry(
             frame=jnp.zeros((batch,), jnp.int32),
             active=jnp.zeros(lead, bool),
-            prompted=empty_bank(lead, c.prompted_slots, features),
+            prompted=empty_bank(lead, c.prompted_slots, features | other),
             recent=empty_bank(lead, c.memories, features),
+            place=Place(jnp.zeros((*lead, *c.grid), bool), jnp.zeros(lead, jnp.int32)),
         )
 
     def one_frame(
         self, carry: MaskCarry, inputs: tuple[Array, Array, Prompts], taps: tuple[str, ...] = ()
     ) -> tuple[MaskCarry, Tracks]:
         """The body: frames [B, H, W, 3], valid [B], prompts with leaves [B, O, ...]."""
+        c = self.config
         frames, valid, prompts = inputs
         old = carry
         carry = replace(
@@ -241,33 +195,55 @@ class Propagator(StreamTracker):
             active=carry.active & ~prompts.remove,
             prompted=clear(carry.prompted, prompts.remove),
             recent=clear(carry.recent, prompts.remove),
+            place=of(~prompts.remove, carry.place),
         )
         prompted = prompts.pointed | prompts.masked
         active = carry.active | prompted
 
         maps = self.trunk.levels(frames)
         keys = self._keys(maps)  # [B, L, K]
-        read, known = self._read(carry, keys)
-        low, high, score, iou, image = self._decode(maps, keys, read, known, prompts)
-        if prompts.masks is not None:
-            size = high.shape[-2], high.shape[-1]
-            given = 20.0 * resize_masks(prompts.masks.astype(jnp.float32), size) - 10.0
-            high = jnp.where(prompts.masked[..., None, None], given, high)
-            there = jnp.where(prompts.masks.any(axis=(-2, -1)), 10.0, -10.0)
-            score = jnp.where(prompts.masked, there, score)
-            iou = jnp.where(prompts.masked, 1.0, iou)
+        read, known, shown = self._read(carry, keys)
+        found = self._decode(maps, keys, read, known, shown, prompts, carry.place)
+        found = self._shown(found, prompts, active)
         out = Tracks(
-            masks=jnp.where(active[..., None, None], high, ABSENT_LOGIT),
-            scores=jnp.where(active, score, ABSENT_LOGIT),
-            iou=jnp.where(active, iou, 0.0),
+            masks=jnp.where(active[..., None, None], found.high, ABSENT_LOGIT),
+            scores=jnp.where(active, found.score, ABSENT_LOGIT),
+            iou=jnp.where(active, found.iou, 0.0),
             active=active,
         )
-        memory = self._memory(keys, image, low, high, prompted)
+        memory = self._memory(keys, found, prompted)
         now = jnp.broadcast_to(carry.frame[:, None], active.shape)
-        pinned, _ = write_pinned(carry.prompted, memory, now, prompted, keep_first=False)
+        kept = memory | ({"other": found.others.reshape(*now.shape, -1)} if c.doubt else {})
+        pinned, _ = write_pinned(carry.prompted, kept, now, prompted, keep_first=False)
         recent = write_ring(carry.recent, memory, now, active & ~prompted)
-        carry = MaskCarry(carry.frame + 1, active, pinned, recent)
+        carry = MaskCarry(carry.frame + 1, active, pinned, recent, of(active, found.place))
         return hold(carry, old, valid), out
+
+    def _shown(self, found: Found, prompts: Prompts, active: Array) -> Found:
+        """With the masks that prompts give, and every cell one object's at most."""
+        masked = prompts.masked[..., None, None]
+        if prompts.masks is not None:
+            there = prompts.masks.any(axis=(-2, -1))
+            masks = prompts.masks.astype(jnp.float32)
+            given = lambda like: 20.0 * resize_masks(masks, like.shape[-2:]) - 10.0
+            low = jnp.where(masked, given(found.low), found.low)
+            shown = low > 0
+            unseen = jnp.where(there, 0, found.place.unseen)
+            found = replace(
+                found,
+                low=low,
+                high=jnp.where(masked, given(found.high), found.high),
+                score=jnp.where(prompts.masked, jnp.where(there, 10.0, -10.0), found.score),
+                iou=jnp.where(prompts.masked, 1.0, found.iou),
+                place=Place(
+                    jnp.where(masked & there[..., None, None], shown, found.place.cells),
+                    jnp.where(prompts.masked, unseen, found.place.unseen),
+                ),
+            )
+        if self.config.compete:
+            low, high = (jnp.where(masked, a, compete(a, active)) for a in (found.low, found.high))
+            found = replace(found, low=low, high=high)
+        return found
 
     def _keys(self, maps: tuple[Array, ...]) -> Array:
         """What cells are compared by: [B, L, K] of length 1.
@@ -287,10 +263,13 @@ class Propagator(StreamTracker):
         far = jnp.maximum(*far)
         return far <= self.config.reach
 
-    def _read(self, carry: MaskCarry, keys: Array) -> tuple[Array, Array]:
-        """(values [B, O, L, D + 1] that cells [B, L, K] find, whether there are any [B, O])."""
+    def _read(self, carry: MaskCarry, keys: Array) -> tuple[Array, Array, Array]:
+        """(values [B, O, L, D + 1] that cells [B, L, K] find, whether there are any [B, O], by how
+        much each cell is more like the object as it was shown than like the others that were taken
+        for it then [B, O, L])."""
         c, near = self.config, self._near()
         likeness, values = [], []
+        shown: Array = jnp.zeros(())
         for bank, limit in ((carry.prompted, None), (carry.recent, near)):
             found = bank.values["key"].astype(keys.dtype)  # [B, O, N, L, K]
             found = found.reshape(*found.shape[:2], -1, found.shape[-1])
@@ -301,6 +280,11 @@ class Propagator(StreamTracker):
                 there = there & to_rank(limit[:, None], there)
             likeness.append(jnp.where(there, like, -jnp.inf).reshape(*like.shape[:3], -1))
             value = bank.values["value"].astype(jnp.float32)
+            if limit is None and c.doubt:
+                flat = lambda a: a.reshape(*a.shape[:2], 1, -1)
+                best = lambda of, like: jnp.where(of, like, -1.0).max(-1).astype(jnp.float32)
+                mine, other = flat(value[..., 0] > 0.5), flat(bank.values["other"])
+                shown = best(mine, likeness[0]) - best(other, likeness[0])
             values.append(value.reshape(*value.shape[:2], -1, value.shape[-1]))
         known = carry.prompted.valid.any(-1) | carry.recent.valid.any(-1)
         best, at = jax.lax.top_k(jnp.concatenate(likeness, axis=-1), c.nearest)
@@ -308,13 +292,19 @@ class Propagator(StreamTracker):
         weights = jax.nn.softmax(best, axis=-1).astype(jnp.float32)
         pick = jax.vmap(jax.vmap(lambda v, i: v[i]))  # [B, O, L, nearest, D + 1]
         read = jnp.einsum("boln,bolnd->bold", weights, pick(jnp.concatenate(values, axis=2), at))
-        return jnp.where(known[..., None, None], read, 0.0), known
+        return jnp.where(known[..., None, None], read, 0.0), known, shown
 
     def _decode(
-        self, maps: tuple[Array, ...], keys: Array, read: Array, known: Array, prompts: Prompts
-    ) -> tuple[Array, Array, Array, Array, Array]:
-        """Logits at strides 8 and 4 [B, O, ...], score and quality [B, O], the image's features
-        [B, h, w, dim]."""
+        self,
+        maps: tuple[Array, ...],
+        keys: Array,
+        read: Array,
+        known: Array,
+        shown: Array,
+        prompts: Prompts,
+        place: Place,
+    ) -> Found:
+        """What is found by what was read, on the track that was at ``place``."""
         c = self.config
         batch, (h, w) = keys.shape[0], c.grid
         wide = [maps[1], grow(maps[2], c.grid), grow(maps[3], c.grid)]
@@ -334,14 +324,22 @@ class Propagator(StreamTracker):
         low, high, x = self.mend(
             cells(base), cells(read[..., 1:]), rows(image), rows(fine), cells(hints)
         )
-        high = high.astype(jnp.float32)
-        inside = nn.sigmoid(low.astype(jnp.float32))[..., None]
-        x = x.astype(jnp.float32)
-        mean = (x * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1.0)
-        score = high.max((1, 2)) + self.presence(mean)[:, 0]
-        iou = nn.sigmoid(self.quality(mean)[:, 0])
         split = lambda a: a.reshape(batch, c.objects, *a.shape[1:])
-        return split(low), split(high), split(score), split(iou), image
+        low, high, x = (split(a.astype(jnp.float32)) for a in (low, high, x))
+        grid = lambda a: a.reshape(batch, c.objects, h, w)
+        if c.doubt:
+            doubted = (smooth(grid(shown)) < 0) & known[..., None, None]
+            low, high = without(low, doubted), without(high, doubted)
+        others = jnp.zeros(low.shape, bool)
+        if c.near:
+            told = (hints[..., 0] > CLOSE) | (hints[..., 2] > 0)
+            others, place = own_part(low, place, grid(told), c.near)
+            low, high = without(low, others), without(high, others)
+        inside = nn.sigmoid(low)[..., None]
+        mean = (x * inside).sum((2, 3)) / (inside.sum((2, 3)) + 1.0)
+        score = high.max((2, 3)) + self.presence(mean)[..., 0]
+        iou = nn.sigmoid(self.quality(mean)[..., 0])
+        return Found(low, high, score, iou, image, place, others)
 
     def _hints(self, keys: Array, prompts: Prompts) -> tuple[Array, Array]:
         """Maps [B, O, L, HINTS] of the prompts: nearness to points on and beside the object, the
@@ -376,14 +374,14 @@ class Propagator(StreamTracker):
         hints = jnp.stack(maps, axis=-1)
         return hints.astype(keys.dtype), boxed
 
-    def _memory(
-        self, keys: Array, image: Array, low: Array, high: Array, prompted: Array
-    ) -> dict[str, Array]:
+    def _memory(self, keys: Array, found: Found, prompted: Array) -> dict[str, Array]:
         """``key`` [B, O, L, K] and ``value`` [B, O, L, D + 1] of this frame."""
-        c = self.config
+        c, image = self.config, found.image
         batch, (h, w) = keys.shape[0], c.grid
-        shown = (high > 0).reshape(batch, c.objects, h, 2, w, 2).mean((3, 5), dtype=jnp.float32)
-        handed = nn.sigmoid(low.astype(jnp.float32))
+        shown = (
+            (found.high > 0).reshape(batch, c.objects, h, 2, w, 2).mean((3, 5), dtype=jnp.float32)
+        )
+        handed = nn.sigmoid(found.low)
         mask = jnp.where(prompted[..., None, None], shown, handed)[..., None]
         shared = jnp.broadcast_to(image[:, None], (batch, c.objects, *image.shape[1:]))
         x = jnp.concatenate([shared, mask.astype(image.dtype)], axis=-1)

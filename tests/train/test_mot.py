@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamzoo.train.metrics import tracking
+from streamzoo.train.metrics import followed, tracking
 
 DATA = Path(__file__).parents[1] / "parity" / "data" / "tracks.npz"
 
@@ -24,6 +24,18 @@ def test_the_numbers_are_those_of_trackeval(clip):
     values = (got.hota, got.det_a, got.ass_a, got.mota, got.idf1, got.switches)
     np.testing.assert_allclose(values, want, atol=1e-12)
     assert 0 < want[0] < 1 and got.missed + got.false > 0
+    each = followed(*frames(data, clip, "eager"), *frames(data, clip, "tuned")).values()
+    assert sum(one.switches for one in each) == got.switches == want[5]
+    assert sum(one.frames - one.matched for one in each) == got.missed
+    assert len(each) == len(np.unique(np.concatenate(frames(data, clip, "eager")[0])))
+
+
+def test_each_object_is_followed_by_itself():
+    box = np.array([[0, 0, 10, 20], [50, 0, 60, 20]], float)
+    truth = [np.array([5, 9])] * 6, [box] * 6
+    found = [np.array([1, 2])] * 2 + [np.array([1])] + [np.array([1, 3])] * 3
+    got = followed(*truth, found, [box[: len(ids)] for ids in found])
+    assert got == {5: (6, 6, 0), 9: (6, 5, 1)}
 
 
 def straight(ids):

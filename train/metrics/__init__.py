@@ -20,7 +20,7 @@ from .jf import (
     statistics,
     tracking_length,
 )
-from .mot import Tracking, tracking
+from .mot import Followed, Tracking, followed, tracking
 from .probe import Probe, knn, linear_probe
 from .stream import Latency, auc, detection_map, f1_score, latency_summary, most_that_hold
 
@@ -33,6 +33,7 @@ __all__ = [
     "AveragePrecision",
     "Delay",
     "Event",
+    "Followed",
     "FrameMap",
     "Jaccard",
     "Latency",
@@ -45,6 +46,7 @@ __all__ = [
     "detection_map",
     "f1_score",
     "figure",
+    "followed",
     "frame_map",
     "jf",
     "knn",

@@ -32,6 +32,14 @@ class Tracking(NamedTuple):
     objects: int  # boxes of the truth
 
 
+class Followed(NamedTuple):
+    """Of one object of the truth."""
+
+    frames: int  # in which it is there
+    matched: int  # in which a track is on it, at overlap 0.5
+    switches: int  # it is matched to another id than the last time
+
+
 class _Frame(NamedTuple):
     truth: np.ndarray  # [n] index of the object
     found: np.ndarray  # [m] index of the track
@@ -53,6 +61,37 @@ def tracking(
     Raises:
       ValueError: not as many frames, or ids as boxes; an id twice in a frame.
     """
+    frames, known, tracks = _frames(truth_ids, truth_boxes, found_ids, found_boxes)
+    objects = len(known)
+    counts = _per_id([f.truth for f in frames], objects), _per_id([f.found for f in frames], tracks)
+    hota, det_a, ass_a = _hota(frames, *counts)
+    hits, switches = (int(of.sum()) for of in _clear(frames, objects))
+    total, given = int(counts[0].sum()), int(counts[1].sum())
+    missed, false = total - hits, given - hits
+    mota = 1 - (missed + false + switches) / max(total, 1)
+    return Tracking(
+        hota, det_a, ass_a, mota, _idf1(frames, *counts), switches, missed, false, total
+    )
+
+
+def followed(
+    truth_ids: Sequence[np.ndarray],
+    truth_boxes: Sequence[np.ndarray],
+    found_ids: Sequence[np.ndarray],
+    found_boxes: Sequence[np.ndarray],
+) -> dict[int, Followed]:
+    """How well each object of the truth is followed, by its id; matches and switches are those of
+    :func:`tracking`. Arguments and errors as there."""
+    frames, known, _ = _frames(truth_ids, truth_boxes, found_ids, found_boxes)
+    there = _per_id([f.truth for f in frames], len(known)).astype(int)
+    each = zip(there.tolist(), *(of.tolist() for of in _clear(frames, len(known))), strict=True)
+    return {int(who): Followed(*one) for who, one in zip(known, each, strict=True)}
+
+
+def _frames(
+    truth_ids: Sequence, truth_boxes: Sequence, found_ids: Sequence, found_boxes: Sequence
+) -> tuple[list[_Frame], np.ndarray, int]:
+    """The frames with numbers for ids, the ids of the truth, and how many tracks there are."""
     parts = (truth_ids, truth_boxes, found_ids, found_boxes)
     if len({len(part) for part in parts}) > 1:
         raise ValueError(f"{', '.join(str(len(p)) for p in parts)} frames; give as many of each")
@@ -62,19 +101,11 @@ def tracking(
         _Frame(a, b, overlap(np.asarray(x, float), np.asarray(y, float)))
         for a, b, x, y in zip(truth, found, truth_boxes, found_boxes, strict=True)
     ]
-    counts = _per_id(truth, objects), _per_id(found, tracks)
-    hota, det_a, ass_a = _hota(frames, *counts)
-    hits, switches = _clear(frames, objects)
-    total, given = int(counts[0].sum()), int(counts[1].sum())
-    missed, false = total - hits, given - hits
-    mota = 1 - (missed + false + switches) / max(total, 1)
-    return Tracking(
-        hota, det_a, ass_a, mota, _idf1(frames, *counts), switches, missed, false, total
-    )
+    return frames, objects, len(tracks)
 
 
-def _numbered(ids: Sequence, boxes: Sequence, side: str) -> tuple[int, list[np.ndarray]]:
-    """The number of ids, and per frame the ids as numbers from 0."""
+def _numbered(ids: Sequence, boxes: Sequence, side: str) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The ids, and per frame the ids as numbers from 0."""
     ids = [np.asarray(a).reshape(-1) for a in ids]
     for t, (a, b) in enumerate(zip(ids, boxes, strict=True)):
         if np.shape(b) != (len(a), 4):
@@ -83,7 +114,7 @@ def _numbered(ids: Sequence, boxes: Sequence, side: str) -> tuple[int, list[np.n
             raise ValueError(f"{side}, frame {t}: an id stands twice in {a.tolist()}")
     joined = np.concatenate(ids) if ids else np.zeros(0, int)
     known, index = np.unique(joined, return_inverse=True)
-    return len(known), np.split(index, np.cumsum([len(a) for a in ids])[:-1]) if ids else []
+    return known, np.split(index, np.cumsum([len(a) for a in ids])[:-1]) if ids else []
 
 
 def _per_id(frames: list[np.ndarray], count: int) -> np.ndarray:
@@ -126,11 +157,12 @@ def _hota(frames: list[_Frame], objects: np.ndarray, tracks: np.ndarray):
     return float(np.sqrt(det * ass).mean()), float(det.mean()), float(ass.mean())
 
 
-def _clear(frames: list[_Frame], objects: int) -> tuple[int, int]:
-    """Matched boxes and switches of identity, at overlap 0.5 (Bernardin, section 2)."""
+def _clear(frames: list[_Frame], objects: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each object, matched boxes and switches of identity, at overlap 0.5 (Bernardin, section
+    2)."""
     last = np.full(objects, -1)  # the track of each object when it was last matched
     before = np.full(objects, -1)  # in the last frame
-    hits = switches = 0
+    hits, switches = np.zeros(objects, int), np.zeros(objects, int)
     for f in frames:
         if not len(f.truth) or not len(f.found):
             continue  # as TrackEval: such a frame does not break what was matched before it
@@ -140,8 +172,8 @@ def _clear(frames: list[_Frame], objects: int) -> tuple[int, int]:
         rows, columns = linear_sum_assignment(score, maximize=True)
         kept = score[rows, columns] > TINY
         who, by = f.truth[rows[kept]], f.found[columns[kept]]
-        hits += len(who)
-        switches += int(((last[who] >= 0) & (last[who] != by)).sum())
+        hits[who] += 1
+        switches[who] += (last[who] >= 0) & (last[who] != by)
         last[who] = by
         before[:] = -1
         before[who] = by

@@ -118,8 +118,10 @@ class SoundClient:
             while self.end is None:
                 with contextlib.suppress(OSError, InvalidHandshake, ConnectionClosed, TimeoutError):
                     async with connect(self._url, max_size=None, open_timeout=5) as line:
-                        await self._talk(line)
-                    last = loop.time()
+                        try:
+                            await self._talk(line)
+                        finally:  # also where the line broke
+                            last = loop.time()
                 if self.end is None:
                     if loop.time() - last > self._patience:
                         raise ClientError("away", f"no connection for {self._patience:g} s")

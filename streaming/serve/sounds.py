@@ -198,7 +198,7 @@ class Sounds:
 def fingerprint(name: str, begin: Callable[[], Any]) -> str:
     """Names the recogniser and its weights: the state of another would go on without an error."""
     digest = hashlib.sha256(name.encode())
-    params = getattr(getattr(begin(), "tokens", None), "params", {})
+    params = getattr(begin(), "params", {})
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         array = np.asarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())

@@ -1,11 +1,13 @@
 """Sound in the server: words as a listener alone gives them, every sample counted, over a crash."""
 
 import asyncio
+import contextlib
 import json
 
 import numpy as np
 import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
 
 from streamzoo.streaming.listening import RATE, Cutting, Listener
 from streamzoo.streaming.serve.client import Client, ClientError
@@ -177,6 +179,34 @@ def test_a_client_has_its_share_and_an_empty_stream_ends():
         await asyncio.sleep(0.3)
         assert not sounds.by_name  # nobody came back
         await sounds.close()
+
+    run(main())
+
+
+def test_patience_begins_when_a_line_breaks_not_when_it_was_made(monkeypatch):
+    """A server that dies after longer than that may still take its time to come back."""
+    lines = iter(("first", OSError("nobody is there"), "second"))
+
+    @contextlib.asynccontextmanager
+    async def connect(*_: object, **__: object):
+        line = next(lines)
+        if isinstance(line, OSError):
+            raise line
+        yield line
+
+    class Broken(SoundClient):
+        async def _talk(self, line):
+            if line == "first":
+                await asyncio.sleep(0.4)
+                raise ConnectionClosedError(None, None)
+            self.end = {"reason": "finished"}
+
+    monkeypatch.setattr("streamzoo.streaming.serve.sound_client.connect", connect)
+
+    async def main():
+        async with Broken("http://127.0.0.1:9", patience=0.3) as client:
+            assert [record async for record in client] == []
+        assert client.end == {"reason": "finished"}
 
     run(main())
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...layers.streaming import Params
 from .agreed import Agreeing
 from .hearing import RATE
 from .word_times import spans
@@ -48,6 +49,11 @@ class Saying:
     def __init__(self, tokens: Agreeing, words: Words):
         self.tokens, self._words = tokens, words
         self._told: tuple[Word, ...] = ()
+
+    @property
+    def params(self) -> Params:
+        """Of the recogniser."""
+        return self.tokens.params
 
     def prepare(self) -> None:
         """Compiles what an utterance needs, so that none waits for it."""

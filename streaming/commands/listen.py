@@ -22,9 +22,10 @@ SUMMARY = "write down what is said in a recording, a live stream or a microphone
 EXAMPLE = "streamzoo listen meeting.wav --out meeting.srt"
 NOTES = """
 Words are printed when they are final and are never taken back; in a terminal, what may still change
-stands in grey. A model that hears while somebody speaks (moonshine-live-*, also a file of weights
-that you trained) says each word soon after it was spoken; one that hears whole utterances says them
-at their end, or with --every S as soon as two texts S seconds apart begin alike.
+stands in grey. A model that hears while somebody speaks (moonshine-live-*, moonshine2-*,
+carelesswhisper-*, fastconformer-*, also a file of weights) says each word soon after it was spoken;
+one that hears whole utterances (moonshine-base/en, whisper-*) says them at their end, or with
+--every S as soon as two texts S seconds apart begin alike.
 `streamzoo listen mic` hears a microphone, `streamzoo listen -` 16-bit PCM at 16 kHz from a pipe."""
 
 
@@ -63,8 +64,9 @@ def run(args: argparse.Namespace) -> int:
     """Listens; the exit code."""
     from ..captions import Captions, check
     from ..listening import Cutting, Listener
+    from ..sources.base import SourceError
     from ..sources.sound import sound_of
-    from ..writers import writer
+    from ..writers import while_spoken, writer
 
     shown = sys.stdout.isatty()
     try:
@@ -86,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"{args.model}: loading, and compiling ...")
         begin = writer(args.model, args.longest, args.every, shown, args.beam)
         begin().prepare()
+        if not while_spoken(args.model):
+            say(_whole(args.model, shown if args.every is None else args.every > 0))
         listener = Listener(cutting=cutting, begin=begin)
         say(f"ready after {time.perf_counter() - began:.1f} s; Ctrl-C stops")
         with _refusing(args.out):
@@ -99,17 +103,32 @@ def run(args: argparse.Namespace) -> int:
         hear = told.all
         left = np.inf if args.seconds is None else args.seconds * RATE
         chunk: Any = first
+        lost = None  # a source that breaks off: what was said until then is told first
         while chunk is not None and left > 0 and not stop:
             chunk = chunk[: int(min(left, len(chunk)))]
             left -= len(chunk)
             hear(listener.push(chunk))
-            chunk = next(sound, None)
+            try:
+                chunk = next(sound, None)
+            except SourceError as error:
+                chunk, lost = None, error
         hear(listener.flush())
         seconds, wall = listener.samples / RATE, time.perf_counter() - began
     say(told.table(seconds, wall))
     if captions is not None:
         say(f"wrote {captions.path}")
+    if lost is not None:
+        raise lost
     return 0
+
+
+def _whole(name: str, again: bool) -> str:
+    """What is to be expected of a model that does not hear while somebody speaks."""
+    from ..writers import LIVE
+
+    early = "when two texts of all that was heard agree"
+    when = early if again else f"at their end, or with --every 0.5 {early}"
+    return f"{name} hears whole utterances: words are final {when}; {LIVE} hears as it is said"
 
 
 @contextlib.contextmanager

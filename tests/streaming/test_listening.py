@@ -281,6 +281,21 @@ def test_a_file_of_streaming_weights_says_words_while_they_are_spoken(listener, 
     assert "end of a word to final" in told.err and "real-time factor" in told.err
 
 
+def test_a_source_that_breaks_off_loses_no_word(listener, tmp_path, monkeypatch, capsys):
+    def breaks(source, say=print):
+        yield AUDIO
+        raise SourceError("mic: cannot be read: No such device")
+
+    monkeypatch.setattr(sound_module, "sound_of", breaks)
+    out = tmp_path / "a.jsonl"
+    words = ["listen", "mic", "--model", small_file(tmp_path), "--out", out, "--longest", "2"]
+    assert main([str(w) for w in words]) != 0
+    told = capsys.readouterr()
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert rows and rows[-1]["text"] in told.out and "real-time factor" in told.err
+    assert told.err.rstrip().endswith("mic: cannot be read: No such device")
+
+
 @pytest.mark.slow
 def test_real_speech_is_written_down(tmp_path, capsys):
     """A recording that comes with the weights: Beckett's best known lines."""

@@ -15,7 +15,7 @@ from ....layers.streaming import Params
 from ...errors import WeightsError
 from ..hearing import RATE
 from ..written import Prompt, best_tokens
-from .model import Whisper
+from .model import CarelessWhisper, Whisper
 
 PACE = 6.5  # tokens per second that speech has at most; more are a loop
 SPACE = "\u0120"  # how byte-level tokens write a space
@@ -57,7 +57,8 @@ class Transcriber:
     """Text of utterances of up to 30 s, each by itself.
 
     Args:
-      model, params: of Whisper, as ``streamzoo.load`` gives them.
+      model, params: of Whisper, as ``streamzoo.load`` gives them; of CarelessWhisper for its
+        words.
       tokens: the published tokenizer.json, read by the package ``tokenizers``; None gives tokens
         without a text.
       prompt: None: English, with nothing suppressed.
@@ -68,7 +69,7 @@ class Transcriber:
 
     def __init__(
         self,
-        model: Whisper,
+        model: Whisper | CarelessWhisper,
         params: Params,
         tokens: Path | None = None,
         prompt_: Prompt | None = None,

@@ -13,7 +13,9 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ..ranks import to_rank
 from ..streaming import Array
 from .flow import FlowSchedule
 
@@ -34,8 +36,8 @@ class FlowHead(nn.Module):
     @nn.compact
     def __call__(self, noisy: Array, sigma: Array, state: Array) -> Array:
         """noisy [..., dim], sigma [...] in 0..1, state [..., D] -> flow [..., dim]."""
-        rates = 2.0 ** jnp.arange(6) * jnp.pi
-        angles = sigma[..., None] * rates
+        rates = jnp.asarray(2.0 ** np.arange(6) * np.pi, sigma.dtype)
+        angles = sigma[..., None] * to_rank(rates, noisy)
         time = jnp.concatenate([jnp.sin(angles), jnp.cos(angles), sigma[..., None]], axis=-1)
         told = nn.Dense(self.hidden)(time) + nn.Dense(self.hidden)(state)
         x = nn.Dense(self.hidden)(noisy)

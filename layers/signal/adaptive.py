@@ -9,6 +9,7 @@ to the future.
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +22,8 @@ from ..kernels.attention import attention
 from ..streaming import Array, Carry
 from ..transformer import BlockConfig
 from ..transformer.attention import Attention
+from ..transformer.mlp import Mlp
+from ..transformer.norms import layer_norm
 from .emitted import Emitted
 
 
@@ -50,9 +53,29 @@ class AdaptiveAhead(nn.Module):
         shape = (c.heads, self.past + 1 + self.most)
         self.near = self.param("near", nn.initializers.zeros, shape)  # by distance, oldest first
 
+    rate = Fraction(1)
+
+    @property
+    def lookahead(self) -> Fraction:
+        """Of a frame that wants all it can have."""
+        return Fraction(self.most)
+
     @property
     def latency(self) -> int:
         return self.most
+
+    @nn.nowrap
+    def emitted(self, count: int) -> int:
+        """At least so many."""
+        return max(0, count - self.most)
+
+    @nn.nowrap
+    def length(self, count: int) -> int:
+        return count
+
+    @nn.nowrap
+    def delay(self, late: int = 0) -> int:
+        return late + self.most
 
     @nn.nowrap
     def init_carry(self, batch: int) -> dict[str, Carry]:
@@ -103,14 +126,23 @@ class AdaptiveAhead(nn.Module):
         """
         wanted = self.wanted(x)
         ahead = wanted if soft else self._whole(x).astype(jnp.float32)
-        q, k, v = self.attn.project(x.astype(self.config.dtype))
+        x = x.astype(self.config.dtype)
+        q, k, v = self._project(x)
         frames = x.shape[1]
         apart = np.arange(frames)[None] - np.arange(frames)[:, None]  # of key from query
-        share = jnp.clip(ahead[..., None] - apart + 1, 0, 1)
-        share = jnp.where(apart <= 0, 1.0, share)
-        mask = (apart >= -self.past) & (apart <= self.most) & (share > 0)
+        share = jnp.clip(ahead[..., None] - apart[None] + 1, 0, 1)
+        share = jnp.where(apart[None] <= 0, 1.0, share)
+        mask = ((apart >= -self.past) & (apart <= self.most))[None] & (share > 0)
         bias = self._by_distance(apart) + jnp.log(jnp.where(mask, share, 1.0))[:, None]
-        return self._read(q, k, v, jnp.asarray(mask), bias), ahead
+        return self._closed(x, self._read(q, k, v, jnp.asarray(mask), bias)), ahead
+
+    def _project(self, x: Array) -> tuple[Array, Array, Array]:
+        return self.attn.project(x)
+
+    def _closed(self, x: Array, y: Array) -> Array:
+        """Frames x and what attention made of them -> what is emitted."""
+        del x
+        return y
 
     def _whole(self, x: Array) -> Array:
         return jnp.round(self.wanted(x)).astype(jnp.int32)
@@ -129,15 +161,16 @@ class AdaptiveAhead(nn.Module):
 
     def _out(self, carry: dict[str, Carry], x: Array, count: Array, ready: Array):
         """x [B, N, D], of which the first ``count`` are there: the first ``ready`` are emitted."""
-        q, k, v = self.attn.project(x)
+        q, k, v = self._project(x)
         own, there = jnp.stack([k, v], axis=2), self._there(x, count)
         both = jnp.concatenate([carry["past"], own], axis=1)
         places = np.arange(-self.past, x.shape[1])
         apart = places[None] - np.arange(x.shape[1])[:, None]
         before = jnp.arange(self.past)[None] >= self.past - carry["seen"][:, None]
         keys = jnp.concatenate([before, there], axis=1)[:, None]
-        mask = keys & (apart >= -self.past) & (apart <= self._whole(x)[..., None])
+        mask = keys & (apart >= -self.past)[None] & (apart[None] <= self._whole(x)[..., None])
         y = self._read(q, both[:, :, 0], both[:, :, 1], mask, self._by_distance(apart))
+        y = self._closed(x, y)
         emitted = self._there(x, ready)
         room = jnp.pad(x, ((0, 0), (0, self.most), (0, 0)))
         after = {
@@ -149,3 +182,24 @@ class AdaptiveAhead(nn.Module):
         return after, Emitted(
             zero_invalid(y, emitted), emitted, jnp.zeros(emitted.shape, jnp.int32)
         )
+
+
+class AdaptiveBlock(AdaptiveAhead):
+    """The same as a pre-norm transformer block: attention and MLP, each added to its frame."""
+
+    def setup(self):
+        super().setup()
+        c = self.config
+        self.norm1, self.norm2 = layer_norm(c.eps, c.dtype), layer_norm(c.eps, c.dtype)
+        self.mlp = Mlp(c.dim, c.hidden, c.activation, c.dtype, c.gated, c.mlp_bias)
+
+    def wanted(self, x: Array) -> Array:
+        """As of AdaptiveAhead, of the normed frame."""
+        return super().wanted(self.norm1(x))
+
+    def _project(self, x: Array) -> tuple[Array, Array, Array]:
+        return self.attn.project(self.norm1(x))
+
+    def _closed(self, x: Array, y: Array) -> Array:
+        x = x + y
+        return x + self.mlp(self.norm2(x))

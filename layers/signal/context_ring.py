@@ -8,6 +8,7 @@ of the features, 25 a second, the last 33 are taken, each with two neighbours on
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -37,8 +38,28 @@ class ContextRing(nn.Module):
     neighbours: int = 0
 
     @property
+    def rate(self) -> Fraction:
+        return Fraction(self.take, self.step)
+
+    @property
+    def lookahead(self) -> Fraction:
+        return Fraction(self.latency)
+
+    @property
     def latency(self) -> int:
         return self.step - 1
+
+    @nn.nowrap
+    def emitted(self, count: int) -> int:
+        return count // self.step * self.take
+
+    @nn.nowrap
+    def length(self, count: int) -> int:
+        return -(-count // self.step) * self.take
+
+    @nn.nowrap
+    def delay(self, late: int = 0) -> int:
+        return -(-(late + self.latency) // self.step) * self.take
 
     @nn.nowrap
     def init_carry(self, batch: int) -> dict[str, Array]:
@@ -103,5 +124,5 @@ def resampled(x: Array, frames: int) -> Array:
     place = np.linspace(0, x.shape[1] - 1, frames)
     low = np.floor(place).astype(int)
     high = np.minimum(low + 1, x.shape[1] - 1)
-    share = jnp.asarray(place - low, x.dtype)[:, None]
+    share = jnp.asarray(place - low, x.dtype)[None, :, None]
     return x[:, low] * (1 - share) + x[:, high] * share

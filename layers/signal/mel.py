@@ -123,7 +123,7 @@ class Emphasis(FrameForFrame):
 
     @nn.nowrap
     def init_carry(self, batch: int) -> dict[str, Array]:
-        return Frames(2, 1, 1).init_carry(batch)
+        return Frames(2, 1, 1, parent=None).init_carry(batch)
 
     def __call__(self, carry: dict[str, Array], x: Array, valid: Array | None = None):
         carry, out = self.pairs(carry, x, valid)

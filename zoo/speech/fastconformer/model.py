@@ -154,8 +154,13 @@ class FastConformer(OfSamples):
             layers.append(Each(nn.relu, **free))
         gain = math.sqrt(c.dim) if c.scaled else 1.0
         layers.append(Each(Frame(c.dim, gain, c.dtype, **free), **free))
-        layers.append(Conformers(c.block, c.depth, c.kernel, c.before, c.ahead, **free))
-        return Series(tuple(layers), **free)
+        return Series((*layers, *self.blocks(**free)), **free)
+
+    @nn.nowrap
+    def blocks(self, **free: Any) -> tuple[Any, ...]:
+        """What comes behind the subsampling, signal layers of frames [B, F, dim]."""
+        c = self.config
+        return (Conformers(c.block, c.depth, c.kernel, c.before, c.ahead, **free),)
 
     @nn.nowrap
     def body(self) -> Series:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ....layers.streaming import Fields
 from ...registry import Card, register
 from ..hearing import RATE, some_audio
+from .context import ContextConfig, WhisperContext
 from .model import CarelessWhisper, Whisper, WhisperConfig
 
 FACTS: Fields = dict(
@@ -74,3 +75,18 @@ for size in ("tiny", "base", "small", "large"):
         ),
         inputs=some_audio,
     )
+
+config = ContextConfig(vocabulary=51_864, end=50_256)
+register(
+    "whisper-context-tiny",
+    WhisperContext,
+    config,
+    Card(
+        "whisper-context-tiny",
+        summary="features of sound, 25 per second, in the context of the last 8 s",
+        latency=WhisperContext(config).latency,
+        paper="Soul-AILab/SoulX-FlashHead's audio context cache, with Whisper's encoder",
+        **FACTS,
+    ),
+    inputs=some_audio,
+)

@@ -1,0 +1,3 @@
+"""FlowVoice: sound as continuous tokens, which a flow draws one after the other."""
+
+NAMES = ("flowvoice-*",)

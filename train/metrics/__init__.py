@@ -1,5 +1,5 @@
 """Figures of merit on host arrays: AVA frame-mAP, average precision, top-1, delay, J&F,
-tracking (HOTA, MOTA, IDF1), probes, latencies."""
+tracking (HOTA, MOTA, IDF1), probes, latencies, sound beside picture."""
 
 from .ava import VARIANTS, FrameMap, frame_map
 from .ava_files import read_csv, read_excluded, read_labels, rows
@@ -23,8 +23,13 @@ from .jf import (
 from .mot import Followed, Tracking, followed, tracking
 from .probe import Probe, knn, linear_probe
 from .stream import Latency, auc, detection_map, f1_score, latency_summary, most_that_hold
+from .sync import Sync, loudness, motion, sync_offset
 
 __all__ = [
+    "Sync",
+    "loudness",
+    "motion",
+    "sync_offset",
     "trajectory_error",
     "flicker",
     "depth_error",

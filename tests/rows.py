@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib
 import json
 import os
 from pathlib import Path
@@ -107,10 +106,11 @@ def main() -> None:
     parser.add_argument("--kill", nargs="*", metavar="ROW", help="run these rows' mutants; all")
     args = parser.parse_args()
     if args.kill is not None:
+        from .bench.mutants import warm
+
         os.chdir(ROOT)
         (ROOT / "build").mkdir(exist_ok=True)
-        importlib.import_module("jax")  # forked processes have it
-
+        warm()
         for number, row in rows().items():
             if "mutant" in row and (not args.kill or number in args.kill):
                 told = kills() | {number: kill(row)}

@@ -178,6 +178,14 @@ def pytest_run(tests: list[str], plugin: Any, *more: str) -> int:
     return int(pytest.main([*quiet, f"--rootdir={ROOT}", *more, *tests], plugins=[plugin]))
 
 
+def warm() -> None:
+    """Imports what every test wants (conftest.py the last): forked processes have it."""
+    for name in ("flax.linen", "jax", "numpy", "pytest", "hypothesis"):
+        importlib.import_module(name)
+    if importlib.util.find_spec("torchvision"):
+        mend_torchvision()
+
+
 def baseline(source: str, tests: list[str]) -> Any:
     """(lines of each test, seconds of each, those that fail by themselves)."""
 
@@ -229,11 +237,7 @@ def run(count: int, each: int, seed: int, only: list[str]) -> None:
     texts = {str(p.relative_to(ROOT)): p.read_text() for p in (ROOT / "tests").rglob("test_*.py")}
     names = sources(settings, only)
     random.Random(seed).shuffle(names)
-    # Every test wants them (conftest.py the last): forked processes have them.
-    for name in ("flax.linen", "jax", "numpy", "pytest", "hypothesis"):
-        importlib.import_module(name)
-    if importlib.util.find_spec("torchvision"):
-        mend_torchvision()
+    warm()
 
     for source in names:
         if len(done) >= count and not only:

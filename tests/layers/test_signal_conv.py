@@ -130,17 +130,11 @@ UNEVEN = {
 }
 
 
-# one in the default run: it compiles some hundred programs
 LAWFUL = ["down and up beside the input itself", "autoencoder_s4", "parallel_s2", *UNEVEN]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(n, marks=[pytest.mark.slow] * (i > 0))
-        for i, n in enumerate(dict.fromkeys(LAWFUL))
-    ],
-)
+@pytest.mark.slow  # it compiles some hundred programs; in the default run: test_signal_spectrum.py
+@pytest.mark.parametrize("name", dict.fromkeys(LAWFUL))
 def test_the_law(name):
     net = {**NETS, **UNEVEN}[name]
     verify_signal(net, weights(net), signal)

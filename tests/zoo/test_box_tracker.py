@@ -152,6 +152,15 @@ WHOLE = TrackerConfig(
 )
 
 
+def test_the_carry_law_in_short():
+    """All of it is slow."""
+    s = subject(WHOLE)
+    contract.check_fixed_point(s)
+    contract.check_slots(s)
+    contract.check_gaps(s, steps=3, batch=1, seeds=1)
+
+
+@pytest.mark.slow
 def test_the_carry_law():
     """But for gradients: ids have none."""
     laws = [

@@ -19,12 +19,15 @@ from .base import SourceError
 from .redaction import redact
 
 RATE = 16_000
-# what FFmpeg calls the microphone: (format, device)
+# what FFmpeg calls the microphone: (format, device), the first that it was built with
 MICROPHONE = {
-    "linux": ("pulse", "default"),
-    "darwin": ("avfoundation", ":default"),
-    "win32": ("dshow", "audio=default"),
+    "linux": (("pulse", "default"), ("alsa", "default")),
+    "darwin": (("avfoundation", ":default"),),
+    "win32": (("dshow", "audio=default"),),
 }
+
+ALSA = "/usr/share/alsa/alsa.conf"
+PIPE = "pipe it: arecord -q -f S16_LE -r 16000 -c 1 | streamzoo listen -"
 
 
 def sound_of(source: str | os.PathLike[str], say: Callable[[str], None] = print) -> Iterator[Any]:
@@ -58,15 +61,18 @@ def _piped(stream: Any) -> Iterator[np.ndarray]:
 def _decoded(text: str, say: Callable[[str], None]) -> Iterator[np.ndarray]:
     name, kind = redact(text), None
     if text == "mic":
-        device = MICROPHONE.get(sys.platform)
-        if device is None:
-            raise SourceError(f"mic: no microphone is known on {sys.platform}; pipe PCM to '-'")
-        kind, text = device
+        devices = [d for d in MICROPHONE.get(sys.platform, ()) if d[0] in av.formats_available]
+        if not devices:
+            raise SourceError(f"mic: FFmpeg has no device for one here ({sys.platform}); {PIPE}")
+        kind, text = devices[0]
+        if os.path.exists(ALSA):  # the wheels' library looks for it where it was built
+            os.environ.setdefault("ALSA_CONFIG_PATH", ALSA)
     try:
         container = av.open(text, format=kind)
     except (OSError, ValueError) as error:  # FFmpeg's errors are OSErrors
         why = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"{name}: cannot be opened: {why}") from None
+        hint = f"; {PIPE}" if name == "mic" else ""
+        raise SourceError(f"{name}: cannot be opened: {why}{hint}") from None
     with container:
         if not container.streams.audio:
             raise SourceError(f"{name}: has no sound")

@@ -191,6 +191,25 @@ def test_sound_of_8_bits_a_short_one_and_what_is_no_number(tmp_path):
         list(sound_of(tmp_path / "nan.wav"))
 
 
+def test_a_microphone_is_the_device_that_ffmpeg_has(monkeypatch):
+    asked = []
+
+    def opened(text, format=None):
+        asked.append((format, text))
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr(sound_module.av, "open", opened)
+    monkeypatch.setattr(sound_module.sys, "platform", "linux")
+    for has in ({"pulse", "alsa"}, {"alsa"}):
+        monkeypatch.setattr(sound_module.av, "formats_available", has)
+        with pytest.raises(SourceError, match="^mic: cannot be opened: No such device"):
+            list(sound_of("mic"))
+    assert asked == [("pulse", "default"), ("alsa", "default")]
+    monkeypatch.setattr(sound_module.av, "formats_available", set())
+    with pytest.raises(SourceError, match="arecord -q -f S16_LE -r 16000 -c 1"):
+        list(sound_of("mic"))
+
+
 def test_sources_without_sound(tmp_path):
     from .rtsp import make_clip
 

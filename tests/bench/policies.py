@@ -332,9 +332,10 @@ def page(rows: list[dict[str, Any]], long: dict[str, Any] | None, args: Any) -> 
     lines = [
         "# Which policy holds an answer how far back",
         "",
-        f"Made by `python tests/bench/policies.py --frames {args.frames} --seeds {args.seeds}` on"
-        f" {time.strftime('%Y-%m-%d')}, jax {jax.__version__} on {jax.default_backend()}; other"
-        " work ran on the machine, so times are for comparison within the table.",
+        f"Made by `python tests/bench/policies.py --frames {full['frames']} --seeds {args.seeds}`"
+        f" (last row on {time.strftime('%Y-%m-%d')}), jax {jax.__version__} on"
+        f" {jax.default_backend()}; other work ran on the machine, so times are for comparison"
+        " within the table.",
         "",
         f"{full['frames']} frames of {CELLS} tokens; an object is shown for two frames, and asked"
         f" for at the end. {EACH} objects at each lag, {args.seeds} streams, {STATES} possible"
@@ -368,9 +369,19 @@ def page(rows: list[dict[str, Any]], long: dict[str, Any] | None, args: Any) -> 
         if r is not full and r["bytes"] <= 0.05 * full["bytes"] and full["mean"] - r["mean"] <= 0.02
     ]  # fmt: skip
     names = ", ".join(r["policy"] for r in small) or "none"
+    if shorter:
+        frames = shorter[0]["frames"]
+        lines += [
+            "",
+            f"Rows of {frames:,} frames: `python tests/bench/policies.py --only NAME --frames"
+            f" {frames} --untimed --soak 0`; their share is of what full takes of as many frames.",
+        ]
     lines += [
         "",
         f"Within 2 points of full at 5 % of its bytes or fewer: **{names}**.",
+        "",
+        "LiveVLM answers from the pages that suit the question; what nobody looks at leaves, also"
+        " what is asked later. ReSV keeps everything, and reads the clusters that weigh most.",
         "",
         "`livestar` is not among them: it chooses by the perplexity of captions; there are none.",
     ]
@@ -405,13 +416,21 @@ def main() -> None:
     if args.only:
         before = json.loads((args.out / "policies.json").read_text())
     had = {row["policy"]: row for row in before["rows"]}
+    long = before["soak"]
+
+    def write() -> None:
+        rows = [had[name] for name in known if name in had]
+        (args.out / "policies.json").write_text(json.dumps({"rows": rows, "soak": long}, indent=1))
+        if "full" in had:
+            (args.out / "policies.md").write_text(page(rows, long, args))
+
     for name, case in known.items():
         if not args.only or name in args.only:
             had[name] = measure(name, case, args.frames, args.seeds, not args.untimed)
-    rows = [had[name] for name in known if name in had]
-    long = soak(args.soak) if args.soak else before["soak"]
-    (args.out / "policies.json").write_text(json.dumps({"rows": rows, "soak": long}, indent=1))
-    (args.out / "policies.md").write_text(page(rows, long, args))
+            write()  # who stops it loses one row
+    if args.soak:
+        long = soak(args.soak)
+    write()
 
 
 if __name__ == "__main__":

@@ -17,14 +17,17 @@ if TYPE_CHECKING:  # loaded when it is run
     from ..sources import FrameSource
     from ..views.base import View
 
-DEFAULT = "temporaldepth-s14/v2"
+DEFAULT = "depth-nano/worlds"
+BETTER = "temporaldepth-s14/v2"
 SCENES = {"indoor": "temporaldepth-s14/v2-indoor", "outdoor": "temporaldepth-s14/v2-outdoor"}
 SUMMARY = "how far every pixel of a file, camera or stream is, as a video in colours"
 EXAMPLE = "streamzoo depth street.mp4 --scene outdoor"
 NOTES = """
 The video shows the picture and beside it its depth: bright is near. Without --scene depth is
-relative: an inverse distance of unknown scale. A line of the JSON lines has the nearest, the median
-and the farthest, and how much of the frame agrees with the one before (`confidence`).
+relative: an inverse distance of unknown scale. The default model comes with the package and learned
+from drawn worlds alone; --model temporaldepth-s14/v2 (99 MB, downloaded once) knows real ones. A
+line of the JSON lines has the nearest, the median and the farthest, and how much of the frame
+agrees with the one before (`confidence`).
 A model that says cameras (weights of vggtstream-l14, made by `streamzoo convert` of VGGT's) also
 writes STEM.cameras.jsonl, the path of the camera, and STEM.ply, the points."""
 
@@ -52,6 +55,13 @@ def run(args: argparse.Namespace) -> None:
     name = SCENES[args.scene] if args.scene else args.model or DEFAULT
     if card_of(name).task != "depth":
         raise CliError(f"{name} says no depth; `streamzoo list '*depth*'` shows models that do")
+    if not args.random_weights:
+        _weights(name)
+    if name == DEFAULT:
+        say(
+            f"{name} learned from drawn worlds, not from real ones: take its depths as a hint; "
+            f"--model {BETTER} knows real ones"
+        )
     stem = Path(args.out) / watching.stem_of(args.source)
 
     class Beside(DepthView):
@@ -82,6 +92,24 @@ def run(args: argparse.Namespace) -> None:
             print(f"wrote {path}")
 
     watching.run(args, name, open_session, check, after)
+
+
+def _weights(name: str) -> None:
+    """Raises CliError, in one short line, where a published model's weights cannot be had."""
+    from ...zoo import card_of
+    from ...zoo.errors import WeightsError
+    from ...zoo.resolve import find_weights
+
+    if not card_of(name).source.startswith("hf:"):
+        return  # what else is wrong with a name is told where it is opened
+    try:
+        find_weights(name)
+    except WeightsError as error:
+        why = str(error).rpartition("; ")[2].rpartition(", and not in")[0].partition(" (")[2]
+        raise CliError(
+            f"{name}: its weights are not on this machine and could not be downloaded"
+            f"{why and f' ({why})'}; {DEFAULT} comes with the package"
+        ) from None
 
 
 def beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """`streamzoo depth`: a video of depth, lines, flicker, cameras, points; clear words otherwise."""
 
 import json
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from streamzoo.streaming.cli import main
 from streamzoo.streaming.ply import write_ply
+from streamzoo.streaming.watch import Meter, rows_of
 from streamzoo.zoo import registry
 from streamzoo.zoo.depth.model import DepthConfig
 from streamzoo.zoo.depth.temporal.model import TemporalDepth, TemporalDepthConfig
@@ -98,6 +100,27 @@ def test_wrong_use_is_told(film, tmp_path, capsys):
     ):
         assert main(["depth", str(film), "--out", str(tmp_path / "o"), *words]) == 2
         assert told in capsys.readouterr().err
+
+
+def test_a_run_that_comes_to_nothing_leaves_no_folder(film, tmp_path, capsys, monkeypatch):
+    """Weights that cannot be had are told in one short line."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    out = tmp_path / "new"
+    assert main(["depth", str(film), "--out", str(out), "--scene", "indoor"]) == 2
+    told = capsys.readouterr().err
+    assert "not on this machine" in told and "HF_HUB_OFFLINE" in told
+    assert "depth-nano/worlds comes with the package" in told and len(told) < 400
+    assert not out.exists()
+    assert main(["depth", str(tmp_path / "no.mp4"), "--out", str(out)]) != 0
+    assert not out.exists()
+
+
+def test_the_live_table_counts_to_where_it_ends():
+    source = SimpleNamespace(frame_count=200, delay=0, live=False)
+    session = SimpleNamespace(carry_bytes=1)
+    shown = lambda most: rows_of(Meter(), session, source, most=most)["frames"]
+    assert [shown(most) for most in (3, 300, None)] == ["0/3", "0/200", "0/200"]
 
 
 def test_points_that_are_nowhere_are_left_out(tmp_path):

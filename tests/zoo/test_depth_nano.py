@@ -112,12 +112,12 @@ shipped = pytest.mark.skipif(NAME not in list_models("depth-nano*"), reason="not
 
 @shipped
 def test_the_bundled_one_orders_depths_of_a_world_it_has_not_seen():
-    """What it says of a held-out world goes with the truth; the nearest box is nearer than the
-    wall behind it."""
+    """What it says of a held-out ground under a sky goes with the truth, and not upside down."""
     model, variables = load(NAME)
     card = model_card(NAME)
     assert "drawn worlds" in card.trained_on
-    shot = World(1_000_123, card.input_size, boxes=6, moving=0).shoot(1)
+    world = World(1_000_123, card.input_size, moving=0, sky=True, room=(12.0, 1.5, 25.0))
+    shot = world.shoot(1)
     _, out = jax.jit(model.apply)(
         variables, model.init_carry(1), preprocess(shot.frames[None], card)
     )

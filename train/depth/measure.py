@@ -6,7 +6,7 @@ does; flicker is of the maps as they are answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -43,14 +43,19 @@ def still_pixels(shot: Shot) -> np.ndarray:
     return same & ~shot.moving[1:] & ~shot.moving[:-1]
 
 
-def answered(model: Any, variables: Params, card: Card, frames: np.ndarray) -> np.ndarray:
-    """Maps [T, H, W] of a film uint8 [T, H, W, 3], frame by frame through the carry."""
+def answering(model: Any, variables: Params, card: Card) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of a film uint8 [T, H, W, 3], which goes frame by frame through the carry: maps
+    [T, H, W]."""
     step = jax.jit(lambda v, c, x: model.apply(v, c, prepared(x, card)))
-    carry, found = model.init_carry(1, frames.shape[1:3]), []
-    for frame in frames:
-        carry, out = step(variables, carry, jnp.asarray(frame[None, None]))
-        found.append(np.asarray(out.depth[0, 0]))
-    return np.stack(found)
+
+    def answer(frames: np.ndarray) -> np.ndarray:
+        carry, found = model.init_carry(1, frames.shape[1:3]), []
+        for frame in frames:
+            carry, out = step(variables, carry, jnp.asarray(frame[None, None]))
+            found.append(np.asarray(out.depth[0, 0]))
+        return np.stack(found)
+
+    return answer
 
 
 def measured(
@@ -58,8 +63,9 @@ def measured(
 ) -> dict[str, float]:
     """Means over films of a moving camera (abs_rel, d1), and of one that stands still, where some
     things move (flicker)."""
-    rows = [errors(answered(model, variables, card, f.frames), f) for f in films]
+    answer = answering(model, variables, card)
+    rows = [errors(answer(f.frames), f) for f in films]
     found = {key: float(np.mean([row[key] for row in rows])) for key in ("abs_rel", "d1")}
-    maps = [(answered(model, variables, card, f.frames), still_pixels(f)) for f in still]
+    maps = [(answer(f.frames), still_pixels(f)) for f in still]
     found["flicker"] = float(np.mean([flicker(m, same) for m, same in maps]))
     return found

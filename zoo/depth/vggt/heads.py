@@ -65,7 +65,7 @@ class CameraHead(nn.Module):
         return found
 
 
-def places(height: int, width: int, dim: int, aspect: float) -> np.ndarray:
+def places(height: int, width: int, dim: int, aspect: float) -> Array:
     """A tenth of the sines and cosines of where a cell is: float32 [height, width, dim].
 
     Cells lie in a rectangle of ``aspect`` (width over height) whose diagonal is 2.
@@ -73,14 +73,17 @@ def places(height: int, width: int, dim: int, aspect: float) -> np.ndarray:
     diagonal = np.hypot(aspect, 1.0)
     rate = 1 / 100 ** (np.arange(dim // 4) / (dim // 4))
 
-    def line(cells: int, span: float) -> np.ndarray:
+    def line(cells: int, span: float) -> Array:
         edge = span * (cells - 1) / cells
         angle = np.linspace(-edge, edge, cells)[:, None] * rate
-        return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+        both = 0.1 * np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+        return jnp.asarray(both, jnp.float32)
 
-    across = np.broadcast_to(line(width, aspect / diagonal)[None], (height, width, dim // 2))
-    down = np.broadcast_to(line(height, 1 / diagonal)[:, None], (height, width, dim // 2))
-    return (0.1 * np.concatenate([across, down], axis=-1)).astype(np.float32)
+    # of lines alone: all of it would be a constant of 137 MB in the program
+    shape = (height, width, dim // 2)
+    across = jnp.broadcast_to(line(width, aspect / diagonal)[None], shape)
+    down = jnp.broadcast_to(line(height, 1 / diagonal)[:, None], shape)
+    return jnp.concatenate([across, down], axis=-1)
 
 
 class MapHead(nn.Module):
@@ -104,9 +107,9 @@ class MapHead(nn.Module):
         rows, cols = (side // cfg.patch for side in size)
         aspect = size[1] / size[0]
         maps = [self.norm(x).reshape(-1, rows, cols, x.shape[-1]) for x in tokens]
-        where = [jnp.asarray(places(rows, cols, width, aspect)) for width in cfg.widths]
+        where = [places(rows, cols, width, aspect) for width in cfg.widths]
         assert len(where) == len(FACTORS)
         fused = self.neck(maps, where)
-        last = jnp.asarray(places(*size, cfg.fused // 2, aspect))
+        last = places(*size, cfg.fused // 2, aspect)
         raw = self.head(fused, size, last).astype(jnp.float32)
         return raw[..., :-1], 1 + jnp.exp(raw[..., -1])

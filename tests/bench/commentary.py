@@ -1,6 +1,6 @@
-"""Ten minutes of cameras outdoors with a running commentary, to be read by a person.
+"""Cameras outdoors with a running commentary, to be read by a person; all three are ten minutes.
 
-    python -m tests.bench.commentary [--data ../shared/data] [--out FILE]
+    python -m tests.bench.commentary [--cameras 3] [--data ../shared/data] [--out FILE]
 
 There is no clip of ten minutes of one street here: these are three cameras one after the other, a
 square (OpenCV's vtest, 80 s in one piece), a car park and a lawn (UT-Interaction, whose clips of a
@@ -73,6 +73,7 @@ def _look(data: Path, camera: str, step: Step) -> Iterator[Round]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cameras", type=int, default=len(CAMERAS), help="how many of them")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--kept", type=Path, default=ROOT / "build" / "commentary")
     parser.add_argument("--out", type=Path, default=OUT)
@@ -85,7 +86,7 @@ def main() -> None:
     counts = dict.fromkeys(("remark", "silent"), 0)
     first: list[float] = []
     begin, size = 0.0, talk.memory_bytes
-    for camera in CAMERAS:
+    for camera in CAMERAS[: args.cameras]:
         rounds = seen(args.data, camera, args.kept, step)
         told += ["", f"--- {camera} ---"]
         for own in rounds:
@@ -97,10 +98,10 @@ def main() -> None:
         begin += rounds[-1].time + EVERY
         assert talk.memory_bytes == size
     page = [
-        "# Ten minutes of cameras outdoors, with a running commentary", "",
-        "`python -m tests.bench.commentary`: three cameras one after the other, as there is no clip"
-        " of ten minutes of one street (the square in one piece, the car park and the lawn cut"
-        f" together from clips of 2 to 6 s). {SEES} sees, {SPEAKS} speaks, {POLICY} keeps {MEMORY}"
+        "# Cameras outdoors, with a running commentary", "",
+        f"`python -m tests.bench.commentary --cameras {args.cameras}`: {args.cameras} of three"
+        " cameras, one after the other (a square in one piece; a car park and a lawn, cut together"
+        f" from clips of 2 to 6 s). {SEES} sees, {SPEAKS} speaks, {POLICY} keeps {MEMORY}"
         f" tokens ({size:,} bytes throughout). Indented: what was seen; `*`: what was said of it.",
         "",
         f"{begin:.0f} s, {sum(counts.values())} rounds: {counts['remark']} remarks,"

@@ -29,6 +29,7 @@ from .utterances import Talk
 DEFAULT = "moonshine-base/en"
 LIVE = "moonshine-live-base/en"
 RATE = 16_000
+APART = 0.48  # seconds: nearer texts agree before they know
 
 
 class Writing(Talk, Protocol):
@@ -68,11 +69,12 @@ def writer(
     elif isinstance(model, CarelessWhisper):
         every, kind = every or model.config.chunk * model.stride / RATE, Standing
     elif isinstance(model, MoonshineLive | Moonshine2):
-        every, kind = every or 0.48, Agreeing
+        every, kind = every or APART, Agreeing
     else:
         raise ValueError(refusal)
     if beam > 1 and kind is Standing:
         raise ValueError(f"--beam {beam}: {name} writes by stable prefixes, which are of one text")
+    more = {"apart": APART} if kind is Agreeing else {}
     prompt = None
     if isinstance(model, Whisper | CarelessWhisper):
         if room > (most := model.config.samples / RATE):
@@ -80,7 +82,7 @@ def writer(
         words, prompt = _whisper(name, model, params)
     else:
         words = _moonshine(name).words
-    return lambda: Saying(kind(model, params, every, room, PACE, prompt, beam), words)
+    return lambda: Saying(kind(model, params, every, room, PACE, prompt, beam, **more), words)
 
 
 def while_spoken(name: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import deque
 from typing import Any, NamedTuple
 
 import jax
@@ -56,6 +57,8 @@ class Agreeing:
       pace: tokens per second that speech has at most; more are a loop.
       beam: texts that are kept while one is looked for; 1 takes the best token each time.
       begin: what a text begins with and never says; None: ``config.start``, and everything is said.
+      apart: seconds between the first and the last of the texts that have to agree, which are two
+        where ``every`` is as long.
 
     Raises:
       ValueError: a time that is not above 0.
@@ -63,7 +66,7 @@ class Agreeing:
 
     def __init__(
         self, model: Any, params: Params, every: float = 0.48, longest: float = 15.0,
-        pace: float = 6.5, begin: Prompt | None = None, beam: int = 1,
+        pace: float = 6.5, begin: Prompt | None = None, beam: int = 1, apart: float = 0.0,
     ):  # fmt: skip
         if beam < 1:
             raise ValueError(f"beam {beam}: at least one text is kept")
@@ -77,6 +80,7 @@ class Agreeing:
         self.count = self.samples = 0
         self.rest = np.zeros(0, np.float32)
         self.tokens, self.at, self.last = (), (), ()
+        self.texts = deque([()], maxlen=max(1, math.ceil(apart / every)))
         self.features = self._quiet()
 
     def push(self, audio: Any) -> Agreed:
@@ -115,7 +119,8 @@ class Agreeing:
         self.samples += samples
         self._listen(sound)
         text = self._write() if self.count else ()
-        agreed = len(text) if ends else common(text, self.last)
+        agreed = len(text) if ends else min(common(text, one) for one in self.texts)
+        self.texts.append(text)
         if agreed > len(self.tokens):
             fresh = agreed - len(self.tokens)
             self.tokens, self.at = text[:agreed], self.at + (self.samples / RATE,) * fresh

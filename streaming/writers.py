@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,12 +70,11 @@ def writer(
     elif isinstance(model, CarelessWhisper):
         every, kind = every or model.config.chunk * model.stride / RATE, Standing
     elif isinstance(model, MoonshineLive | Moonshine2):
-        every, kind = every or APART, Agreeing
+        every, kind = every or APART, functools.partial(Agreeing, apart=APART)
     else:
         raise ValueError(refusal)
     if beam > 1 and kind is Standing:
         raise ValueError(f"--beam {beam}: {name} writes by stable prefixes, which are of one text")
-    more = {"apart": APART} if kind is Agreeing else {}
     prompt = None
     if isinstance(model, Whisper | CarelessWhisper):
         if room > (most := model.config.samples / RATE):
@@ -82,7 +82,7 @@ def writer(
         words, prompt = _whisper(name, model, params)
     else:
         words = _moonshine(name).words
-    return lambda: Saying(kind(model, params, every, room, PACE, prompt, beam, **more), words)
+    return lambda: Saying(kind(model, params, every, room, PACE, prompt, beam), words)
 
 
 def while_spoken(name: str) -> bool:

@@ -80,7 +80,7 @@ class Agreeing:
         self.count = self.samples = 0
         self.rest = np.zeros(0, np.float32)
         self.tokens, self.at, self.last = (), (), ()
-        self.texts = deque([()], maxlen=max(1, math.ceil(apart / every)))
+        self.texts: deque[tuple[int, ...]] = deque([()], maxlen=max(1, math.ceil(apart / every)))
         self.features = self._quiet()
 
     def push(self, audio: Any) -> Agreed:

@@ -1,4 +1,4 @@
-"""The person head's part of a loss, taught by the box teacher."""
+"""The person head's part of a loss, taught by the box teacher; and a task of it alone."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ...layers.streaming import Params
+from ...layers.streaming import Carry, Params
+from ...zoo.registry import Card
 from .. import losses
-from ..types import Batch
-from .streams import Array
+from ..base import ModelTask
+from ..types import Batch, Evaluate, Loss
+from .streams import Array, prepared
+
+HEAD = "person_head"
 
 
 def person_terms(
     model: Any, variables: Params, features: Array, batch: Batch, sure: float
 ) -> dict[str, Array]:
-    """The person head's losses on features [B, T, h, w, D], taught by the box teacher's scores."""
+    """The person head's losses on features [B, T, h, w, D], taught by the box teacher's scores.
+
+    A head that reads the stem (``person_stem``) takes the batch's frames, which are its features.
+    """
     flat = lambda a: a.reshape(-1, *a.shape[2:])
-    persons = model.apply(variables, flat(features), method=lambda m, x: m.person_head(x))
+    told = flat(features), flat(batch["frames"].astype(jnp.float32))
+    persons = model.apply(variables, *told, method="find")
     scores = jnp.where(batch["valid"][..., None], batch["persons"], 0.0)
     # a frame that never came must not teach that nobody is there
     said = jnp.where(flat(batch["valid"])[:, None, None], persons.objectness, -1e4)
@@ -25,3 +33,28 @@ def person_terms(
         said, persons.edges, flat(batch["boxes"]), flat(scores), sure
     )
     return {"objectness": objectness, "edges": edges}
+
+
+class FindPersons(ModelTask):
+    """A person head that reads the stem learns from the box teacher; all else stays as it is.
+
+    Args:
+      model: a student with ``person_stem``; ``variables`` are its first weights.
+      sure: score from which the box teacher's box is a person.
+      evaluate: host code, variables -> metrics.
+    """
+
+    def __init__(
+        self, model: Any, card: Card, variables: Params, sure: float = 0.4, *,
+        evaluate: Evaluate | None = None,
+    ):  # fmt: skip
+        self.apart = tuple(name for name in variables["params"] if name != HEAD)
+        super().__init__(model, card, variables, sure, evaluate=evaluate)
+
+    def loss(
+        self, params: Params, constants: Params, memory: Carry, key: Array, batch: Batch
+    ) -> Loss:
+        variables = {"params": {**params, **constants}}
+        frames = prepared(batch["frames"], self.card)
+        terms = person_terms(self.model, variables, frames, batch, self.config)
+        return terms["objectness"] + terms["edges"], (memory, terms)

@@ -18,7 +18,12 @@ import jax.numpy as jnp
 
 from ...layers.streaming import DType, Fields
 from ..pose.palm.stem import PalmStem, PalmStemConfig
-from .efficientnet.model import EfficientNetLite, EfficientNetLiteConfig, pyramid_width
+from .efficientnet.model import (
+    EfficientNetLite,
+    EfficientNetLiteConfig,
+    of_pyramid,
+    pyramid_width,
+)
 
 Array = jax.Array
 
@@ -100,6 +105,15 @@ def stem_width(name: str) -> int:
         return 0
     config = _config(name)
     return pyramid_width(config) if isinstance(config, EfficientNetLiteConfig) else config.width
+
+
+def two_maps(features: Array, name: str) -> tuple[Array, Array]:
+    """The maps of two resolutions of which a stem's features [M, h, w, F] are made: [M, 2 h, 2 w,
+    C] and [M, h, w, D]. Raises ValueError for a stem of one map."""
+    config = _config(name)
+    if not isinstance(config, EfficientNetLiteConfig):
+        raise ValueError(f"stem {name!r} has one map, not two: take efficientnet-lite0")
+    return of_pyramid(features, config)
 
 
 def _config(name: str) -> Any:

@@ -30,10 +30,11 @@ from ....layers.transformer import (
     rms_norm,
 )
 from ...checks import check_carry, check_frames, check_taps
-from ...encode.stems import filled, make_stem, stem_stride, stem_width
+from ...encode.stems import filled, make_stem, stem_stride, stem_width, two_maps
 from ..decision import Decision, Known, decide, nobody
-from ..heads import FrameHead, PersonHead, RoIHead
+from ..heads import FrameHead, PersonHead, Persons, RoIHead
 from ..outputs import ActionOutput
+from ..stem_persons import StemPersonHead
 
 Array = jax.Array
 
@@ -61,6 +62,7 @@ class StudentConfig:
       stem: a pretrained encoder (``encode.stems``) whose features are the tokens; then ``patch`` is
         its stride, and frames may be given as such features [B, T, h, w, F].
       person_cells: cells per token and axis in which the person head looks for centres.
+      person_stem: the person head reads the maps of the stem instead of the tokens, twice as fine.
       registers: extra tokens per frame that belong to no patch.
       heads: any of ``frame`` (classes of the whole frame), ``roi`` (classes of each box) and
         ``person`` (finds the boxes when none are given).
@@ -98,6 +100,7 @@ class StudentConfig:
     max_boxes: int = 16
     person_threshold: float = 0.3
     person_cells: int = 1
+    person_stem: bool = False
     eps: float = 1e-6
     dtype: DType = "float32"
     unroll: int = 1
@@ -123,6 +126,8 @@ class StudentConfig:
             raise ValueError(
                 f"stem {self.stem!r} has a stride of {stem_stride(self.stem)}: set patch to that"
             )
+        if self.person_stem and self.stem != "efficientnet-lite0":
+            raise ValueError(f"person_stem reads two maps of efficientnet-lite0, not {self.stem!r}")
         for side in self.image_size:
             if side % self.patch:
                 raise ValueError(f"image size {self.image_size}: not a multiple of {self.patch}")
@@ -189,9 +194,9 @@ class CausalViT(nn.Module):
         if "roi" in cfg.heads:
             self.roi_head = RoIHead(cfg.num_classes, cfg.roi_size, dtype)
         if "person" in cfg.heads:
-            self.person_head = PersonHead(
-                cfg.max_boxes, threshold=cfg.person_threshold, cells=cfg.person_cells, dtype=dtype
-            )
+            how: Fields = dict(threshold=cfg.person_threshold, cells=cfg.person_cells, dtype=dtype)
+            kind = StemPersonHead if cfg.person_stem else PersonHead
+            self.person_head = kind(boxes=cfg.max_boxes, **how)
 
     @nn.nowrap
     def init_carry(self, batch: int, frame_shape: tuple[int, int] | None = None):
@@ -249,6 +254,8 @@ class CausalViT(nn.Module):
         if valid is not None:
             frames = jnp.where(valid[:, :, None, None, None], frames, 0)
         rows, cols = cfg.grid(size)
+        if cfg.stem and not mapped:
+            frames = self.stem.pyramid(frames)
         x = self._embed(frames, rows, cols)
         rope = None
         if cfg.positions == "rope":
@@ -262,7 +269,7 @@ class CausalViT(nn.Module):
         if "features" in taps:
             found["features"] = grid
         pooled: dict[str, Array] = {}
-        out = self._answer(x, grid, boxes, box_valid, pooled)
+        out = self._answer(x, grid, boxes, box_valid, pooled, frames)
         found |= {name: seen for name, seen in pooled.items() if name in taps}
         carry = memory
         if cfg.decision is not None:
@@ -302,9 +309,8 @@ class CausalViT(nn.Module):
         cfg = self.config
         batch, steps = frames.shape[:2]
         p = cfg.patch
-        if cfg.stem:
-            x = frames if frames.shape[-1] != 3 else self.stem.pyramid(frames)
-        else:
+        x = frames
+        if not cfg.stem:
             x = frames.reshape(batch, steps, rows, p, cols, p, 3).swapaxes(3, 4)
         x = self.patch_embed(x.reshape(batch, steps, rows * cols, -1))
         if cfg.positions == "learned":
@@ -318,7 +324,14 @@ class CausalViT(nn.Module):
             x = jnp.concatenate([tokens, x], axis=2)
         return x
 
-    def _answer(self, x, grid, boxes, box_valid, pooled) -> ActionOutput:
+    def find(self, grid: Array, stem: Array) -> Persons:
+        """The persons of M frames, of tokens [M, h, w, D] or of the stem's features [M, h, w, F]:
+        whichever the head reads."""
+        if self.config.person_stem:
+            return self.person_head(*two_maps(stem, self.config.stem))
+        return self.person_head(grid)
+
+    def _answer(self, x, grid, boxes, box_valid, pooled, stem) -> ActionOutput:
         cfg = self.config
         batch, steps = x.shape[:2]
         flat = grid.reshape(-1, *grid.shape[2:])
@@ -334,7 +347,7 @@ class CausalViT(nn.Module):
             out = out.replace(logits=split(logits[:, 0]))
             pooled["frame"] = split(seen[:, 0])
         if boxes is None and "person" in cfg.heads:
-            persons = self.person_head(flat)
+            persons = self.find(flat, stem.reshape(-1, *stem.shape[2:]))
             out = out.replace(
                 boxes=split(persons.boxes),
                 box_valid=split(persons.valid),

@@ -225,3 +225,12 @@ def pyramid_width(config: EfficientNetLiteConfig) -> int:
     """Channels of :meth:`EfficientNetLite.pyramid`."""
     last = max(i for i, stage in enumerate(config.stages) if stage.stride == 2)
     return 4 * config.stages[last - 1].width + config.stages[-1].width
+
+
+def of_pyramid(features: Array, config: EfficientNetLiteConfig) -> tuple[Array, Array]:
+    """The two maps that :meth:`EfficientNetLite.pyramid` has put together, [M, h, w, F]: the finer
+    one [M, 2 h, 2 w, C] and the last."""
+    m, h, w, width = features.shape
+    split = width - config.stages[-1].width
+    fine = features[..., :split].reshape(m, h, w, 2, 2, split // 4).swapaxes(2, 3)
+    return fine.reshape(m, 2 * h, 2 * w, split // 4), features[..., split:]

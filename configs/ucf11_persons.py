@@ -1,0 +1,28 @@
+"""A better person head for the bundled student of UCF11, without labels.
+
+    python -m streamzoo.train --config configs/ucf11_persons.py --set data.path=ZIP test.path=ZIP
+
+Everything but the head stays as it is, so the actions are the same. The head reads the frozen
+stem's maps at strides 16 and 32, and learns from the detector's persons (YOLOX-nano).
+"""
+
+import dataclasses
+
+from ..train.finding import PersonsRecipe
+from ..train.loop import LoopConfig
+from ..train.optim import OptimConfig
+from .ucf11_teacher import TRAIN
+
+CONFIG = PersonsRecipe(
+    data=TRAIN,
+    test=dataclasses.replace(TRAIN, split="test", mirror=False),
+    weights="dsta-lite0/ucf11",
+    loop=LoopConfig(
+        steps=600,
+        batch=32,
+        frames=5,
+        optim=OptimConfig(learning_rate=2e-3, weight_decay=0.05, ema=0.99),
+        checkpoint_every=50,
+        out="runs/ucf11_persons",
+    ),
+)

@@ -31,7 +31,7 @@ TRUNK = EfficientNetLiteConfig(stem=4, stages=STAGES, head=0, num_classes=0)
 SIZE = (48, 64)
 CONFIG = PropagateConfig(
     image_size=SIZE, trunk=TRUNK, dim=8, values=3, objects=2, points=3, prompted_slots=2,
-    memories=2, reach=2, nearest=5, memory_dtype="float32",
+    memories=2, reach=2, nearest=5, memory_dtype="float32", doubt=True,
 )  # fmt: skip
 
 
@@ -206,6 +206,15 @@ def test_parts_left_out_when_a_prompt_is_given_are_remembered_as_others(fresh):
     assert other[1:4, 6:8].all() and not other[:, :4].any()
     shown = np.asarray(out.masks[0, :, 0]) > 0
     assert shown[0, 2:8, 2:8].all() and not shown[:, :, 12:].any()
+
+
+def test_what_is_found_beside_a_given_mask_is_no_other(fresh):
+    module, variables, step = fresh
+    prompts = no_prompts(1, 1, 2, 3, SIZE)
+    prompts.masks[0, 0, 0, 8:40, 16:48], prompts.masked[0, 0, 0] = True, True
+    carry, _ = step(variables, module.init_carry(1), film(3, 1), None, prompts)
+    assert not np.asarray(carry.prompted.values["other"]).any()
+    np.testing.assert_array_equal(carry.place.cells[0, 0], prompts.masks[0, 0, 0][4::8, 4::8])
 
 
 @pytest.fixture(scope="module")

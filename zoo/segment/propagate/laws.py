@@ -4,9 +4,10 @@
 - :func:`compete`: where several objects claim a cell, the surest has it.
 
 What they take away is not remembered as the object, so that the next frames read it as background.
-The parts that were left out when a prompt was given, other things that a network took for the
-object, are remembered as such: a cell that is more like them than like the object as it was shown
-is not the object's (``PropagateConfig.doubt``). After Videnovic et al., "A Distractor-Aware Memory
+With ``PropagateConfig.doubt`` the parts that were left out at a point or box, other things that a
+network took for the object, are remembered as such: a cell that is more like them than like the
+object as it was shown is not the object's. Where they were pieces of the object itself this takes
+it away, so it is off by default. After Videnovic et al., "A Distractor-Aware Memory
 for Visual Object Tracking with SAM2" (arXiv 2411.17576), who remember frames with distractors.
 
 Axis letters: B streams, O objects, h x w cells.

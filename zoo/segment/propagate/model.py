@@ -58,8 +58,9 @@ class PropagateConfig:
     scale:          of their likeness, a cosine, before the softmax
     near:           cells that a part of the mask may be away from where the object was; what is
                     connected with no such part is another object's. 0: all of the mask stays
-    doubt:          parts that are left out when a prompt is given are remembered: what is more like
-                    them than like the object as it was shown is not the object's
+    doubt:          parts that are left out at a point or box are remembered: what is more like them
+                    than like the object as it was shown is not the object's. For clips with several
+                    things of one kind; it costs where an object is found in pieces
     compete:        a cell belongs to one object alone, the surest
     memory_dtype:   of memories in the carry
     dtype:          compute type; parameters are fp32
@@ -77,7 +78,7 @@ class PropagateConfig:
     nearest: int = 8
     scale: float = 20.0
     near: int = 3
-    doubt: bool = True
+    doubt: bool = False
     compete: bool = True
     memory_dtype: str = "bfloat16"
     dtype: DType = "float32"
@@ -235,6 +236,7 @@ class Propagator(StreamTracker):
                 high=jnp.where(masked, given(found.high), found.high),
                 score=jnp.where(prompts.masked, jnp.where(there, 10.0, -10.0), found.score),
                 iou=jnp.where(prompts.masked, 1.0, found.iou),
+                others=found.others & ~masked,  # what was found beside a given mask is not judged
                 place=Place(
                     jnp.where(masked & there[..., None, None], shown, found.place.cells),
                     jnp.where(prompts.masked, unseen, found.place.unseen),

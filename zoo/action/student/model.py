@@ -195,7 +195,7 @@ class CausalViT(nn.Module):
             self.roi_head = RoIHead(cfg.num_classes, cfg.roi_size, dtype)
         if "person" in cfg.heads:
             how: Fields = dict(threshold=cfg.person_threshold, cells=cfg.person_cells, dtype=dtype)
-            kind = StemPersonHead if cfg.person_stem else PersonHead
+            kind: Any = StemPersonHead if cfg.person_stem else PersonHead
             self.person_head = kind(boxes=cfg.max_boxes, **how)
 
     @nn.nowrap

@@ -15,10 +15,10 @@ import pytest
 from jax import export
 
 from streamzoo.layers.memory import Reader, Rotary, empty_slots, store
-from streamzoo.layers.rollout import Ahead, Keep, Marks, Read
+from streamzoo.layers.rollout import Keep, Marks, Read
 from streamzoo.layers.rollout.keep import CONDITION
 from streamzoo.layers.rollout.places import view_of
-from streamzoo.layers.rollout.policy import partitions, stream_diffusion_v2
+from streamzoo.layers.rollout.policy import partitions, rollout, stream_diffusion_v2
 from streamzoo.layers.transformer import Attention, BlockConfig
 from streamzoo.zoo.convert import linear
 from streamzoo.zoo.generate import WanConfig
@@ -194,7 +194,8 @@ class OneLayer:
 def test_a_reference_ahead_of_a_ring_of_live_avatar():
     """Official multipliers pass through half precision: 1e-3."""
     z, weights, meta = golden("liveavatar_cond_cache")
-    one = OneLayer(weights, Keep(recent=9, conditions=1), Read(12, positions=Ahead(12)))
+    made = rollout("live-avatar")
+    one = OneLayer(weights, made.keep, made.read)
     table, y = one.look(z["x_cond"], [30])
     close("reference", y, z["out_cond"], 1e-3)
     slot = jnp.full((1, 1), one.keep.first(CONDITION), jnp.int32)
@@ -236,7 +237,8 @@ def test_ring_of_stream_diffusion_v2(case):
 @needs_goldens
 def test_numbers_of_that_ring():
     z, weights, _ = golden("streamdiffusionv2_sink_queue")
-    one = OneLayer(weights, Keep(sinks=3, recent=2), Read(6))
+    made = rollout("stream-diffusion-v2")
+    one = OneLayer(weights, made.keep, made.read)
     for frame in range(36):
         x = (z["adapt:values"][frame][None] + 0.01 * np.arange(4)[:, None])[None].astype(np.float32)
         _, y = one.look(x, [frame])

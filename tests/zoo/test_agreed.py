@@ -73,6 +73,16 @@ def test_what_is_refused(made):
     assert words.flush() == ((), (), ()) or words.flush().final == ()
 
 
+def test_an_utterance_traces_nothing_anew(made, monkeypatch):
+    """What JAX keeps of a trace would add up, utterance by utterance."""
+    kinds = [(kind, 0.1) for kind in (Agreeing, Again)]
+    for kind, every in kinds:
+        kind(*made, every=every, longest=2.0)
+    monkeypatch.setattr(agreed.jax, "eval_shape", None)
+    for kind, every in kinds:
+        kind(*made, every=every, longest=2.0)
+
+
 def test_common():
     assert [common((1, 2), (1, 3)), common((), (1,)), common((1, 2), (1, 2, 3))] == [1, 0, 2]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +45,17 @@ def _hear(model: Any, params: Params, carry: Any, audio: Array, valid: Array) ->
 @functools.partial(jax.jit, static_argnames="model")
 def _encode(model: Any, params: Params, audio: Array, lengths: Array) -> Any:
     return model.apply(params, audio, lengths, method="encode")
+
+
+_SHAPES: dict[tuple[Any, str, int], tuple[int, ...]] = {}
+
+
+def _shape(key: tuple[Any, str, int], of: Callable[[], Any]) -> tuple[int, ...]:
+    """The shape of what ``of`` gives, traced once: JAX keeps 13 KB of every trace, and each
+    utterance would make one."""
+    if key not in _SHAPES:
+        _SHAPES[key] = jax.eval_shape(of).shape
+    return _SHAPES[key]
 
 
 class Agreeing:
@@ -130,9 +142,10 @@ class Agreeing:
         """Room for all features of an utterance, [1, F, D], when nothing was heard."""
         self.carry = self.model.init_carry(1)
         self.ready = 0  # features that are final
-        _, out, _ = jax.eval_shape(lambda: self._heard(np.zeros(1, np.float32)))
-        more = self.model.length(self.longest + self.block) + out.x.shape[1]
-        return np.zeros((1, more, out.x.shape[2]), np.float32)
+        new = lambda: self._heard(np.zeros(1, np.float32))[1].x
+        _, frames, dim = _shape((self.model, "stream", self.block), new)
+        more = self.model.length(self.longest + self.block) + frames
+        return np.zeros((1, more, dim), np.float32)
 
     def _heard(self, audio: np.ndarray) -> Any:
         padded = np.zeros((1, self.block), np.float32)
@@ -190,8 +203,8 @@ class Again(Agreeing):
         self.sound = np.zeros(self.longest + self.block, np.float32)
         sizes = [s * RATE for s in self.SIZES]
         self.sizes = [*(s for s in sizes if s < self.longest), self.longest]
-        x, _ = jax.eval_shape(lambda: self._encoded(self.longest))
-        return np.zeros(x.shape, np.float32)
+        whole = lambda: self._encoded(self.longest)[0]
+        return np.zeros(_shape((self.model, "whole", self.longest), whole), np.float32)
 
     def _encoded(self, size: int) -> Any:
         lengths = np.asarray([self.samples], np.int32)

@@ -29,6 +29,7 @@ from streamzoo.streaming.cli import demo_clip
 from streamzoo.streaming.sources import open_source
 from streamzoo.zoo.convert import convert_checkpoint
 from streamzoo.zoo.preprocess import preprocess
+from tests.bench.ported_blaze import blazepose
 from tests.bench.ported_palm import palm
 
 HERE = Path(__file__).parent
@@ -226,6 +227,7 @@ ROWS: dict[str, Callable[[Path | None], dict | None]] = {
     "fastestdet-tiny": fastestdet,
     "movinet-a0": movinet,
     "palm-lite/mediapipe": functools.partial(palm, frames),
+    "blazepose-full": functools.partial(blazepose, frames),
     "movenet-multi/coco": functools.partial(
         movenet, "movenet-multi/coco", "movenet-multipose", (192, 256)
     ),

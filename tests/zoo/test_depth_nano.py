@@ -46,12 +46,12 @@ def test_a_cell_knows_its_scene_and_its_place():
     """Two pictures that differ far away from a cell differ there; one grey has more than one
     depth."""
     model = DepthNano(NanoDepthConfig(trunk=TRUNK, width=8))
-    grey = jnp.zeros((1, 1, 256, 256, 3))
+    grey = jnp.zeros((1, 1, 512, 64, 3))
     variables = jax.jit(model.init)(jax.random.key(0), (), grey)
     plain = model.apply(variables, (), grey)[1].depth[0, 0]
-    other = model.apply(variables, (), grey.at[:, :, 200:].set(3.0))[1].depth[0, 0]
+    other = model.apply(variables, (), grey.at[:, :, 480:].set(3.0))[1].depth[0, 0]
     assert float(jnp.abs(plain[:40] - other[:40]).max()) > 1e-6, "the mean of all reaches all"
-    inner = plain[96:160:32, 96:160:32]
+    inner = plain[224:288:32, 16:48:16]
     assert float(jnp.ptp(inner)) > 1e-6, "places differ where pictures do not"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +29,6 @@ from .utterances import Talk
 DEFAULT = "moonshine-base/en"
 LIVE = "moonshine-live-base/en"
 RATE = 16_000
-APART = 0.48  # seconds: nearer texts agree before they know
 
 
 class Writing(Talk, Protocol):
@@ -70,7 +68,7 @@ def writer(
     elif isinstance(model, CarelessWhisper):
         every, kind = every or model.config.chunk * model.stride / RATE, Standing
     elif isinstance(model, MoonshineLive | Moonshine2):
-        every, kind = every or APART, functools.partial(Agreeing, apart=APART)
+        every, kind = every or 0.48, Agreeing
     else:
         raise ValueError(refusal)
     if beam > 1 and kind is Standing:

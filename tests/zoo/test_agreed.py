@@ -43,14 +43,6 @@ def test_only_what_two_texts_agree_on_is_final(made, monkeypatch):
     assert words.flush() == ((5, 6, 8, 4), (0.2, 0.2, 0.3, 0.3), ())
 
 
-def test_texts_that_are_near_agree_only_over_a_while(made, monkeypatch):
-    texts = iter([(5, 6, 7), (5, 6, 8), (5, 6, 8, 9), (5, 6, 8, 9)])
-    words = Agreeing(*made, every=0.1, longest=2.0, apart=0.2)
-    monkeypatch.setattr(Agreeing, "_write", lambda self: next(texts))
-    finals = [words.push(AUDIO[:1600]).final for _ in range(4)]
-    assert finals == [(), (), (5, 6), (5, 6, 8)]
-
-
 def test_at_the_end_it_is_the_text_of_the_clip_behind_what_was_final(made):
     model, params = made
     words = Agreeing(model, params, every=1.5, longest=2.0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -69,8 +68,6 @@ class Agreeing:
       pace: tokens per second that speech has at most; more are a loop.
       beam: texts that are kept while one is looked for; 1 takes the best token each time.
       begin: what a text begins with and never says; None: ``config.start``, and everything is said.
-      apart: seconds between the first and the last of the texts that have to agree, which are two
-        where ``every`` is as long.
 
     Raises:
       ValueError: a time that is not above 0.
@@ -78,7 +75,7 @@ class Agreeing:
 
     def __init__(
         self, model: Any, params: Params, every: float = 0.48, longest: float = 15.0,
-        pace: float = 6.5, begin: Prompt | None = None, beam: int = 1, apart: float = 0.0,
+        pace: float = 6.5, begin: Prompt | None = None, beam: int = 1,
     ):  # fmt: skip
         if beam < 1:
             raise ValueError(f"beam {beam}: at least one text is kept")
@@ -92,7 +89,6 @@ class Agreeing:
         self.count = self.samples = 0
         self.rest = np.zeros(0, np.float32)
         self.tokens, self.at, self.last = (), (), ()
-        self.texts: deque[tuple[int, ...]] = deque([()], maxlen=max(1, math.ceil(apart / every)))
         self.features = self._quiet()
 
     def push(self, audio: Any) -> Agreed:
@@ -131,8 +127,7 @@ class Agreeing:
         self.samples += samples
         self._listen(sound)
         text = self._write() if self.count else ()
-        agreed = len(text) if ends else min(common(text, one) for one in self.texts)
-        self.texts.append(text)
+        agreed = len(text) if ends else common(text, self.last)
         if agreed > len(self.tokens):
             fresh = agreed - len(self.tokens)
             self.tokens, self.at = text[:agreed], self.at + (self.samples / RATE,) * fresh

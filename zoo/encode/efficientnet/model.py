@@ -18,6 +18,7 @@ from ....layers.conv2d import depthwise_conv2d
 from ....layers.kernels.dispatch import Backend, Op
 from ....layers.ranks import to_rank
 from ....layers.streaming import DType
+from ...ranges import Checked, Count, Size, Whole
 
 Array = jax.Array
 
@@ -45,7 +46,7 @@ LITE0 = (
 
 
 @dataclasses.dataclass(frozen=True)
-class EfficientNetLiteConfig:
+class EfficientNetLiteConfig(Checked):
     """Shapes of an EfficientNet-Lite.
 
     Attributes:
@@ -55,11 +56,11 @@ class EfficientNetLiteConfig:
       dtype: compute type.
     """
 
-    image_size: tuple[int, int] = (224, 224)
-    stem: int = 32
+    image_size: Size = (224, 224)
+    stem: Count = 32
     stages: tuple[Stage, ...] = LITE0
-    head: int = 1280
-    num_classes: int = 1000
+    head: Whole = 1280
+    num_classes: Whole = 1000
     dtype: DType = "float32"
 
     @property

@@ -30,7 +30,7 @@ FAMILIES = {
     "siglip": "siglip-b16", "siglip-dual": "siglip-dual-b16", "siglip2": "siglip2-b16",
     "siglip2-dual": "siglip2-dual-b16", "radio": "radio-h16", "vjepa2": "vjepa2-l16",
     "videoprism": "videoprism-b18", "depthanything": "depthanything-s14",
-    "temporaldepth": "depthanything-s14", "dpt": "dpt-l16",
+    "temporaldepth": "depthanything-s14", "dpt": "dpt-l16", "depthpro": "depthpro-l16",
 }  # fmt: skip
 OTHERS = ["sam-b16", "sam2-t", "sam2.1video", "edgetam-m1", "dinov3-convnext-t", "videomae"]
 # the numbers of each config that a last layer, or a width, would change
@@ -163,6 +163,7 @@ NUMERICS = {
         f"backbone_config.{told}": f"encoder.{ours}" for told, ours in ENCODER.items()
     },
     "dpt-l16": {told: f"encoder.{ours}" for told, ours in ENCODER.items()},
+    "depthpro-l16": {},  # its encoders have to be alike, so that none changes alone
     "sam2-t": SAM2, "sam2.1video": SAM2 | MEMORY, "edgetam-m1": SEGMENT | MEMORY,
 }  # fmt: skip
 

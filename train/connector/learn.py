@@ -19,7 +19,7 @@ import optax
 from ...layers.streaming import Array, Params
 from ...zoo import create_model
 from ...zoo.files import load_file, save
-from ...zoo.ranges import Checked, Count, Positive
+from ...zoo.ranges import Checked, Count, Positive, Seed
 from ...zoo.text.decoder.model import Decoder
 from ...zoo.text.tokenizer import Tokenizer
 from ...zoo.videolm.connector.model import Connector
@@ -46,7 +46,7 @@ class LearnConfig(Checked):
     batch: Count = 16
     word_rate: Positive = 2e-3
     rate: Positive = 3e-4
-    seed: int = 0
+    seed: Seed = 0
 
 
 def captions(tokenizer: Tokenizer, texts: list[str], end: int) -> np.ndarray:

@@ -19,7 +19,8 @@ from ..layers.streaming import Carry, Fields, Json, Params
 from ..zoo.ranges import Checked
 from ..zoo.registry import Card
 from ..zoo.resolve import stated
-from .data.base import DataError
+from .data import pipeline
+from .data.base import DataError, Source
 from .loop import Job, LoopConfig
 from .types import Batch, Evaluate, Loss
 
@@ -43,6 +44,17 @@ class BaseRecipe(Checked):
         """:meth:`job`, after :meth:`check`."""
         self.check()
         return self.job()
+
+    def on_clips(self, task: Any, source: Source) -> Job:
+        """A task on the clips of a source: ``loop.batch`` lanes of ``loop.frames`` frames."""
+        loop = self.loop
+
+        def batches(host: int, hosts: int) -> Any:
+            return pipeline.batches(
+                source, loop.batch, loop.frames, loop.seed, host=host, hosts=hosts
+            )
+
+        return Job(task, batches, source)
 
     def evaluate_file(self, weights: str | Path) -> Metrics:
         """Metrics of a weights file or name on the test data. Raises DataError: there are none."""

@@ -128,14 +128,7 @@ class EncoderRecipe(BaseRecipe):
         else:
             task = Agglomerate(model, card, variables, widths, self.distil, **given)
         task.header = header(self.model.name, fields, card)
-        loop = self.loop
-
-        def batches(host: int, hosts: int) -> Any:
-            return pipeline.batches(
-                source, loop.batch, loop.frames, loop.seed, host=host, hosts=hosts
-            )
-
-        return Job(task, batches, source)
+        return self.on_clips(task, source)
 
     def _figures(
         self, source: Source, teachers: Mapping[str, FrozenTeacher], size: tuple[int, int]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from .. import zoo
 from ..zoo.ranges import Share
 from ..zoo.traits import finds_persons, stem_of
 from .base import BaseRecipe, header
-from .data import pipeline
 from .data.base import DataError
 from .datasets.base import DataConfig
 from .datasets.ucf11 import UCF11Data
@@ -72,14 +70,7 @@ class PersonsRecipe(BaseRecipe):
             score = lambda variables: find_persons(model, variables, card, test)
         task = FindPersons(model, card, {"params": params}, self.threshold, evaluate=score)
         task.header = header(name, fields, card)
-        source, loop = self.data.features(self.cache, stem, card), self.loop
-
-        def batches(host: int, hosts: int) -> Any:
-            return pipeline.batches(
-                source, loop.batch, loop.frames, loop.seed, host=host, hosts=hosts
-            )
-
-        return Job(task, batches, source)
+        return self.on_clips(task, self.data.features(self.cache, stem, card))
 
     def evaluate_file(self, weights: str | Path) -> dict[str, float]:
         """Metrics of a weights file or name on the test data: those of its actions too."""

@@ -23,7 +23,6 @@ from .agreement import agree, hold_out
 from .base import BaseRecipe, header
 from .clip_teacher import ClipTeacher, streaming
 from .compressing import CompressConfig, Compressing
-from .data import pipeline
 from .data.base import DataError, Source
 from .datasets import DataConfig, data_set
 from .datasets.synth import SynthData
@@ -177,14 +176,7 @@ class Recipe(BaseRecipe):
         task.header = header(self.model.name, fields, card)
         if self.compress.wanted:
             task = Compressing(task, self.compress)
-        loop = self.loop
-
-        def batches(host: int, hosts: int) -> Any:
-            return pipeline.batches(
-                source, loop.batch, loop.frames, loop.seed, host=host, hosts=hosts
-            )
-
-        return Job(task, batches, source)
+        return self.on_clips(task, source)
 
     def evaluate_file(self, weights: str | Path) -> dict[str, float]:
         """Metrics of a weights file or name on the test data. Raises as :meth:`build`."""

@@ -208,8 +208,8 @@ def export(
 def wrong(to: str, precision: str, difference: Difference) -> bool:
     """True if an artefact in full precision is another function than the model.
 
-    LiteRT alone is held to it: TensorFlow's converter computes some products wrongly (MoveNet's
-    points), and says nothing."""
+    LiteRT alone is held to it: its converter makes another program of it, and its runtime computed
+    MoveNet's points in memory that was still read (``litert_memory.py``), saying nothing."""
     full = to == "litert" and precision == "fp32"
     return full and difference.answers > 1e-2 * max(1.0, difference.change)
 

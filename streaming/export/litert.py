@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from ...layers.install import how_to_install
 from ..precision import RuntimeRefused
+from .litert_memory import apart
 from .litert_ops import Values  # from there: its import fills the table of what runs a node
 from .onnx_graph import UnsupportedOperation
 
@@ -66,10 +67,11 @@ def converted(model: Any, precision: str) -> bytes:
     if precision == "int8":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     try:
-        return converter.convert()
+        file = converter.convert()
     except Exception as error:  # the converter has a class of its own for each of its stages
         told = " ".join(str(error).split())
         raise UnsupportedOperation(f"TensorFlow's converter: {told[:300]}") from None
+    return apart(file)
 
 
 def _dtype(info: Any) -> np.dtype:

@@ -48,6 +48,10 @@ class AgglomerateConfig(Checked):
       summary, spatial: weights of the cosine and the smooth-L1 term, of the summary vector and of
         the map; (0, 0) leaves it out.
       whole: one cosine over all tokens of a map together, instead of one per token.
+      gram: weight of Gram anchoring (DINOv3, arXiv 2508.10104, section 4.2): how alike each two
+        patches of a picture are in the student's own map, without a head, and in the teacher's.
+        There the teacher is an earlier state of the student; it is told as it is (standardise
+        False).
       standardise: every coordinate of a teacher's answers gets mean 0 and deviation 1, by fixed
         figures (``answers.measure``) of ``measured`` batches before the first step.
       own_class: teacher i is compared with the student's class token i, not with its summary.
@@ -61,6 +65,7 @@ class AgglomerateConfig(Checked):
     summary: tuple[Weight, Weight] = (1.0, 0.0)
     spatial: tuple[Weight, Weight] = (0.9, 0.1)
     whole: bool = False
+    gram: Weight = 0.0
     standardise: bool = True
     measured: Count = 500
     own_class: bool = False
@@ -69,8 +74,10 @@ class AgglomerateConfig(Checked):
 
     def __post_init__(self):
         super().__post_init__()
-        if not any(self.summary + self.spatial):
-            raise ValueError("summary and spatial: weights of at least 0, one of them above 0")
+        if not any((*self.summary, *self.spatial, self.gram)):
+            raise ValueError(
+                "summary, spatial and gram: weights of at least 0, one of them above 0"
+            )
 
 
 # EUPE (arXiv 2603.22387), stage 1: teachers -> proxy. The paper's teachers are PEcore-G, PElang-G
@@ -113,6 +120,19 @@ def smooth_l1(z: Array, y: Array) -> Array:
     """Huber's loss, quadratic below a difference of 1, mean over D: [..., D] -> [...]."""
     gap = jnp.abs(z - y)
     return jnp.where(gap < 1.0, 0.5 * gap * gap, gap - 0.5).mean(axis=-1)
+
+
+def gram_distance(z: Array, y: Array) -> Array:
+    """Mean squared difference of the cosines of all pairs of patches: [N, h, w, D] and
+    [N, h', w', D'] -> [N]; ``y`` is resized to the grid of ``z``."""
+
+    def cosines(a: Array) -> Array:
+        a = a.reshape(a.shape[0], -1, a.shape[-1])
+        a = a / jnp.sqrt(jnp.maximum((a * a).sum(axis=-1, keepdims=True), 1e-12))
+        return a @ a.swapaxes(1, 2)
+
+    gap = cosines(z) - cosines(resize_cubic(y, z.shape[1:3]))
+    return (gap * gap).mean(axis=(1, 2))
 
 
 class Agglomerate(ModelTask):
@@ -219,8 +239,8 @@ class Agglomerate(ModelTask):
         total = jnp.float32(0.0)
         for name, value in figures.items():
             part, kind = name.split("/")[1:]
-            weights = cfg.summary if part == "summary" else cfg.spatial
-            total += weights[kind == "smooth_l1"] * value
+            cosine, smooth = cfg.summary if part == "summary" else cfg.spatial
+            total += {"cosine": cosine, "smooth_l1": smooth, "gram": cfg.gram}[kind] * value
         return total, (memory, figures)
 
     def compare(
@@ -232,8 +252,8 @@ class Agglomerate(ModelTask):
         teacher_size: tuple[int, int],
         counted: Array | None = None,
     ) -> dict[str, Array]:
-        """``<teacher>/<summary or spatial>/<cosine or smooth_l1>`` of one pair of sizes; counted:
-        as in ``losses.masked_mean``."""
+        """``<teacher>/<summary or spatial>/<cosine or smooth_l1>`` of one pair of sizes, and
+        ``<teacher>/spatial/gram`` where it weighs; counted: as in ``losses.masked_mean``."""
         frames = unit_range(batch["frames"])
         mask = batch["valid"].reshape(-1)
         flat = frames.reshape(-1, *frames.shape[2:])
@@ -248,6 +268,8 @@ class Agglomerate(ModelTask):
                 y = meant[part]
                 z = said[name][part].astype(jnp.float32)
                 each = self._terms(z, y, whole=self.config.whole and part == "spatial")
+                if part == "spatial" and self.config.gram:
+                    each["gram"] = gram_distance(out.features.astype(jnp.float32), y)
                 for kind, value in each.items():
                     figures[f"{name}/{part}/{kind}"] = masked_mean(value, mask, counted)
         return figures
@@ -278,7 +300,7 @@ class Agglomerate(ModelTask):
 
 def used(widths: Widths, config: AgglomerateConfig) -> Widths:
     """The answers that a config compares: the others have width 0."""
-    pairs = zip(widths, (config.summary, config.spatial), strict=False)
+    pairs = zip(widths, (config.summary, (*config.spatial, config.gram)), strict=False)
     return Widths(*(width if any(weights) else 0 for width, weights in pairs))
 
 

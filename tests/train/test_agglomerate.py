@@ -174,6 +174,36 @@ def test_one_cosine_over_a_whole_map():
     assert np.abs(per_token - want).max() > 1e-2
 
 
+def test_gram_anchoring_is_dinov3s():
+    """Figures of ``GramLoss`` (facebookresearch/dinov3, dinov3/loss/gram_loss.py, negative ones
+    kept, as its configs have it) on the same arrays."""
+    rng = np.random.default_rng(0)
+    z, y = (rng.normal(size=(2, 3, 3, n)).astype("f4") for n in (5, 7))
+    got = agglomerate.gram_distance(jnp.asarray(z), jnp.asarray(y))
+    np.testing.assert_allclose(got, [0.24984027, 0.33304036], rtol=1e-5)
+
+
+def test_gram_anchoring_alone_brings_the_likeness_of_patches_back():
+    """A turned and stretched map is as good as the map itself: no head stands between them."""
+    config = AgglomerateConfig(
+        "linear", summary=(0.0, 0.0), spatial=(0.0, 0.0), gram=2.0, standardise=False
+    )
+    model, variables = make_student()
+    anchor = linear_teacher(3, 4, 5)
+    task = Agglomerate(
+        model, CARD, variables, {"anchor": Widths(4, 5)}, config, online={"anchor": anchor},
+        size=(8, 8),
+    )  # fmt: skip
+    batch = {"frames": noise_frames(jax.random.key(9)), "valid": jnp.ones((32, 1), bool)}
+    start = task.init(jax.random.key(1))
+    loss, (_, told) = jax.jit(task.loss)(start, task.constants, (), jax.random.key(0), batch)
+    assert float(loss) == pytest.approx(2.0 * float(told["anchor/spatial/gram"]))
+    params, last = train(task, 200, 3e-2, noise_frames)
+    assert last[0] < 0.1 * float(loss), (last, loss)
+    heads = jax.tree.map(lambda a: a[0], params["heads"])
+    jax.tree.map(np.testing.assert_array_equal, heads, task.init(jax.random.key(0))["heads"])
+
+
 def test_figures_are_those_of_all_batches_together():
     rng = np.random.default_rng(0)
     maps = [rng.normal(3, (1, 10, 0), (n, 2, 3, 3)) for n in (4, 7, 1)]

@@ -194,3 +194,16 @@ def test_worse_films(kind):
     for bad, says in (("fog", "choose from drop"), (kind, "from 0 to 1")):
         with pytest.raises(ValueError, match=says):
             degrade(x, bad, 1.5)
+
+
+def test_a_frozen_picture_is_the_last_one_that_was_seen():
+    x = np.arange(1, 20_001).reshape(-1, 1, 1, 1)
+    for level in (0.1, 0.5, 0.9):
+        shown = degrade(x, "freeze", level, seed=1)[0].ravel()
+        moves = shown == x.ravel()
+        np.testing.assert_array_equal(shown, np.maximum.accumulate(np.where(moves, shown, 0)))
+        assert abs((~moves).mean() - level) < 0.03, level
+        # how long it stood: stalls one behind the other look like one
+        stood = np.diff(np.flatnonzero(moves))[:-1] - 1
+        assert set(stood[stood < 8].tolist()) == {0, 4, 5, 6, 7}, level
+    assert degrade(x, "freeze", 1.0)[0].max() == 1

@@ -18,11 +18,11 @@ def drop(film: np.ndarray, level: float, seed: int = 0) -> tuple[np.ndarray, np.
 
 
 def freeze(film: np.ndarray, level: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """``level`` of the time the picture stands still, for a second or so at a time."""
+    """``level`` of the time the picture stands still, for 4 to 12 frames at a time."""
     rng, out = np.random.default_rng(seed), np.array(film)
-    at = 1
+    chance, at = level / (8 - 7 * level), 1  # a stall is 8 frames in the mean
     while at < len(film):
-        if rng.random() < level / 8:
+        if rng.random() < chance:
             stop = min(len(film), at + int(rng.integers(4, 13)))
             out[at:stop] = out[at - 1]
             at = stop

@@ -19,6 +19,7 @@ import argparse
 import importlib
 import importlib.abc
 import importlib.util
+import inspect
 import json
 import os
 import random
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from ..parity.shim import mend_torchvision
+from .mutation import at_import, marked, mutants
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -72,10 +74,10 @@ def tests_of(source: str, settings: dict[str, Any], texts: dict[str, str]) -> li
 
 
 class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives one module its changed source."""
+    """Gives one module its changed source, and names that it may use."""
 
-    def __init__(self, module: str, path: Path, source: str):
-        self.module, self.path, self.source = module, path, source
+    def __init__(self, module: str, path: Path, source: Any, **names: Any):
+        self.module, self.path, self.source, self.names = module, path, source, names
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         if name == self.module:
@@ -83,40 +85,47 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: Any) -> None:
+        module.__dict__.update(self.names)
         exec(compile(self.source, str(self.path), "exec"), module.__dict__)
 
 
-class Traced:
-    """A pytest plugin: which test runs which line of one file, and how long each takes."""
+def inherited(mutated: Mutated) -> None:
+    """Processes that this one starts get the changed source as well."""
+    folder = BUILT / f"mutant{os.getppid()}"
+    folder.mkdir(exist_ok=True)
+    given = f"{mutated.module!r}, Path({str(mutated.path)!r}), {mutated.source!r}"
+    (folder / "sitecustomize.py").write_text(
+        "from __future__ import annotations\nimport importlib.abc, importlib.util, sys\n"
+        f"from pathlib import Path\n{inspect.getsource(Mutated)}\n"
+        f"sys.meta_path.insert(0, Mutated({given}))\n"
+    )
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
-    def __init__(self, path: Path):
-        self.path, self.lines = str(path), {}
+
+class Traced:
+    """A pytest plugin: which test runs which line of one file, and how long each takes. The file
+    says so itself (``mutation.marked``): a tracer makes all of JAX several times slower."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, set[int]] = {}
         self.now: set[int] = set()
         self.seconds: dict[str, float] = {}
         self.bad: list[str] = []
         self.began = 0.0
 
-    def _trace(self, frame: Any, event: str, arg: Any) -> Any:
-        if frame.f_code.co_filename != self.path:
-            return None
-        self.now.add(frame.f_lineno)
-        return self._line
-
-    def _line(self, frame: Any, event: str, arg: Any) -> Any:
-        self.now.add(frame.f_lineno)
-        return self._line
+    def ran(self, first: int, last: int) -> None:
+        self.now.update(range(first, last + 1))
 
     def pytest_runtest_logstart(self, nodeid: str, location: Any) -> None:
         self.now = self.lines.setdefault(nodeid, set())
         self.began = time.process_time()
-        sys.settrace(self._trace)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.outcome != "passed" and report.nodeid not in self.bad:
             self.bad.append(report.nodeid)
 
     def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
-        sys.settrace(None)
         self.seconds[nodeid] = time.process_time() - self.began
 
 
@@ -190,7 +199,10 @@ def baseline(source: str, tests: list[str]) -> Any:
     """(lines of each test, seconds of each, those that fail by themselves)."""
 
     def work() -> Any:
-        plugin = Traced(ROOT / source)
+        plugin = Traced()
+        path, module = ROOT / source, "streamzoo." + source.removesuffix(".py").replace("/", ".")
+        tree = marked(path.read_text(), "__ran__")
+        sys.meta_path.insert(0, Mutated(module, path, tree, __ran__=plugin.ran))
         pytest_run(tests, plugin)
         return {t: sorted(n) for t, n in plugin.lines.items()}, plugin.seconds, plugin.bad
 
@@ -202,8 +214,9 @@ def judge(mutant: Any, base: Any, tests: list[str]) -> dict[str, Any]:
     lines, seconds, bad = base
     usable = sorted((t for t in lines if t not in bad), key=lambda t: seconds[t])
     at = range(mutant.line, mutant.line + mutant.before.count("\n") + 1)
-    near = [t for t in usable if set(lines[t]) & set(at)]
     source = (ROOT / mutant.file).read_text()
+    every = at_import(source, mutant.line)
+    near = [t for t in usable if every or set(lines[t]) & set(at)]
     module = "streamzoo." + mutant.file.removesuffix(".py").replace("/", ".")
 
     def work(chosen: list[str]) -> Any:
@@ -228,8 +241,6 @@ def judge(mutant: Any, base: Any, tests: list[str]) -> dict[str, Any]:
 
 
 def run(count: int, each: int, seed: int, only: list[str]) -> None:
-    from .mutation import mutants
-
     os.chdir(ROOT)
     BUILT.mkdir(exist_ok=True)
     settings = json.loads(TABLE.read_text())

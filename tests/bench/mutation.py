@@ -14,6 +14,7 @@ import ast
 import dataclasses
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 COMPARE = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq,
@@ -133,3 +134,48 @@ def _text(node: ast.expr) -> bool:
     return isinstance(node, ast.JoinedStr) or (
         isinstance(node, ast.Constant) and isinstance(node.value, str)
     )
+
+
+def at_import(source: str, line: int) -> bool:
+    """Whether a line runs when its module is imported, outside the bodies of functions."""
+    return not any(
+        node.body[0].lineno <= line <= (node.end_lineno or 0)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+
+
+def marked(source: str, call: str) -> ast.Module:
+    """The source whose functions call ``call(first line, last line)`` before each statement."""
+    tree = ast.parse(source)
+    _mark_functions(tree.body, call)
+    return ast.fix_missing_locations(tree)
+
+
+def _mark_functions(body: list[Any], call: str) -> None:
+    for one in body:
+        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef):
+            said = ast.get_docstring(one) is not None
+            one.body = one.body[:said] + _marked(one.body[said:], call)
+        elif isinstance(one, ast.ClassDef):
+            _mark_functions(one.body, call)
+
+
+def _marked(body: list[Any], call: str) -> list[Any]:
+    out = []
+    for one in body:
+        last = one.end_lineno
+        if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            last = one.body[0].lineno - 1
+            _mark_functions([one], call)
+        else:
+            parts = [one, *getattr(one, "handlers", ()), *getattr(one, "cases", ())]
+            for part in parts:
+                for name in ("body", "orelse", "finalbody"):
+                    block = getattr(part, name, None)
+                    if isinstance(block, list) and block:
+                        last = min(last, block[0].lineno - 1)
+                        setattr(part, name, _marked(block, call))
+        mark = ast.parse(f"{call}({one.lineno}, {max(last, one.lineno)})").body[0]
+        out += [ast.copy_location(mark, one), one]
+    return out

@@ -5,8 +5,8 @@
 
 The rows are those of the register of systems (1 to 55, and of the rest those that are judged), in
 ``rows.json``: the tests that hold a system, one change of its source that must make one of them
-fail, and what is still open. A mutant lives in the memory of a forked process
-(``bench/mutants.py``); no source is written.
+fail, and what is still open. A mutant lives in the memory of a forked process and of those that it
+starts (``bench/mutants.py``); no source of the package is written.
 """
 
 from __future__ import annotations
@@ -55,14 +55,16 @@ def kill(row: dict[str, Any]) -> dict[str, str]:
     """Runs a row's tests on its mutant, and, where they all pass, says so."""
     import sys
 
-    from .bench.mutants import First, Mutated, forked, pytest_run
+    from .bench.mutants import First, Mutated, forked, inherited, pytest_run
 
     one = row["mutant"]
     module = "streamzoo." + one["file"].removesuffix(".py").replace("/", ".")
     source = mutated(row)
 
     def work() -> tuple[int, str]:
-        sys.meta_path.insert(0, Mutated(module, ROOT / one["file"], source))
+        changed = Mutated(module, ROOT / one["file"], source)
+        sys.meta_path.insert(0, changed)
+        inherited(changed)
         first = First()
         which = "" if row.get("slow") else "not slow"
         return pytest_run(row["tests"], first, "-x", "-m", which), first.failed

@@ -122,6 +122,13 @@ def test_consolidation_keeps_the_read_out_of_duplicated_keys():
     more = consolidate(entries, 6)
     np.testing.assert_allclose(read_entries(more, query)[1], want, atol=1e-5)
     assert int((more.mass > 0).sum()) == 4
+    # prototypes and new entries together: one that stands for many weighs as many
+    new = duplicated([2, 1, 1, 1], rng)
+    both = lambda a, b: jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), a, b)
+    again = consolidate(both(short, new), 4)
+    _, want = read_entries(both(entries, new), query)
+    np.testing.assert_allclose(read_entries(again, query)[1], want, atol=1e-5)
+    assert sorted(np.asarray(again.mass[0]).tolist()) == [3, 3, 5, 6]
 
 
 def test_least_used_entries_make_room():

@@ -14,6 +14,14 @@ ROWS: list[Row] = [
     row for file in FILES for row in importlib.import_module(f".{file.stem}", __package__).ROWS
 ]
 
+# one of each family whose layers the others share: seconds each, the rest are minutes
+FAST = (
+    "clip-b32 transformers CLIPModel",
+    "siglip-b16 transformers SiglipModel",
+    "dinov2-s14 transformers Dinov2Model",
+    "dinov3-s16 transformers DINOv3ViTModel",
+)
+
 
 def test_rows_have_their_own_names():
     keys = [(row.name, row.reference) for row in ROWS]
@@ -28,8 +36,16 @@ def test_drawn_weights_never_change():
     np.testing.assert_allclose(weights["b.weight"], [0.886276, 1.0498796], rtol=1e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", ROWS, ids=[f"{row.name} {row.reference}" for row in ROWS])
+def case(row):
+    name = f"{row.name} {row.reference}"
+    return pytest.param(row, id=name, marks=[pytest.mark.slow] * (name not in FAST))
+
+
+def test_the_fast_rows_are_there():
+    assert {*FAST} < {f"{row.name} {row.reference}" for row in ROWS}
+
+
+@pytest.mark.parametrize("row", [case(row) for row in ROWS])
 def test_parity(row, tmp_path):
     pytest.importorskip("torch")
     check(row, measure(row, tmp_path))

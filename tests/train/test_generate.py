@@ -108,8 +108,14 @@ def test_gradient_block_by_block_is_that_of_the_whole_rollout():
     assert any(
         np.abs(a - b).max() > 1e-3 for a, b in zip(*map(jax.tree.leaves, (late, got)), strict=True)
     )
-    with pytest.raises(ValueError, match="a tail of 7 of 6 frames"):
-        tail_weights(6, 7)
+
+
+def test_a_tail_is_the_last_frames():
+    assert tail_weights(6, 2).tolist() == [0, 0, 0, 0, 1, 1]
+    assert tail_weights(6, 6).all()
+    for tail in (0, 7):
+        with pytest.raises(ValueError, match=f"a tail of {tail} of 6 frames"):
+            tail_weights(6, tail)
 
 
 @pytest.mark.slow

@@ -322,6 +322,57 @@ def test_with_hrm_it_learns_what_no_camera_knows_and_without_it_does_not():
     assert score[True] > 0.9 and 0.35 < score[False] < 0.65, score
 
 
+def moving_shapes(seed, scenes=16):
+    """As :func:`short_scenes`, but every camera sees something go round at a speed of its own: its
+    place is in the features as smooth waves, and there is nothing else to learn."""
+    rng = np.random.default_rng(seed)
+    start, speed = rng.uniform(0, 2 * np.pi, (scenes, 3, 1)), rng.uniform(-0.9, 0.9, (scenes, 3, 1))
+    place = start + speed * np.arange(STEPS)
+    width = CODES.shape[1]
+    waves = np.cos(place[..., None] * (1 + np.arange(width) % 2) + np.arange(width) * 0.7)
+    batch = short_scenes(0, 1)
+    batch = {k: np.repeat(v, scenes, axis=0) for k, v in batch.items()}
+    return batch | {"frames": waves[..., None, None, :].astype(np.float32)}
+
+
+@pytest.mark.slow
+def test_the_next_feature_of_moving_shapes_is_nearer_than_the_last_one():
+    """Row 23, on shapes that it has not seen: a head without a memory could not tell the speed."""
+    config = LiveConfig(
+        image_size=(16, 16), encoder="conv16", embed=16, period=4, key_dim=8, cross_heads=2,
+        dim=32, hidden=64, depth=1, classes=handover.LOOKS, max_boxes=1, person_cells=1, roi_size=1,
+    )  # fmt: skip
+    model: LiveModel = LiveModel(config)
+    maps = jnp.zeros((1, 1, 1, 1, CODES.shape[1]))
+    variables = jax.jit(lambda k: model.init(k, model.init_carry(1), maps))(jax.random.key(0))
+    alone = dict.fromkeys(("label", "event", "anomaly", "match", "person"), 0.0)
+    task = Live(model, Card("toy-live"), variables, LiveLoss(future=1.0, **alone))
+    adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(5e-3))
+    constants = {**task.constants, "cross": jnp.asarray(False)}
+
+    @jax.jit
+    def step(params, state, batch):
+        grad, _ = jax.grad(task.loss, has_aux=True)(params, constants, (), None, batch)
+        change, state = adam.update(grad, state)
+        return optax.apply_updates(params, change), state
+
+    @jax.jit
+    def miss(params, batch):
+        out = over_scenes(model, {"params": params}, batch["frames"], jnp.asarray(False))
+        late = slice(4, None)  # the speed is seen by then
+        return future_loss(out.next_features[:, :, late], out.features[:, :, late])
+
+    params, state = task.first, adam.init(task.first)
+    test = moving_shapes(10**6, 64)
+    first, repeat = miss(params, test)
+    assert float(first) == pytest.approx(float(repeat))  # it begins as the last feature again
+    for index in range(150):
+        params, state = step(params, state, moving_shapes(index))
+    found, repeat = miss(params, test)
+    print(f"next feature: {float(found / repeat):.3f} of the error of the last one again")
+    assert float(found) < 0.5 * float(repeat)
+
+
 # --- the recipe -------------------------------------------------------------------------------
 
 

@@ -13,9 +13,11 @@ import pytest
 from streamzoo import Slots, Step, zoo
 from streamzoo.layers import contract
 from streamzoo.layers.contract import Subject
+from streamzoo.zoo.encode import ImageViT, ImageViTConfig
 from streamzoo.zoo.encode.stems import stem_width
 from streamzoo.zoo.live import LiveConfig, LiveModel
 from streamzoo.zoo.live.cross_stream import hrm, trm
+from streamzoo.zoo.live.cross_stream import model as live_model
 from streamzoo.zoo.live.cross_stream.encoder import encoder_stride
 from streamzoo.zoo.registry import Card
 
@@ -329,6 +331,28 @@ def test_frames_and_their_features_give_the_same():
     direct = jax.jit(model.apply)(variables, model.init_carry(2), frames)
     kept = jax.jit(model.apply)(variables, model.init_carry(2), features)
     assert contract.difference(kept, direct)[0] < 1e-5
+
+
+def test_an_image_encoder_is_itself_and_its_projection_that_of_the_formula(monkeypatch):
+    """Row 13: what the other parts read is the encoder's map of each frame alone (its parity with
+    transformers is a row of tests/parity), projected, normed and averaged, in float64."""
+    shape = dict(image_size=(28, 28), patch=14, dim=12, depth=1, heads=2)
+    vit = ImageViT(ImageViTConfig(**shape))  # of the registered encoder's kind and stride
+    monkeypatch.setattr(live_model, "make_encoder", lambda *_: ImageViT(vit.config))
+    config = dataclasses.replace(TINY, encoder="dinov2-l14", image_size=(28, 42))
+    model = LiveModel(config)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 28, 42, 3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), model.init_carry(2), x)
+    variables = drawn(shapes, 3)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+    _, out = jax.jit(model.apply)(variables, model.init_carry(2), x)
+    alone = jax.jit(vit.apply)({"params": variables["params"]["body"]}, x.reshape(6, 28, 42, 3))
+    cells = np.asarray(alone.features, np.float64) @ p["project"]["kernel"] + p["project"]["bias"]
+    cells = cells - cells.mean(-1, keepdims=True)
+    cells = cells / np.sqrt((cells**2).mean(-1, keepdims=True) + 1e-6)
+    cells = cells * p["norm"]["scale"] + p["norm"]["bias"]
+    want = np.asarray(jax.nn.gelu(cells)).mean(axis=(1, 2)).reshape(2, 3, -1)
+    np.testing.assert_allclose(out.features, want, atol=2e-5)
 
 
 @pytest.mark.slow

@@ -85,6 +85,9 @@ def test_windows_and_sinks(name):
         run.block()
     run.compare()
     assert run.call == len(run.z["call_t"])
+    # what is kept is what is read, beside a block's own frames
+    value = PLAIN[name]
+    assert value.keep.capacity == value.read.window - value.block
 
 
 class Switching(Run):

@@ -43,11 +43,23 @@ def test_the_stream_of_a_teacher_is_the_teacher_on_every_window(head, stride):
     for t in range(12):
         carry, out = step(params, carry, x[:, t : t + 1])
         got.append(out)
+    name = "logits" if head == "frame" else "box_logits"
     for t in range(12):
         window = np.maximum(np.arange(t - 3 * stride, t + 1, stride), 0)
         want = clip(params, x[:, window])
-        name = "logits" if head == "frame" else "box_logits"
         np.testing.assert_array_equal(getattr(got[t], name)[:, 0], getattr(want, name))
+    # and in pieces of many frames, of which some did not come
+    valid = np.ones((2, 14), bool)
+    valid[:, [3, 9]] = False
+    x = np.insert(x, [3, 8], 9.0, axis=1)
+    carry, pieces = stream.init_carry(2), []
+    for at in (slice(0, 9), slice(9, 14)):
+        carry, out = step(params, carry, x[:, at], valid[:, at])
+        pieces.append(getattr(out, name))
+    whole = np.concatenate(pieces, axis=1)
+    one = np.concatenate([getattr(out, name) for out in got], axis=1)
+    np.testing.assert_allclose(whole[:, valid[0]], one, atol=1e-5)
+    assert not whole[:, ~valid[0]].any()
 
 
 def test_taps_of_the_stream_are_those_of_the_windows():

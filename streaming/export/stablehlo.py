@@ -10,6 +10,7 @@ from jax import export
 from ...layers.kernels.dispatch import portable
 from ...layers.streaming import AnyArray, Carry, Fields, Params
 from ...zoo.registry import Card
+from ..precision import RuntimeRefused
 from .traced import Leaf, apply, leaves, named, shape_of
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -28,6 +29,9 @@ def lower(
     Args:
       args: (carry, frames, valid, extras), arrays or their shapes, batch 1 if ``dynamic``.
       dynamic: the batch is a symbol, any number of streams.
+
+    Raises:
+      RuntimeRefused: ``dynamic``, of a model whose program depends on the number.
     """
     args = jax.tree.map(shape_of, args)
     shapes = jax.tree.map(shape_of, params)
@@ -42,6 +46,12 @@ def lower(
         with portable():
             return jax.tree.leaves(apply(model, params, card, *rest))
 
-    program = export.export(jax.jit(run), platforms=PLATFORMS)(flat)
+    try:
+        program = export.export(jax.jit(run), platforms=PLATFORMS)(flat)
+    except jax.errors.InconclusiveDimensionOperation:
+        raise RuntimeRefused(
+            f"--batch dynamic: the program of {card.name} depends on the number of streams (how"
+            " much memory it reads at a time does); give a number"
+        ) from None
     results = [*leaves(told[0], "carry_out"), *leaves(told[1], "out")]
     return program, leaves(shapes, "weights"), named(*args), results

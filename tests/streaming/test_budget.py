@@ -48,5 +48,6 @@ def test_the_deployment_table_of_a_model_of_one_gigabyte():
     lines = table(big)
     assert len(lines) == len(DEVICES) and all(device.source for device in DEVICES)
     assert lines[0].startswith("USB accelerator (2 W): at most 0.5 frames/s")
+    assert "camera box (15 W): at most 10 frames/s, by its products" in lines
     assert "edge server (72 W): at most 121 frames/s, by its products" in lines
     assert "cloud accelerator: at most 197 frames/s, by its products" in lines

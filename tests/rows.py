@@ -58,7 +58,8 @@ def kill(row: dict[str, Any]) -> dict[str, str]:
     from .bench.mutants import First, Mutated, forked, inherited, pytest_run
 
     one = row["mutant"]
-    module = "streamzoo." + one["file"].removesuffix(".py").replace("/", ".")
+    module = one["file"].removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    module = f"streamzoo.{module}"
     source = mutated(row)
 
     def work() -> tuple[int, str]:

@@ -278,7 +278,13 @@ def test_costs_keep_the_newest_and_survive_a_file(tmp_path):
     assert costs.mean(1) == 0.5
     assert [costs.bucket(n) for n in (1, 2, 4, 9)] == [1, 4, 4, 4]
     assert costs.chunks(10, 4) == [4, 4, 4] and costs.chunks(9, 4) == [4, 4, 1]
-    assert Costs.load("linear:4,0.5").mean(8) == pytest.approx(0.008)
+    # by the mean a step of four is the cheapest for three frames, by what it may take it is not
+    uneven = Costs({1: [0.002], 4: [0.001, 0.008]})
+    assert uneven.cheapest(3) == pytest.approx(0.0045)
+    assert uneven.cheapest(3, high=True) == pytest.approx(0.006)
+    assumed = Costs.load("linear:4,0.5")
+    assert assumed.mean(8) == pytest.approx(0.008)
+    assert assumed.buckets == (1, 2, 4, 8, 16, 32, 64)
     for wrong in ("linear:4", "nowhere.json", tmp_path):
         with pytest.raises(ValueError, match="give a JSON file"):
             Costs.load(wrong)

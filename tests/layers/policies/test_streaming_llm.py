@@ -124,6 +124,8 @@ def test_policies_by_name():
     for name in POLICY_NAMES:
         assert create(name, 128).capacity == 128, name
     assert create("streaming-vlm").capacity == 1024
+    # VST: one turn's picture and reply in place, an eighth and five eighths of the text before
+    assert create("vst", 128) == StreamingVLM(128, 1, 1, 16, 80)
     with pytest.raises(ValueError, match="did you mean streaming-"):
         create("streaming-vllm")
     with pytest.raises(ValueError, match="leave none for what comes"):

@@ -1,6 +1,7 @@
 """The scheduler on a clock of our own: deadlines, batches, admission, and frames that add up."""
 
 import functools
+import math
 import random
 import re
 
@@ -8,6 +9,7 @@ import pytest
 
 from streamzoo.streaming.engine import Costs, Refused, Scheduler
 from streamzoo.streaming.engine.admission import Demand, load, refusal
+from streamzoo.streaming.engine.fairness import Faded
 
 
 def instance(seed):
@@ -265,6 +267,15 @@ def test_every_frame_has_one_fate(seed):
     unknown = sum(f is None for f in fate.values()) - total.in_flight  # dropped while waiting
     kinds = ("late", "superseded", "closed")
     assert closed + unknown == sum(total.dropped.get(k, 0) for k in kinds)
+
+
+def test_what_was_fades_to_a_third_in_two_seconds():
+    total, half = Faded(), math.exp(-0.5)
+    assert total(0.0) == total(9.0) == 0
+    total.add(2, 0.0)
+    total.add(1, 1.0)
+    assert total(1.0) == total(0.5) == pytest.approx(2 * half + 1)  # the past is not undone
+    assert total(3.0) == pytest.approx((2 * half + 1) * math.exp(-1))
 
 
 def test_costs_keep_the_newest_and_survive_a_file(tmp_path):

@@ -81,6 +81,25 @@ def test_nvfp4_is_torchaos_bit_by_bit():
     same(np.asarray(codes)[inside], z["tab_ao_code"][inside])
 
 
+def test_nvfp4_of_one_level_and_of_the_other_packages():
+    z = golden("nvfp4")
+    alone = nvfp4.quantise(jnp.asarray(z["x"]), whole=jnp.float32(1))
+    same(alone.codes, z["ao1_codes"])
+    same(np.asarray(alone.scale).view(np.uint8), z["ao1_scale_u8"])
+    same(nvfp4.dequantise(alone), z["ao1_deq"])
+    # they bound a block's scale elsewhere, and nothing else differs but three codes at ties
+    got = nvfp4.quantise(jnp.asarray(z["x"]))
+    scale = np.asarray(got.scale)
+    least = scale.astype(np.float32) == 2.0**-6
+    for package, codes, atol in (("ct", 0, 1e-5), ("mo", 3, 4e-5)):
+        assert (np.asarray(got.codes) != z[f"{package}_codes"]).sum() == codes
+        same((scale.view(np.uint8) != z[f"{package}_scale_u8"].reshape(scale.shape)), least)
+        np.testing.assert_allclose(nvfp4.dequantise(got), z[f"{package}_deq"], atol=atol)
+    same(np.arange(256, dtype=np.uint8).view(scale.dtype).astype(np.float32), z["e4m3_values"])
+    assert float(got.whole) == z["mo_gs"]
+    np.testing.assert_allclose(1 / float(got.whole), z["ct_gs"], rtol=1e-6)
+
+
 @pytest.mark.parametrize("bits, key", [(1, "b1"), (1.58, "b158"), (2, "b2"), (3, "b3"), (4, "b4")])
 def test_paretoq_and_its_gradients_are_the_authors(bits, key):
     z = golden("paretoq")
@@ -203,3 +222,6 @@ def test_keys_and_values_are_kivis(bits):
         np.testing.assert_allclose(got.least, z[key + "min"], rtol=1e-6)
     np.testing.assert_allclose(kivi.dequantise_keys(keys, bits), z[f"k_b{bits}_deq"], atol=1e-5)
     np.testing.assert_allclose(kivi.dequantise_values(values, bits), z[f"v_b{bits}_deq"], atol=1e-5)
+    # a group without a spread has no scale, and its value is kept
+    flat = kivi.quantise_keys(jnp.asarray(z["const_deq"]), bits)
+    same(kivi.dequantise_keys(flat, bits), z["const_deq"])

@@ -67,9 +67,11 @@ def page(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     tests = max(2, options.videos // 4)
     lines = [
         "# More weights of 2 bits, or fewer of 4?", "",
-        f"`python -m tests.bench.paretoq`: `tsa-lite0`, {options.videos} videos of drawn persons,",
-        f"{options.steps} steps in floats, as many with bits. mAP on {tests} videos that nothing",
-        "learned from, mean and standard deviation over seeds; bytes without the frozen encoder.",
+        f"`python -m tests.bench.paretoq --steps {options.steps} --videos {options.videos}`:",
+        f"`tsa-lite0` on drawn persons, {options.steps} steps in floats from nothing, and as many",
+        "more from there with bits, so that rows with bits have learned twice as long: compare",
+        f"those with each other. mAP on {tests} videos that nothing learned from, mean and",
+        "standard deviation over seeds; bytes without the frozen encoder.",
         "",
         "| student | kB | seeds | mAP |", "|---|---:|---:|---:|",
     ]  # fmt: skip
@@ -88,8 +90,8 @@ def page(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
 
 def main() -> None:
     p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    p.add_argument("--steps", type=int, default=300)
-    p.add_argument("--videos", type=int, default=64)
+    p.add_argument("--steps", type=int, default=240)
+    p.add_argument("--videos", type=int, default=96)
     p.add_argument("--out", type=Path, default=OUT, help="results, without their suffix")
     p.add_argument("--folder", type=Path, default=Path("runs/paretoq"), help="weights and caches")
     options = p.parse_args()

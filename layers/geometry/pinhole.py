@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..streaming import AnyArray
 
@@ -53,7 +54,8 @@ def focal_by_median(points: Array) -> Array:
 def focal_by_weiszfeld(points: Array, rounds: int = 10) -> Array:
     """One focal length of point maps [..., H, W, 3]: of least sum |(u, v) - f (x, y) / z|, [...].
 
-    It stays between those of fields of view of 120 degrees and of 8, as DUSt3R's.
+    It stays between half and 3.5 times that of a view of 60 degrees, as DUSt3R's; points that tell
+    nothing of a lens, such as none in front of the camera, give the one of 60 degrees.
     """
     height, width = points.shape[-3:-1]
     u, v = pixel_grid(height, width)
@@ -67,8 +69,8 @@ def focal_by_weiszfeld(points: Array, rounds: int = 10) -> Array:
         off = jnp.linalg.norm(pixel - focal[..., None, None] * ray, axis=-1)
         w = 1 / jnp.maximum(off, 1e-8)
         focal = (w * both).mean(axis=-1) / (w * own).mean(axis=-1)
-    base = max(height, width) / (2 * jnp.tan(jnp.deg2rad(60.0) / 2))
-    return jnp.clip(focal, 0.5 * base, 3.5 * base)
+    base = float(max(height, width) / (2 * np.tan(np.deg2rad(60.0) / 2)))
+    return jnp.clip(jnp.where(jnp.isfinite(focal), focal, base), 0.5 * base, 3.5 * base)
 
 
 def to_canonical(depth: Array, focal: Array, resized: float = 1.0) -> Array:

@@ -88,7 +88,7 @@ QKNorm = nn.RMSNorm | nn.LayerNorm
 
 def _norm(config: BlockConfig) -> QKNorm:
     make = layer_norm if config.qk_norm == "layer" else rms_norm
-    return make(config.eps, config.dtype)
+    return make(config.eps if config.qk_eps is None else config.qk_eps, config.dtype)
 
 
 def _heads(x: Array, config: BlockConfig, norm: QKNorm | None) -> Array:

@@ -28,6 +28,7 @@ class BlockConfig:
       out_bias, mlp_bias: the attention's output and the MLP's layers have a bias.
       qk_norm: a norm of queries and keys: RMS per ``head`` (Qwen3) or over ``all`` heads together
         (Wan), a ``layer`` norm per head (VGGT), or None.
+      qk_eps: of that norm; None takes ``eps``.
       softcap: bound of the attention's logits, cap * tanh(logits / cap); None for none.
       causal: a token sees itself and those before it within its frame (texts).
       window: of the tokens before it, itself included, how many it sees; needs ``causal``.
@@ -57,6 +58,7 @@ class BlockConfig:
     out_bias: bool = True
     mlp_bias: bool = True
     qk_norm: str | None = None
+    qk_eps: float | None = None
     softcap: float | None = None
     causal: bool = False
     window: int | None = None

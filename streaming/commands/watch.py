@@ -28,6 +28,11 @@ def options(p: argparse.ArgumentParser) -> None:
     """Adds the options."""
     p.add_argument("source", metavar="SOURCE", help="file, camera number, rtsp:// or http address")
     watching.options(p)
+    p.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help='what a model such as groundingdino-t is to find, in English: "person. red bag."',
+    )
     p.add_argument("--retries", metavar="N", type=option(Whole), help=watching.RETRIES)
     p.add_argument(
         "--zone",
@@ -101,7 +106,23 @@ def run(args: argparse.Namespace) -> None:
             say(session.told())
 
     sinks = functools.partial(_sinks, args) if zones or lines else None
-    watching.run(args, name, session, check=regions, after=after, open_sinks=sinks)
+    asked = functools.partial(_asked, getattr(args, "prompt", None))
+    watching.run(args, name, session, check=regions, after=after, open_sinks=sinks, asked=asked)
+
+
+def _asked(prompt: str | None, model: Any, card: Any) -> tuple[Any, Any]:
+    """The model and its card, with what it is to find where it finds what it is told."""
+    from ...zoo.detect.grounding.asking import ask_for, takes_prompt
+    from ...zoo.errors import WeightsError
+
+    if prompt is None:
+        if takes_prompt(model):
+            raise CliError(f'{card.name} finds what it is told to: --prompt "person. red bag."')
+        return model, card
+    try:
+        return ask_for(model, card, prompt.strip().rstrip(".").split("."))
+    except (ValueError, WeightsError) as error:
+        raise CliError(f"--prompt: {error}") from None
 
 
 def _adaptive(step: Any, source: Any, target: float, given: str) -> Any:

@@ -58,12 +58,14 @@ def run(
     check: Callable[[FrameSource], None] = lambda _: None,
     after: Callable[[Any, float], str | None] = lambda _session, _end: None,
     open_sinks: Callable[..., Any] | None = None,
+    asked: Callable[[Any, Any], tuple[Any, Any]] = lambda model, card: (model, card),
 ) -> None:
     """Runs ``open_session(step, source) -> (session, view or None)`` over the source.
 
     ``check``: raises for a source with which the rest makes no sense, before anything slow begins.
     ``after(session, time of the last frame)``: what the user is to be warned of at the end.
     ``open_sinks(source, lines)``: what else gets each frame; ``lines`` is the JSON-lines file.
+    ``asked(model, card)``: both as the user wants them.
     """
     from ...zoo import card_of, init_params, load
     from ..choice import chosen_step
@@ -94,6 +96,7 @@ def run(
         say(f"with {name}: loading, and compiling for {by(source.size)} pixels ...")
         start = time.monotonic()
         model, params = init_params(name) if args.random_weights else load(name)
+        model, card = asked(model, card)
         if late := model.latency:
             raise CliError(
                 f"{name} answers {late} frames late and would be drawn on the wrong frames; "

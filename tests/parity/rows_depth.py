@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from .golden import draw, read
 from .harness import Row, images, lively, run, to_torch
 
 NECK: dict[str, Any] = dict(neck_hidden_sizes=[8, 16, 24, 24], fusion_hidden_size=16)
@@ -91,6 +93,32 @@ def compare(*sizes: tuple[int, int]):
     return pairs
 
 
+def save_pi3(stored: Any, folder: Path) -> None:
+    """The weights that a small Pi3 had when its answers were stored."""
+    from safetensors.numpy import save_file
+
+    from .golden_pi3 import SPECIAL
+
+    shapes, _ = stored
+    save_file(draw(shapes, SPECIAL), folder / "model.safetensors")
+
+
+def compare_pi3(stored: Any, module: Any, variables: Any) -> dict:
+    """Three views: points of each camera, how sure they are, poses, and points of one world."""
+    from .golden_pi3 import SIZE
+
+    _, want = stored
+    found = run(module, variables, images(*SIZE, batch=1, frames=3), method="raw")
+    turn, place = found.poses[..., :3, :3], found.poses[..., None, None, :3, 3]
+    points = (turn[:, :, None, None] @ found.local[..., None])[..., 0] + place
+    return {
+        "local": (found.local, want["local"]),
+        "sure": (found.sure[..., None], want["sure"]),
+        "poses": (found.poses, want["poses"]),
+        "points": (points, want["points"]),
+    }
+
+
 ROWS = [
     Row(
         "depthanything-s14",
@@ -107,4 +135,12 @@ ROWS = [
     ),
     # transformers' class takes square frames only
     Row("dpt-l16", "transformers DPTForDepthEstimation", dpt, compare((64, 64), (96, 96))),
+    Row(
+        "pi3-l14",
+        "official Pi3 (stored numbers)",
+        lambda: read("pi3"),
+        compare_pi3,
+        save=save_pi3,
+        frames=3,
+    ),
 ]

@@ -167,6 +167,7 @@ def test_watch_follows_by_default_and_invents_nothing(film, tmp_path, capsys):
         (["--line", "0,0,500,5"], "outside the picture, which is 160 wide"),
         (["--line", "0,0,5"], "write it as"),
         (["--line", "0,0,5,5", "--model", "yolox-nano/coco"], "gives objects no ids"),
+        (["--prompt", "person.", "--model", "yolox-nano/coco"], "takes no prompt"),
     ],
 )
 def test_wrong_use_is_one_line(film, tmp_path, capsys, words, text):

@@ -120,13 +120,14 @@ class CrossAttention(nn.Module):
         self.out = nn.Dense(self.dim, dtype=self.dtype)
 
     def __call__(self, q: Array, k: Array, v: Array, valid: Array | None = None) -> Array:
-        """q [M, Nq, D], k and v [M, Nk, D], valid [M, Nk] of the keys -> [M, Nq, D]."""
+        """q [M, Nq, D], k and v [M, Nk, D], valid [M, Nk] of the keys or [M, Nq, Nk] of what each
+        query sees -> [M, Nq, D]."""
         head = self.inner // self.heads
         q, k, v = (
             x.reshape(*x.shape[:2], self.heads, head) for x in (self.q(q), self.k(k), self.v(v))
         )
-        seen = None if valid is None else valid[:, None, None]
-        y = attention(q, k, v, mask=seen)
+        seen = valid if valid is None or valid.ndim == 3 else valid[:, None]
+        y = attention(q, k, v, mask=None if seen is None else seen[:, None])
         return self.out(y.reshape(*y.shape[:2], self.inner))
 
 

@@ -28,22 +28,28 @@ def _fused(x: np.ndarray, heads: int) -> np.ndarray:
     return turned.T
 
 
-def _block_rules(layer: str, target: str, depth: int, heads: int = 0) -> list[Rule]:
-    """A block; ``heads`` above 0: it turns its queries and keys, and norms them."""
+def block_rules(
+    layer: str, target: str, depth: int, heads: int = 0, normed: bool = True, scaled: bool = True
+) -> list[Rule]:
+    """A block; ``heads`` above 0: it turns its queries and keys, and norms them if ``normed``;
+    ``scaled``: its branches have gains."""
     move = functools.partial(_fused, heads=heads) if heads else linear
     bias = functools.partial(_fused, heads=heads) if heads else np.asarray
     rules = [
         Rule(layer + r"attn\.qkv\.weight", target + "attn/qkv/kernel", move, stack=depth),
         Rule(layer + r"attn\.qkv\.bias", target + "attn/qkv/bias", bias, stack=depth),
     ]
-    for name, ours in (("q_norm", "query_norm"), ("k_norm", "key_norm")) if heads else ():
+    for name, ours in (
+        (("q_norm", "query_norm"), ("k_norm", "key_norm")) if heads and normed else ()
+    ):
         for part, leaf in (("weight", "scale"), ("bias", "bias")):
             source = layer + rf"attn\.{name}\.{part}"
             rules.append(Rule(source, f"{target}attn/{ours}/{leaf}", _turned, stack=depth))
     rules += dense_rules(layer + r"attn\.proj", target + "attn/out", depth)
     for k, name in ((1, "up"), (2, "down")):
         rules += norm_rules(layer + f"norm{k}", f"{target}norm{k}", depth)
-        rules.append(Rule(layer + rf"ls{k}\.gamma", f"{target}scale{k}/gain", stack=depth))
+        gain = Rule(layer + rf"ls{k}\.gamma", f"{target}scale{k}/gain", stack=depth)
+        rules += [gain] * scaled
         rules += dense_rules(layer + rf"mlp\.fc{k}", f"{target}mlp/{name}", depth)
     return rules
 
@@ -73,8 +79,8 @@ def _map_rules(source: str, target: str) -> list[Rule]:
     )
 
 
-def _encoder_rules(depth: int) -> list[Rule]:
-    stem = r"aggregator\.patch_embed\."
+def encoder_rules(depth: int, stem: str = r"aggregator\.patch_embed\.") -> list[Rule]:
+    """The DINOv2 with registers of single views."""
     rules = [
         Rule(stem + r"cls_token", "encoder/class_tokens", squeeze0),
         Rule(stem + r"register_tokens", "encoder/registers", squeeze0),
@@ -84,7 +90,7 @@ def _encoder_rules(depth: int) -> list[Rule]:
     ]
     rules += norm_rules(stem + "norm", "encoder/norm")
     layer = stem + r"blocks\.(?P<layer>\d+)\."
-    return rules + _block_rules(layer, "encoder/blocks/layer0/", depth)
+    return rules + block_rules(layer, "encoder/blocks/layer0/", depth)
 
 
 def _plan(
@@ -128,7 +134,7 @@ def _plan(
         rules.append(Rule(stem + "bias", "patch_embed/bias"))
     else:
         inner = depth_of(tensors, body + "patch_embed.blocks.")
-        rules += _encoder_rules(inner)
+        rules += encoder_rules(inner)
         table = need(tensors, body + "patch_embed.pos_embed", family)
         side = round((table.shape[1] - 1) ** 0.5)
         fields["encoder"] = dataclasses.replace(
@@ -137,9 +143,9 @@ def _plan(
         )  # fmt: skip
     for source, target in (("frame_blocks", "frame"), ("global_blocks", "world")):
         layer = rf"aggregator\.{source}\.(?P<layer>\d+)\."
-        rules += _block_rules(layer, f"pairs/{target}/", depth, heads)
+        rules += block_rules(layer, f"pairs/{target}/", depth, heads)
     layer = r"camera_head\.trunk\.(?P<layer>\d+)\."
-    rules += _block_rules(layer, "cameras/trunk/layer0/", trunk)
+    rules += block_rules(layer, "cameras/trunk/layer0/", trunk)
     for name in ("token_norm", "trunk_norm"):
         rules += norm_rules(rf"camera_head\.{name}", f"cameras/{name}")
     for name, ours in (

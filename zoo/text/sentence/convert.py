@@ -52,7 +52,8 @@ def _rules(at: str) -> list[Rule]:
     ]
 
 
-def _plan(tensors: Tensors, config: Config) -> Plan:
+def plan_bert(tensors: Tensors, config: Config) -> Plan:
+    """Of an encoder by itself, whose keys begin with "embeddings." or "bert."."""
     at = _prefix(tensors)
     said = settings(config, "BERT", NEEDED)
     if activation_of(said) != "gelu" or said["position_embedding_type"] != "absolute":
@@ -81,5 +82,5 @@ def _is_bert(keys: frozenset[str], config: Config) -> bool:
 
 
 register_converter(
-    Converter("sentence", _is_bert, _plan, "BERT encoders of sentences (sentence-transformers)")
+    Converter("sentence", _is_bert, plan_bert, "BERT encoders of sentences (sentence-transformers)")
 )

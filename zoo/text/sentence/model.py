@@ -101,11 +101,17 @@ class SentenceEncoder(nn.Module):
         if tokens.shape[1] > c.length:
             raise ValueError(f"{tokens.shape[1]} tokens, there are positions for {c.length}")
         there = jnp.ones(tokens.shape, bool) if valid is None else valid
-        x = self.tokens[tokens] + self.positions[None, : tokens.shape[1]] + self.kind[None, None]
-        x = self.norm(x.astype(c.dtype))
-        for block in self.blocks:
-            x = block(x, there[:, None, None])
+        x = self.encode(tokens, there[:, None], jnp.arange(tokens.shape[1])[None])
         weight = there[..., None].astype(jnp.float32)
         mean = (x.astype(jnp.float32) * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)
         length = jnp.linalg.norm(mean, axis=-1, keepdims=True)
         return EncoderOutput(features=x, pooled=mean / jnp.maximum(length, 1e-9))
+
+    def encode(self, tokens: Array, sees: Array, places: Array) -> Array:
+        """Features [B, N, D] of tokens [B, N] that see what ``sees`` (bool, [B or 1, N or 1, N],
+        query and key) says and stand at ``places`` [B or 1, N]."""
+        x = self.tokens[tokens] + self.positions[places] + self.kind[None, None]
+        x = self.norm(x.astype(self.config.dtype))
+        for block in self.blocks:
+            x = block(x, sees[:, None])
+        return x

@@ -1,0 +1,3 @@
+"""Grounding DINO: boxes of what a text names."""
+
+NAMES = ("groundingdino-*",)

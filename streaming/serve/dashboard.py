@@ -98,9 +98,10 @@ def aspect(session: LiveSession) -> float:
 
 
 class Past:
-    """The recent past of one stream: its latencies, and its books once a second."""
+    """The recent past of one stream: its latencies, its books once a second, and its view."""
 
-    def __init__(self):
+    def __init__(self, view: View[Any]):
+        self.view = view  # of this stream alone: it may remember what it drew, such as its colours
         self.latencies: deque[tuple[float, float]] = deque(maxlen=KEEP)  # (when, seconds)
         self.books: deque[tuple[float, int, int]] = deque(maxlen=6)  # (when, received, completed)
         self.dropped: Counter[str] = Counter()
@@ -125,8 +126,8 @@ class Dashboard:
         self, sessions: Sessions, sounds: Sounds | None = None, talks: Talks | None = None
     ):
         self.sounds, self._talks = sounds, talks
-        self.view = view_of(sessions.engine.step.card)  # of all streams: it remembers none
-        self.sessions, self.timeline = sessions, Timeline(alarms=self.view.alarms)
+        self.sessions = sessions
+        self.timeline = Timeline(alarms=self._view().alarms)
         self.watchers: set[Any] = set()
         self.tiles: dict[LiveSession, Tile] = {}
         self._past: dict[LiveSession, Past] = {}
@@ -150,13 +151,16 @@ class Dashboard:
             session.stream.show = False  # until somebody asks again
             self._serial += 1
             self.tiles[session] = Tile(
-                self._serial, session, answer.frame, record, self.view, answer.result
+                self._serial, session, answer.frame, record, past.view, answer.result
             )
             for watcher in self.watchers:
                 watcher.told(session.name)
 
+    def _view(self) -> View[Any]:
+        return view_of(self.sessions.engine.step.card)
+
     def _begin(self, session: LiveSession) -> Past:
-        self._past[session] = past = Past()
+        self._past[session] = past = Past(self._view())
         past.state = "live"
         source = "" if session.feed is None else f" ({session.feed.source.name})"
         self.timeline.note(session.name, "stream", f"added{source}")

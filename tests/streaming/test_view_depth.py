@@ -1,7 +1,13 @@
 """Maps of depth as lines and as colours."""
 
-import numpy as np
+import asyncio
+from types import SimpleNamespace as Plain
+from typing import Any
 
+import numpy as np
+import pytest
+
+import streamzoo
 from streamzoo.streaming import Result
 from streamzoo.streaming.views.depth import DepthView, colours
 from streamzoo.zoo.depth.outputs import Depth
@@ -49,3 +55,34 @@ def test_a_flat_or_empty_map_is_painted():
         for metric in (True, False):
             picture = result(depth, metric).draw(np.zeros((8, 8, 3), np.uint8))
             assert picture.shape == (8, 8, 3)
+
+
+class Stream(Plain):
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
+
+
+def test_every_stream_of_the_dashboard_has_its_own_range():
+    pytest.importorskip("starlette")
+    from streamzoo.streaming.serve.dashboard import Dashboard
+
+    card = streamzoo.model_card("depth-nano/worlds")
+    sessions: Any = Plain(engine=Plain(step=Plain(card=card)), by_name={}, listeners=[], removed=[])
+    sessions.refusals = []
+    image, ramp = np.zeros((20, 40, 3), np.uint8), np.tile(np.linspace(1, 5, 40), (20, 1))
+
+    async def show():
+        dashboard = Dashboard(sessions)
+        told = dict(feed=None, recent=Plain(newest={}), stream=Plain())
+        streams: Any = [Stream(name=name, **told) for name in "ab"]
+        views = []
+        for scale, stream in ((1.0, streams[0]), (9.0, streams[1]), (1.0, streams[0])):
+            answer: Any = Plain(latency=0.1, frame=image, result=result(scale * ramp))
+            dashboard._answered(stream, answer)
+            tile = dashboard.tiles[stream]
+            views.append(tile.view)
+            picture = tile.view.picture(image, answer.result)
+            alone = DepthView().picture(image, answer.result)
+            np.testing.assert_array_equal(picture, alone)  # nothing of the other stream's range
+        assert views[0] is views[2] is not views[1]
+
+    asyncio.run(show())

@@ -105,6 +105,9 @@ class VGGTStream(nn.Module):
         batch, steps, *size, _ = frames.shape
         check_carry(carry, lambda: self.init_carry(batch, (size[0], size[1])))
         alive = jnp.ones((batch, steps), bool) if valid is None else valid
+        if self.is_initializing():  # one frame makes all parameters: a scan would trace it twice
+            carry, one = self.one(carry, frames[:, 0])
+            return carry, jax.tree.map(lambda a: a[:, None], one)
 
         def step(module: VGGTStream, state: VGGTState, now):
             frame, here = now

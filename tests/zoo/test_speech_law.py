@@ -11,7 +11,8 @@ from streamzoo.zoo.speech.fastconformer.model import FastConformer, FastConforme
 from streamzoo.zoo.speech.whisper.model import CarelessWhisper, WhisperConfig
 
 BANDS = 8
-CONFORMER = dict(dim=8, hidden=8, heads=2, depth=1, bands=BANDS, channels=2, kernel=3, before=3,
+# fewer channels than these are all shut by their ReLUs now and then: a frame then shows nowhere
+CONFORMER = dict(dim=8, hidden=8, heads=2, depth=1, bands=BANDS, channels=8, kernel=3, before=3,
                  vocabulary=3, predictor=4)  # fmt: skip
 WHISPER = dict(dim=8, heads=2, encoder=2, decoder=1, bands=BANDS, vocabulary=6, end=5, room=8)
 

@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image
 
 import streamzoo
-from streamzoo.streaming import Session, open_source
+from streamzoo.streaming import Session, Step, open_source
 from streamzoo.streaming.commands.demo import demo_clip
 from streamzoo.streaming.session import frame_size
 from streamzoo.streaming.views import view_of
@@ -117,28 +117,29 @@ def labels(line: dict[str, Any]) -> set[str]:
     return found
 
 
-def watched(name: str, video: Video) -> Said:
+def watched(step: Step, video: Video) -> Said:
     """A model over a video."""
-    card = streamzoo.model_card(name)
+    card = step.card
     view, frames = view_of(card), shown(video, card)
     first = next(frames)
     alarms, false, before, times = [], 0, set(), []
-    with Session.of(name, frame_shape=first[0].shape[:2]) as session:
+    with Session(step, first[0].shape[:2]) as session:
         for image, time in (first, *frames):
             now = labels(view.fields(session.push(image, time))) - video.true
             alarms += sorted(now - before)
             false += bool(now)
             before = now
             times.append(time)
-    step = (times[-1] - times[0]) / max(len(times) - 1, 1)
-    return Said(len(times) * step, alarms, false * step)
+    each = (times[-1] - times[0]) / max(len(times) - 1, 1)
+    return Said(len(times) * each, alarms, false * each)
 
 
 def counted(name: str, shows: list[Video]) -> list[dict[str, Any]]:
     """A row for each kind of video."""
     rows: dict[str, dict[str, Any]] = {}
+    step = Step(*streamzoo.zoo.resolve(name))  # of all videos: it compiles once for a size
     for video in shows:
-        said = watched(name, video)
+        said = watched(step, video)
         row = rows.setdefault(
             video.kind, dict(model=name, kind=video.kind, videos=0, seconds=0.0, false=0.0, said={})
         )

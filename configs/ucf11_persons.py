@@ -3,7 +3,9 @@
     python -m streamzoo.train --config configs/ucf11_persons.py --set data.path=ZIP test.path=ZIP
 
 Everything but the head stays as it is, so the actions are the same. The head reads the frozen
-stem's maps at strides 16 and 32, and learns from the detector's persons (YOLOX-nano).
+stem's maps at strides 16 and 32, and learns from the detector's persons (YOLOX-nano). The named
+student has such a head by now, which goes on learning: what was shipped began anew, from
+`ucf11_student`'s own run (`--set weights=runs/ucf11_student/weights.safetensors`).
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ CONFIG = PersonsRecipe(
     test=dataclasses.replace(TRAIN, split="test", mirror=False),
     weights="dsta-lite0/ucf11",
     loop=LoopConfig(
-        steps=600,
+        steps=900,
         batch=32,
         frames=5,
         optim=OptimConfig(learning_rate=2e-3, weight_decay=0.05, ema=0.99),

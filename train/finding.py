@@ -27,6 +27,7 @@ class PersonsRecipe(BaseRecipe):
         head, or goes on with the one it has.
       threshold: score from which the detector's box is a person.
       shown: score from which the head's box is one.
+      dropout: share of the stem's channels that a frame is shown without while the head learns.
       cache: folder for what is kept: decoded frames, persons, features.
     """
 
@@ -34,7 +35,8 @@ class PersonsRecipe(BaseRecipe):
     test: DataConfig | None = None
     weights: str = ""
     threshold: Share = 0.4
-    shown: Share = 0.4
+    shown: Share = 0.5
+    dropout: Share = 0.25
     cache: str = "runs/cache"
     loop: LoopConfig = LoopConfig()
 
@@ -68,7 +70,9 @@ class PersonsRecipe(BaseRecipe):
         if self.test is not None:
             test = self.test.features(self.cache, stem, card)
             score = lambda variables: find_persons(model, variables, card, test)
-        task = FindPersons(model, card, {"params": params}, self.threshold, evaluate=score)
+        task = FindPersons(
+            model, card, {"params": params}, self.threshold, dropout=self.dropout, evaluate=score
+        )
         task.header = header(name, fields, card)
         return self.on_clips(task, self.data.features(self.cache, stem, card))
 

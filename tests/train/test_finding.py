@@ -57,13 +57,14 @@ def student():
 
 
 def batch():
-    """Features of four frames with a person each, whose cell of the finer map is lit."""
+    """Features of four frames with a person each, whose cell of the finer map is lit; of the size
+    that the stem's have, which a head that does not normalise them cannot learn from."""
     rng = np.random.default_rng(0)
-    frames = rng.normal(0, 0.3, (4, 1, 3, 4, WIDTH)).astype(np.float32)
+    frames = rng.normal(0, 6, (4, 1, 3, 4, WIDTH)).astype(np.float32)
     boxes = np.zeros((4, 1, 2, 4), np.float32)
     for k, (row, col) in enumerate(((1, 1), (4, 6), (2, 5), (3, 2))):
         at = 112 * (2 * (row % 2) + col % 2)
-        frames[k, 0, row // 2, col // 2, at : at + 20] += 3.0
+        frames[k, 0, row // 2, col // 2, at : at + 20] += 60.0
         x, y = (col + 0.3) / 8, (row + 0.3) / 6
         boxes[k, 0, 1] = x - 0.12, y - 0.2, x + 0.12, y + 0.2
     persons = np.zeros((4, 1, 2), np.float32)
@@ -96,6 +97,19 @@ def test_the_head_learns_and_nothing_else_does(student):
     assert out.box_valid.sum(-1).tolist() == [[1]] * 4
     assert out.person["objectness"].shape == (4, 1, 12, 16)
     np.testing.assert_allclose(out.boxes[:, :, 0], given["boxes"][:, :, 1], atol=0.06)
+
+
+def test_dropout_shows_every_frame_without_some_channels(student):
+    model, variables = student
+    losses = []
+    for dropout in (0.0, 0.5):
+        task = FindPersons(model, Card("dsta-lite0"), variables, dropout=dropout)
+        params, given = task.init(jax.random.key(0)), batch()
+        told = jax.jit(lambda key, task=task, params=params, given=given: task.loss(
+            params, task.constants, (), key, given)[0])  # fmt: skip
+        losses.append([float(told(jax.random.key(k))) for k in (0, 1, 0)])
+    whole, part = losses
+    assert whole[0] == whole[1] and part[0] == part[2] != part[1]
 
 
 def test_what_cannot_be_is_told():

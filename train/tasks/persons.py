@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ...layers.streaming import Carry, Params
@@ -41,13 +42,15 @@ class FindPersons(ModelTask):
     Args:
       model: a student with ``person_stem``; ``variables`` are its first weights.
       sure: score from which the box teacher's box is a person.
+      dropout: share of the stem's channels that a frame is shown without, another one each time.
       evaluate: host code, variables -> metrics.
     """
 
     def __init__(
         self, model: Any, card: Card, variables: Params, sure: float = 0.4, *,
-        evaluate: Evaluate | None = None,
+        dropout: float = 0.0, evaluate: Evaluate | None = None,
     ):  # fmt: skip
+        self.dropout = dropout
         self.apart = tuple(name for name in variables["params"] if name != HEAD)
         super().__init__(model, card, variables, sure, evaluate=evaluate)
 
@@ -56,5 +59,10 @@ class FindPersons(ModelTask):
     ) -> Loss:
         variables = {"params": {**params, **constants}}
         frames = prepared(batch["frames"], self.card)
+        if self.dropout:
+            shape = (*frames.shape[:2], 1, 1, frames.shape[-1])
+            kept = jax.random.bernoulli(key, 1 - self.dropout, shape)
+            frames = jnp.where(kept, frames, 0.0)  # the head normalises: no scale to make up for
+            batch = {**batch, "frames": frames}
         terms = person_terms(self.model, variables, frames, batch, self.config)
         return terms["objectness"] + terms["edges"], (memory, terms)

@@ -19,12 +19,13 @@ class StemPersonHead(nn.Module):
     Tokens that learn what is done forget where somebody is, and there are few of them. Here the
     finer map and the coarser one, doubled, are joined, convolutions look around each cell, and
     :class:`~.heads.PersonHead` tells for ``cells`` x ``cells`` places in each whether a person's
-    middle is there.
+    middle is there. The maps are normalised cell by cell: as they come their values are so large
+    that the first boxes are many frames wide, and learning makes them nothing for good.
 
     fine [M, 2h, 2w, F], coarse [M, h, w, C] -> :class:`~.heads.Persons` of 2h * cells rows.
     """
 
-    width: int = 64
+    width: int = 56
     boxes: int = 16
     threshold: float = 0.3
     cells: int = 2
@@ -33,15 +34,18 @@ class StemPersonHead(nn.Module):
     def setup(self):
         self.fine = nn.Dense(self.width, dtype=self.dtype)
         self.coarse = nn.Dense(self.width, dtype=self.dtype)
+        norm = lambda: nn.LayerNorm(dtype=self.dtype)
+        self.fine_norm, self.coarse_norm, self.norm = norm(), norm(), norm()
+        self.norms = [norm() for _ in range(ROUNDS)]
         self.around = [
             nn.Conv(self.width, (3, 3), padding="SAME", dtype=self.dtype) for _ in range(ROUNDS)
         ]
         self.head = PersonHead(self.boxes, self.width, self.threshold, self.cells, dtype=self.dtype)
 
     def __call__(self, fine: Array, coarse: Array) -> Persons:
-        y = self.coarse(coarse)
+        y = self.coarse(self.coarse_norm(coarse))
         y = jnp.repeat(jnp.repeat(y, 2, axis=1), 2, axis=2)
-        x = self.fine(fine) + y
-        for conv in self.around:
-            x = x + conv(nn.gelu(x))
-        return self.head(x)
+        x = self.fine(self.fine_norm(fine)) + y
+        for conv, norm in zip(self.around, self.norms, strict=True):
+            x = x + conv(nn.gelu(norm(x)))
+        return self.head(self.norm(x))

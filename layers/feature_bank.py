@@ -6,17 +6,17 @@ axis N; the shapes never change. How a frame gets into the bank is a write law:
 
 - :func:`write_ring`: first in, first out by frame number (the recent memories of SAM 2);
 - :func:`write_pinned`: frames that stay; when full, the oldest gives way (its prompted frames);
-- :func:`add_sum`: one slot per object, a running weighted sum (the object memory of Cutie);
-- :func:`consolidate`: the most used entries become prototypes of a long-term bank (XMem).
+- :func:`add_sum`: one slot per object, a running weighted sum (the object memory of Cutie).
 
-Sources: Ravi et al., SAM 2 (arXiv 2408.00714) section 4; Cheng et al., XMem (arXiv 2207.07115)
-section 3.3 and Cutie (arXiv 2310.12982) section 3.3.
+Frames whose cells become prototypes (XMem) are in ``three_store.py``.
+
+Sources: Ravi et al., SAM 2 (arXiv 2408.00714) section 4; Cheng et al., Cutie (arXiv 2310.12982)
+section 3.3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import flax.struct
@@ -210,126 +210,3 @@ def add_sum(sums: Sums, features: Array, weights: Array) -> Sums:
     weights = weights.astype(jnp.float32)
     total = jnp.einsum("...nl,...ld->...nd", weights, features.astype(jnp.float32))
     return Sums(sums.total + total, sums.weight + weights.sum(axis=-1))
-
-
-# --- long-term consolidation -----------------------------------------------------------------
-
-
-@exportable
-@flax.struct.dataclass
-class Entries:
-    """Keys and values that are read by similarity, and how they fare.
-
-    key: [*lead, N, C], value: [*lead, N, D]
-    mass: [*lead, N] fp32, how many original entries an entry stands for; 0 where empty
-    usage: [*lead, N] fp32, attention received so far
-    life: [*lead, N] int32, reads since it was written
-    """
-
-    key: Array
-    value: Array
-    mass: Array
-    usage: Array
-    life: Array
-
-    @property
-    def frequency(self) -> Array:
-        """Attention per read: what decides who stays."""
-        return jnp.where(self.mass > 0, self.usage / jnp.maximum(self.life, 1), -1.0)
-
-
-def empty_entries(lead: tuple[int, ...], slots: int, key: int, value: int) -> Entries:
-    """Entries of nothing; ``key`` and ``value`` are widths."""
-    zero = jnp.zeros((*lead, slots), jnp.float32)
-    return Entries(
-        jnp.zeros((*lead, slots, key)),
-        jnp.zeros((*lead, slots, value)),
-        zero,
-        zero,
-        jnp.zeros((*lead, slots), jnp.int32),
-    )
-
-
-def affinity(query: Array, key: Array, mass: Array) -> Array:
-    """Softmax of negative squared distance over the entries: [*lead, M, N], rows sum to 1.
-
-    An entry that stands for n others counts n times (log mass is added to its logit), so that
-    merging equal entries does not change what a query reads. Source: STCN's L2 similarity
-    (arXiv 2106.05210) as in XMem; the mass is ours: XMem drops the multiplicity.
-    """
-    q, k = query.astype(jnp.float32), key.astype(jnp.float32)
-    cross = jnp.einsum("...mc,...nc->...mn", q, k)
-    distance = jnp.sum(q * q, -1)[..., None] - 2 * cross + jnp.sum(k * k, -1)[..., None, :]
-    logits = -distance * q.shape[-1] ** -0.5 + jnp.log(jnp.maximum(mass, 1e-30))[..., None, :]
-    there = (mass > 0)[..., None, :]
-    logits = jnp.where(there, logits, jnp.finfo(jnp.float32).min)
-    return jnp.where(there, jax.nn.softmax(logits, axis=-1), 0.0)
-
-
-def read_entries(entries: Entries, query: Array) -> tuple[Entries, Array]:
-    """What queries [*lead, M, C] read, [*lead, M, D], and the entries with their usage counted."""
-    rows = affinity(query, entries.key, entries.mass)
-    value = jnp.einsum("...mn,...nd->...md", rows, entries.value.astype(jnp.float32))
-    there = entries.mass > 0
-    read = replace(
-        entries,
-        usage=entries.usage + rows.sum(axis=-2),
-        life=entries.life + there.astype(jnp.int32),
-    )
-    return read, value
-
-
-def write_entries(entries: Entries, new: Entries) -> Entries:
-    """Puts ``new`` [*lead, J, ...] in the place of empty entries, then of the least used ones;
-    empty rows of ``new`` are not written. J must not exceed N."""
-    count = new.mass.shape[-1]
-    slots = entries.mass.shape[-1]
-    if count > slots:
-        raise ValueError(f"{count} entries do not fit into {slots}; consolidate to fewer")
-    order = jnp.argsort(entries.frequency, axis=-1, stable=True)[..., :count]
-    here = order[..., None, :] == jnp.arange(slots)[:, None]  # [*lead, N, J]
-    here &= (new.mass > 0)[..., None, :]
-    chosen = here.any(axis=-1)
-
-    def place(old: Array, value: Array) -> Array:
-        extra = old.ndim - chosen.ndim
-        index = jnp.argmax(here, axis=-1)
-        index = index.reshape(index.shape + (1,) * extra)
-        moved = jnp.take_along_axis(value, index, axis=chosen.ndim - 1)
-        return jnp.where(_like(chosen, old), moved.astype(old.dtype), old)
-
-    return jax.tree.map(place, entries, new)
-
-
-def consolidate(entries: Entries, prototypes: int) -> Entries:
-    """The most used entries as prototypes that stand for all: [*lead, prototypes, ...].
-
-    Every entry hands its value and mass to the prototypes it is near (softmax over prototypes of
-    the similarity of keys), so the mass is conserved. Equal keys are one prototype's worth: after
-    one of them is chosen its twins are not.
-    """
-    near = jnp.einsum("...nc,...mc->...nm", entries.key, entries.key)
-    norm = jnp.sum(entries.key * entries.key, axis=-1)
-    apart = norm[..., :, None] + norm[..., None, :] - 2 * near
-    twins = apart <= 1e-6 * (1 + norm[..., :, None])
-    index = jnp.arange(entries.mass.shape[-1])
-    frequency = entries.frequency
-    higher = frequency[..., None, :] > frequency[..., :, None]
-    higher |= (frequency[..., None, :] == frequency[..., :, None]) & (index[None] < index[:, None])
-    both = (entries.mass > 0)[..., :, None] & (entries.mass > 0)[..., None, :]
-    shadowed = (twins & higher & both).any(axis=-1)
-    rank = jnp.where((entries.mass > 0) & ~shadowed, frequency, -2.0)
-    best, top = jax.lax.top_k(rank, prototypes)
-
-    def pick(leaf: Array) -> Array:
-        at = top.reshape(top.shape + (1,) * (leaf.ndim - top.ndim))
-        return jnp.take_along_axis(leaf, at, axis=top.ndim - 1)
-
-    chosen = jax.tree.map(pick, entries)
-    real = best > -2.0
-    share = affinity(entries.key, chosen.key, real.astype(jnp.float32))  # [*lead, N, prototypes]
-    given = share * entries.mass[..., None]
-    mass = given.sum(axis=-2)
-    value = jnp.einsum("...np,...nd->...pd", given, entries.value.astype(jnp.float32))
-    value = value / jnp.maximum(mass, 1e-30)[..., None]
-    return replace(chosen, value=jnp.where(real[..., None], value, 0.0), mass=mass * real)

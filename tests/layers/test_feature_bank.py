@@ -4,16 +4,11 @@ import numpy as np
 import pytest
 
 from streamzoo.layers.feature_bank import (
-    Entries,
     add_sum,
     age,
     clear,
-    consolidate,
     empty_bank,
-    empty_entries,
     empty_sums,
-    read_entries,
-    write_entries,
     write_pinned,
     write_ring,
 )
@@ -85,66 +80,3 @@ def test_streaming_sums_are_the_sums_of_the_whole():
     np.testing.assert_allclose(stream.weight, whole.weight, rtol=1e-6)
     want = jnp.einsum("btnl,btld->bnd", w, x) / w.sum((1, 3))[..., None]
     np.testing.assert_allclose(stream.mean, want, atol=1e-5)
-
-
-def duplicated(copies, rng):
-    """Far apart keys, each ``copies[i]`` times, with usage that differs."""
-    key = 30.0 * np.eye(4, 8)
-    value = rng.normal(size=(4, 3))
-    rows = np.repeat(np.arange(4), copies)
-    rng.shuffle(rows)
-    count = len(rows)
-    new = empty_entries((1,), count, 8, 3)
-    return new.replace(
-        key=jnp.asarray(key[rows][None], jnp.float32),
-        value=jnp.asarray(value[rows][None], jnp.float32),
-        mass=jnp.ones((1, count)),
-        usage=jnp.asarray(rng.random((1, count)), jnp.float32),
-        life=jnp.full((1, count), 3, jnp.int32),
-    )
-
-
-def test_consolidation_keeps_the_read_out_of_duplicated_keys():
-    """Row 49 (XMem's long-term memory)."""
-    rng = np.random.default_rng(0)
-    entries = duplicated([1, 5, 2, 4], rng)
-    short = consolidate(entries, 4)
-    # queries between two keys read by multiplicity, which is what a lost mass would change
-    query = jnp.asarray([[[15.0, 15, 0, 0, 0, 0, 0, 0], [0, 15, 15, 0, 0, 0, 0, 0],
-                          [0, 0, 0, 30, 0, 0, 0, 0]]])  # fmt: skip
-    _, want = read_entries(entries, query)
-    _, got = read_entries(short, query)
-    np.testing.assert_allclose(got, want, atol=1e-5)
-    assert sorted(np.asarray(short.mass[0]).tolist()) == [1, 2, 4, 5]
-    unweighted = short.replace(mass=jnp.ones_like(short.mass))
-    assert float(jnp.abs(read_entries(unweighted, query)[1] - want).max()) > 0.1
-    # more prototypes than different keys: the rest stay empty
-    more = consolidate(entries, 6)
-    np.testing.assert_allclose(read_entries(more, query)[1], want, atol=1e-5)
-    assert int((more.mass > 0).sum()) == 4
-    # prototypes and new entries together: one that stands for many weighs as many
-    new = duplicated([2, 1, 1, 1], rng)
-    both = lambda a, b: jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), a, b)
-    again = consolidate(both(short, new), 4)
-    _, want = read_entries(both(entries, new), query)
-    np.testing.assert_allclose(read_entries(again, query)[1], want, atol=1e-5)
-    assert sorted(np.asarray(again.mass[0]).tolist()) == [3, 3, 5, 6]
-
-
-def test_least_used_entries_make_room():
-    rng = np.random.default_rng(1)
-    store = empty_entries((1,), 6, 8, 3)
-    first = consolidate(duplicated([1, 1, 1, 1], rng), 4)
-    store = write_entries(store, first)
-    assert int((store.mass > 0).sum()) == 4
-    query = first.key[:, :1]  # only this one is read
-    for _ in range(3):
-        store, _ = read_entries(store, query)
-    usage = store.frequency[0]
-    keep = int(jnp.argmax(usage))
-    new = duplicated([1, 1, 1, 1], rng)
-    store = write_entries(store, new.replace(key=new.key + 100.0))
-    assert float(jnp.abs(store.key[0, keep] - query[0, 0]).max()) == 0.0
-    assert int((store.mass > 0).sum()) == 6
-    with pytest.raises(ValueError, match="do not fit"):
-        write_entries(store, Entries(*(jnp.zeros((1, 9, 1)),) * 2, *(jnp.ones((1, 9)),) * 3))

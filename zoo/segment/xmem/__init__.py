@@ -1,0 +1,3 @@
+"""XMem: masks tracked with sensory, working and long-term memory."""
+
+NAMES = ("xmem",)

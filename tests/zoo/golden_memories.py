@@ -2,6 +2,7 @@
 
 python -m tests.zoo.golden_memories xmem FOLDER [full]    # FOLDER: hkchengrex/XMem, cloned
 python -m tests.zoo.golden_memories deva FOLDER [full]    # hkchengrex/Tracking-Anything-with-DEVA
+python -m tests.zoo.golden_memories cutie FOLDER [full]   # hkchengrex/Cutie
 
 Their networks have fixed widths; all are divided by eight and their trunks cut to one block a
 stage, in a copy of the sources (``full``: as they are, nothing is written, ours is compared). Kept
@@ -27,6 +28,7 @@ DATA = Path(__file__).parent / "data"
 SIZE, STEPS, EVERY = (48, 64), 24, 8  # of the pixels, every eighth is kept
 OBJECTS = 3
 MEMORY: dict[str, int] = dict(every=2, frames=5, kept=3, prototypes=5, long=17, nearest=7)
+SPARE = 2  # of Cutie
 LATER = 5  # the frame in which the third object comes
 WIDTHS = {"key": 8, "value": 64, "sensory": 8}
 
@@ -135,6 +137,41 @@ def deva(full: bool) -> tuple[Any, Any]:
     return network, step
 
 
+def cutie(full: bool) -> tuple[Any, Any]:
+    """As :func:`xmem`; of the long-term memory two more entries are freed each time."""
+    import torch
+    from omegaconf import OmegaConf  # pyright: ignore[reportMissingImports]
+
+    _trunks(importlib.import_module("cutie.model.utils.resnet"), full)
+    where = Path(importlib.import_module("cutie").__path__[0]) / "config" / "model" / "base.yaml"
+    m, config = MEMORY, OmegaConf.create({"model": OmegaConf.load(where)})
+    if not full:  # not widths, or not spelt out
+        config.model.pixel_pe_temperature, config.model.object_transformer.ff_dim = 128, 64
+    config |= {
+        "mem_every": m["every"], "stagger_updates": m["every"], "top_k": m["nearest"],
+        "chunk_size": -1, "max_internal_size": -1, "flip_aug": False, "save_aux": False,
+        "use_long_term": True, "max_mem_frames": 5,
+        "long_term": {
+            "count_usage": True, "max_mem_frames": m["frames"], "min_mem_frames": m["kept"],
+            "num_prototypes": m["prototypes"], "max_num_tokens": m["long"], "buffer_tokens": SPARE,
+        },
+    }  # fmt: skip
+    network = importlib.import_module("cutie.model.cutie").CUTIE(config).eval()
+    core = importlib.import_module("cutie.inference.inference_core").InferenceCore(network, config)
+
+    def step(frame: Any, told: dict[int, np.ndarray] | None) -> Any:
+        # it normalises for itself
+        frame = frame * network.pixel_std + network.pixel_mean
+        if told is None:
+            return core.step(frame)
+        labels = np.zeros(SIZE, np.int64)
+        for i, mask in told.items():
+            labels[mask] = i + 1
+        return core.step(frame, torch.from_numpy(labels), [i + 1 for i in told])
+
+    return network, step
+
+
 def aligned(network: Any) -> np.ndarray:
     """DEVA's masks of the first frame as they lie in the eighth: [1 + 2, H, W]."""
     import torch
@@ -203,15 +240,17 @@ def _trunks(resnet: Any, full: bool) -> None:
 
 FILES = {
     "xmem": ["model/resnet.py", "model/modules.py", "model/network.py"],
+    "cutie": ["cutie/model/utils/resnet.py", "cutie/config/model/base.yaml"],
     "deva": [f"deva/model/{name}.py" for name in ("resnet", "big_modules", "modules")],
 }
-NETWORKS = {"xmem": xmem, "deva": deva}
+NETWORKS = {"xmem": xmem, "deva": deva, "cutie": cutie}
 
 
 def shown(name: str) -> dict[int, dict[int, np.ndarray]]:
-    """Prompts of a family: XMem's own consolidation takes no objects that come later."""
+    """Prompts of a family. XMem's own consolidation takes no objects that come later, and in Cutie
+    at inference those that came with different frames do not compete in the object transformer."""
     told = masks()
-    return {0: told[0]} if name == "xmem" else told
+    return told if name == "deva" else {0: told[0]}
 
 
 def main(name: str, folder: str, full: bool = False) -> None:

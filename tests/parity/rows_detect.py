@@ -47,13 +47,11 @@ def _one_head(model: Any) -> Any:
     return model
 
 
-def compare_grounding(
-    reference: Any, module: Any, variables: Any, size: tuple[int, int] = (60, 88)
-) -> dict:
+def compare_grounding(reference: Any, module: Any, variables: Any) -> dict:
     """Text, pyramid and all queries, of two frames with a prompt each."""
     import torch
 
-    frames, tokens = images(*size), np.asarray(PROMPTS)
+    frames, tokens = images(60, 88), np.asarray(PROMPTS)
     seen = torch.from_numpy(tokens)
     want = reference(to_torch(frames), seen, attention_mask=(seen != 0).long())
     got = run(module, variables, frames, tokens.astype(np.int32), method=whole)
@@ -78,6 +76,53 @@ def whole(module: Any, frames: Any, tokens: Any) -> dict:
     cells, text, sizes = module.fused(frames, module.encode_text(tokens), phrases)
     found = module.decoded(cells, text, sizes, phrases)
     return {"text": text, "cells": cells, "boxes": found.boxes, "logits": found.logits}
+
+
+def compare_published(reference: Any, module: Any, variables: Any) -> dict:
+    """The encoder, the scores of its cells, and the decoder from the reference's own choice.
+
+    Which 900 of 1,149 cells are best, and in what order, hangs on the last digits of their scores;
+    and a query's own vector is given by its place in that order.
+    """
+    import torch
+
+    frames, tokens = images(192, 288), np.asarray(PROMPTS)
+    seen = torch.from_numpy(tokens)
+    want = reference(to_torch(frames), seen, attention_mask=(seen != 0).long())
+    given = [
+        np.asarray(a)
+        for a in (
+            want.encoder_last_hidden_state_vision, want.encoder_last_hidden_state_text,
+            want.init_reference_points,
+        )
+    ]  # fmt: skip
+    got = run(module, variables, frames, tokens.astype(np.int32), *given, method=parts)
+    there = tokens != 0
+    score = want.enc_outputs_class.max(dim=-1).values
+    words = lambda a: np.concatenate(
+        [np.asarray(a)[i][:, : len(t)][:, t].ravel() for i, t in enumerate(there)]
+    )
+    return {
+        "text": (got["text"][there], want.encoder_last_hidden_state_text[torch.from_numpy(there)]),
+        "cells": (got["cells"], want.encoder_last_hidden_state_vision),
+        "scores": (got["scores"], score),
+        "boxes": (got["boxes"], want.pred_boxes),
+        "logits": (words(got["logits"]), words(want.logits)),
+    }
+
+
+def parts(module: Any, frames: Any, tokens: Any, cells: Any, text: Any, start: Any) -> dict:
+    """The encoder, and what the reference's ``cells``, ``text`` and ``start`` become."""
+    from streamzoo.zoo.detect.grounding.model import alike
+    from streamzoo.zoo.detect.grounding.phrases import read_phrases
+
+    phrases = read_phrases(tokens)
+    own, words, sizes = module.fused(frames, module.encode_text(tokens), phrases)
+    scores = alike(module.proposals(cells, sizes)[0], text, phrases.valid).max(axis=-1)
+    x = module.queries[None].repeat(len(cells), axis=0)
+    x, boxes = module.decoder(x, start, text, phrases.valid, cells, sizes)
+    logits = alike(x, text, phrases.valid)
+    return {"text": words, "cells": own, "scores": scores, "boxes": boxes, "logits": logits}
 
 
 ROWS = [

@@ -194,16 +194,20 @@ class GroundingDINO(nn.Module):
 
     def best_places(self, cells: Array, text: Array, valid: Array, sizes: Sizes) -> Array:
         """The boxes [M, Q, 4] of the cells that are most like a token of the prompt."""
+        x, boxes = self.proposals(cells, sizes)
+        count = min(self.config.queries, cells.shape[1])
+        _, chosen = jax.lax.top_k(alike(x, text, valid).max(axis=-1), count)
+        return nn.sigmoid(jnp.take_along_axis(boxes, chosen[..., None], axis=1))
+
+    def proposals(self, cells: Array, sizes: Sizes) -> tuple[Array, Array]:
+        """Of every cell [M, S, D] what tokens are compared with, and its box, logits [M, S, 4]."""
         wide = [np.full(h * w, 0.05 * 2.0**i) for i, (h, w) in enumerate(sizes)]
         start = np.stack([*centres(sizes).T, *[np.concatenate(wide)] * 2], axis=-1)
         inside = np.all((start > 0.01) & (start < 0.99), axis=-1)[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             start = np.where(inside, np.log(start / (1 - start)), NOWHERE).astype(np.float32)
         x = self.propose_norm(self.propose(cells * jnp.asarray(inside[None], cells.dtype)))
-        boxes = self.propose_boxes(x) + start[None]
-        count = min(self.config.queries, cells.shape[1])
-        _, chosen = jax.lax.top_k(alike(x, text, valid).max(axis=-1), count)
-        return nn.sigmoid(jnp.take_along_axis(boxes, chosen[..., None], axis=1))
+        return x, self.propose_boxes(x) + start[None]
 
     @nn.nowrap
     def choose(self, found: Found, label: Array) -> Detections:

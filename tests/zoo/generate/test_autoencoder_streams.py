@@ -40,7 +40,8 @@ def subject(name, way):
     def given(seed, batch, steps):
         return jax.random.uniform(jax.random.key(seed), (batch, steps, *shape))
 
-    return Subject(start, step, given, atol=1e-4)
+    # drawn weights make values of up to a thousand here, and a batch rounds them its own way
+    return Subject(start, step, given, atol=3e-3 if name == "taef2" else 1e-4)
 
 
 @pytest.mark.parametrize("name, way", FAST)

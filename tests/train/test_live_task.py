@@ -285,17 +285,22 @@ def short_scenes(seed, count):
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-@pytest.mark.slow
-def test_with_hrm_it_learns_what_no_camera_knows_and_without_it_does_not():
-    """Held-out scenes: near certain with HRM, a coin's toss without it, in one program."""
+def toy(loss, **sizes):
+    """(model, task) for frames that are features already, one cell each."""
     config = LiveConfig(
-        image_size=(16, 16), encoder="conv16", embed=32, period=4, key_dim=16, cross_heads=2,
-        dim=32, hidden=32, depth=1, classes=handover.LOOKS, max_boxes=1, person_cells=1, roi_size=1,
+        image_size=(16, 16), encoder="conv16", period=4, cross_heads=2, dim=32, depth=1,
+        classes=handover.LOOKS, max_boxes=1, person_cells=1, roi_size=1, **sizes,
     )  # fmt: skip
     model: LiveModel = LiveModel(config)
     maps = jnp.zeros((1, 1, 1, 1, CODES.shape[1]))
     variables = jax.jit(lambda k: model.init(k, model.init_carry(1), maps))(jax.random.key(0))
-    task = Live(model, Card("toy-live"), variables, LiveLoss(person=0.0))
+    return model, Live(model, Card("toy-live"), variables, loss)
+
+
+@pytest.mark.slow
+def test_with_hrm_it_learns_what_no_camera_knows_and_without_it_does_not():
+    """Held-out scenes: near certain with HRM, a coin's toss without it, in one program."""
+    model, task = toy(LiveLoss(person=0.0), embed=32, key_dim=16, hidden=32)
     rate = optax.warmup_cosine_decay_schedule(0.0, 5e-3, 10, LEARNING)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
@@ -338,15 +343,8 @@ def moving_shapes(seed, scenes=16):
 @pytest.mark.slow
 def test_the_next_feature_of_moving_shapes_is_nearer_than_the_last_one():
     """Row 23, on shapes that it has not seen: a head without a memory could not tell the speed."""
-    config = LiveConfig(
-        image_size=(16, 16), encoder="conv16", embed=16, period=4, key_dim=8, cross_heads=2,
-        dim=32, hidden=64, depth=1, classes=handover.LOOKS, max_boxes=1, person_cells=1, roi_size=1,
-    )  # fmt: skip
-    model: LiveModel = LiveModel(config)
-    maps = jnp.zeros((1, 1, 1, 1, CODES.shape[1]))
-    variables = jax.jit(lambda k: model.init(k, model.init_carry(1), maps))(jax.random.key(0))
     alone = dict.fromkeys(("label", "event", "anomaly", "match", "person"), 0.0)
-    task = Live(model, Card("toy-live"), variables, LiveLoss(future=1.0, **alone))
+    model, task = toy(LiveLoss(future=1.0, **alone), embed=16, key_dim=8, hidden=64)
     adam = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(5e-3))
     constants = {**task.constants, "cross": jnp.asarray(False)}
 

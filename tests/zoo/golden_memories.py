@@ -108,9 +108,18 @@ def xmem(full: bool) -> tuple[Any, Any]:
     return network, step
 
 
+def _labelled(told: dict[int, np.ndarray]) -> tuple[Any, list[int]]:
+    """Masks of objects -> (one map of their numbers, from 1 on, the numbers)."""
+    import torch
+
+    labels = np.zeros(SIZE, np.int64)
+    for i, mask in told.items():
+        labels[mask] = i + 1
+    return torch.from_numpy(labels), [i + 1 for i in told]
+
+
 def deva(full: bool) -> tuple[Any, Any]:
     """As :func:`xmem`; the third object comes later."""
-    import torch
 
     _trunks(importlib.import_module("deva.model.resnet"), full)
     m, wide = MEMORY, 512 if full else 64
@@ -129,17 +138,13 @@ def deva(full: bool) -> tuple[Any, Any]:
     def step(frame: Any, told: dict[int, np.ndarray] | None) -> Any:
         if told is None:
             return core.step(frame)
-        labels = np.zeros(SIZE, np.int64)
-        for i, mask in told.items():
-            labels[mask] = i + 1
-        return core.step(frame, torch.from_numpy(labels), [i + 1 for i in told])
+        return core.step(frame, *_labelled(told))
 
     return network, step
 
 
 def cutie(full: bool) -> tuple[Any, Any]:
     """As :func:`xmem`; of the long-term memory two more entries are freed each time."""
-    import torch
     from omegaconf import OmegaConf  # pyright: ignore[reportMissingImports]
 
     _trunks(importlib.import_module("cutie.model.utils.resnet"), full)
@@ -164,10 +169,7 @@ def cutie(full: bool) -> tuple[Any, Any]:
         frame = frame * network.pixel_std + network.pixel_mean
         if told is None:
             return core.step(frame)
-        labels = np.zeros(SIZE, np.int64)
-        for i, mask in told.items():
-            labels[mask] = i + 1
-        return core.step(frame, torch.from_numpy(labels), [i + 1 for i in told])
+        return core.step(frame, *_labelled(told))
 
     return network, step
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...convert import Config, Converter, ConvertError, Plan, Rule, register_converter
 from ...rules import dense_rules, depth_of, nearest_plan, need
 from ..vggt.config import LARGE
-from ..vggt.convert import block_rules, encoder_rules
+from ..vggt.convert import block_rules, encoder_rules, plain_encoder
 
 Tensors = Mapping[str, np.ndarray]
 FAMILY = "Pi3"
@@ -83,11 +83,7 @@ def _plan(tensors: Tensors, config: Config) -> Plan:
             source = rf"camera_head\.res_conv\.{i}\.res_conv{j + 1}"
             rules += dense_rules(source, f"pose/first_{3 * i + j}")
         rules += dense_rules(rf"camera_head\.more_mlps\.{2 * i}", f"pose/then_{i}")
-    plan = nearest_plan(("pi3-*",), fields, rules, BESIDE)
-    changed = dict(plan.overrides)
-    if "encoder" in changed:
-        changed["encoder"] = dataclasses.asdict(changed["encoder"])
-    return dataclasses.replace(plan, overrides=changed)
+    return plain_encoder(nearest_plan(("pi3-*",), fields, rules, BESIDE))
 
 
 register_converter(

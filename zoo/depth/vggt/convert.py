@@ -93,6 +93,14 @@ def encoder_rules(depth: int, stem: str = r"aggregator\.patch_embed\.") -> list[
     return rules + block_rules(layer, "encoder/blocks/layer0/", depth)
 
 
+def plain_encoder(plan: Plan) -> Plan:
+    """The plan with its encoder as the plain dict that a card holds."""
+    changed = dict(plan.overrides)
+    if "encoder" in changed:
+        changed["encoder"] = dataclasses.asdict(changed["encoder"])
+    return dataclasses.replace(plan, overrides=changed)
+
+
 def _plan(
     tensors: Mapping[str, np.ndarray], config: Config, names: tuple[str, ...] = ("vggt-*",)
 ) -> Plan:
@@ -157,11 +165,7 @@ def _plan(
         rules += dense_rules(rf"camera_head\.{name}", f"cameras/{ours}")
     rules += _map_rules(r"depth_head\.", "depth_head/") + _map_rules(r"point_head\.", "point_head/")
     ignore = (r"track_head\..*", r"aggregator\.patch_embed\.mask_token")
-    plan = nearest_plan(names, fields, rules, ignore)
-    changed = dict(plan.overrides)
-    if "encoder" in changed:
-        changed["encoder"] = dataclasses.asdict(changed["encoder"])
-    return dataclasses.replace(plan, overrides=changed)
+    return plain_encoder(nearest_plan(names, fields, rules, ignore))
 
 
 register_converter(

@@ -19,11 +19,11 @@ from ....layers.feature_bank import Sums, empty_sums
 from ....layers.three_store import StoreSizes
 from ...ranges import Count, Whole
 from ...resnet import ResNet
-from ..deva.model import AddUp, upsampled
+from ..deva.model import AddUp, EachAlone
 from ..xmem.blocks import Feel, Recur, conv, rows
 from ..xmem.carry import MemoryCarry, MemoryConfig, Seen
 from ..xmem.model import Keys, others
-from ..xmem.stream import MemoryTracker, coarse
+from ..xmem.stream import coarse
 from .blocks import AddFuse, Queries, Summary
 
 Array = jax.Array
@@ -76,11 +76,10 @@ class CutieConfig(MemoryConfig):
         return dataclasses.replace(sizes, spare=self.spare if self.long else 0, ties=True)
 
 
-class Cutie(MemoryTracker):
+class Cutie(EachAlone):
     """See :class:`~streamzoo.zoo.segment.xmem.stream.MemoryTracker`."""
 
     config: CutieConfig
-    looks_back = True
 
     def setup(self):
         c = self.config
@@ -109,15 +108,10 @@ class Cutie(MemoryTracker):
         """The object memory of nothing."""
         return empty_sums(lead, self.config.queries, self.config.value)
 
-    def see(self, frames: Array) -> Seen:
-        """The image's part: frames [B, H, W, 3]."""
-        f4, f8, f16 = self.image_encoder(frames)
-        return Seen(*self.keys(self.asked(f16)), (self.image(f16), f8, f4))
-
     def find(self, carry: MemoryCarry, seen: Seen, read: Array) -> tuple[Array, Array]:
         """See :class:`~streamzoo.zoo.segment.xmem.stream.MemoryTracker`."""
         c = self.config
-        (f16, f8, f4), (h, w) = seen.maps, c.grid
+        f16, (h, w) = seen.maps[0], c.grid
         state = carry.sensory.reshape(-1, h, w, c.sensory)
         assert carry.mask is not None and carry.sums is not None
         last = jnp.stack([carry.mask, jnp.clip(others(carry.mask), 0, 1)], -1)
@@ -127,12 +121,7 @@ class Cutie(MemoryTracker):
         g16 = self.queries(
             g16.reshape(*carry.active.shape, h, w, c.value), carry.sums, carry.active
         ).reshape(-1, h, w, c.value)
-        g8 = self.up8(rows(self.skip8(f8), c.objects), g16)
-        g4 = self.up4(rows(self.skip4(f4), c.objects), g8)
-        low = self.mask(nn.relu(g4))
-        felt = self.feel(g16, g8, jnp.concatenate([g4, low], -1), state)
-        low = low.astype(jnp.float32).reshape(*carry.active.shape, 4 * h, 4 * w)
-        return felt.reshape(carry.sensory.shape), upsampled(low, carry.active)
+        return self.drawn(carry, seen, state, g16)
 
     def remember(
         self, carry: MemoryCarry, seen: Seen, frames: Array, prob: Array

@@ -75,11 +75,36 @@ def upsampled(low: Array, active: Array) -> Array:
     return nn.softmax(jnp.where(there[..., :1, :1], wide, -jnp.inf), axis=1)
 
 
-class Deva(MemoryTracker):
+class EachAlone(MemoryTracker):
+    """A network that draws each object by itself, from a narrower image than its trunk's."""
+
+    looks_back = True
+
+    def see(self, frames: Array) -> Seen:
+        """The image's part: frames [B, H, W, 3]."""
+        f4, f8, f16 = self.image_encoder(frames)
+        key, select, shrink = self.keys(self.asked(f16))
+        return Seen(key, select, shrink, (self.image(f16), f8, f4))
+
+    def drawn(
+        self, carry: MemoryCarry, seen: Seen, state: Array, g16: Array
+    ) -> tuple[Array, Array]:
+        """Objects at stride 16, [B * O, h, w, D], and their sensory memory [B * O, h, w, S] -> what
+        ``find`` gives."""
+        c = self.config
+        (_, f8, f4), (h, w) = seen.maps, c.grid
+        g8 = self.up8(rows(self.skip8(f8), c.objects), g16)
+        g4 = self.up4(rows(self.skip4(f4), c.objects), g8)
+        low = self.mask(nn.relu(g4))
+        felt = self.feel(g16, g8, jnp.concatenate([g4, low], -1), state)
+        low = low.astype(jnp.float32).reshape(*carry.active.shape, 4 * h, 4 * w)
+        return felt.reshape(carry.sensory.shape), upsampled(low, carry.active)
+
+
+class Deva(EachAlone):
     """See :class:`~streamzoo.zoo.segment.xmem.stream.MemoryTracker`."""
 
     config: DevaConfig
-    looks_back = True
 
     def setup(self):
         c = self.config
@@ -101,26 +126,16 @@ class Deva(MemoryTracker):
         self.mask = conv(1, 3, dtype)
         self.feel = Feel(c.middle, c.sensory, dtype)
 
-    def see(self, frames: Array) -> Seen:
-        """The image's part: frames [B, H, W, 3]."""
-        f4, f8, f16 = self.image_encoder(frames)
-        return Seen(*self.keys(self.asked(f16)), (self.image(f16), f8, f4))
-
     def find(self, carry: MemoryCarry, seen: Seen, read: Array) -> tuple[Array, Array]:
         """See :class:`~streamzoo.zoo.segment.xmem.stream.MemoryTracker`."""
         c = self.config
-        (f16, f8, f4), (h, w) = seen.maps, c.grid
+        f16, (h, w) = seen.maps[0], c.grid
         state = carry.sensory.reshape(-1, h, w, c.sensory)
         assert carry.mask is not None
         last = jnp.concatenate([state, carry.mask.reshape(-1, h, w, 1)], -1).astype(f16.dtype)
         g16 = read.reshape(-1, h, w, c.value).astype(f16.dtype) + self.sense(last)
         g16 = self.fuse(rows(f16, c.objects), g16)
-        g8 = self.up8(rows(self.skip8(f8), c.objects), g16)
-        g4 = self.up4(rows(self.skip4(f4), c.objects), g8)
-        low = self.mask(nn.relu(g4))
-        felt = self.feel(g16, g8, jnp.concatenate([g4, low], -1), state)
-        low = low.astype(jnp.float32).reshape(*carry.active.shape, 4 * h, 4 * w)
-        return felt.reshape(carry.sensory.shape), upsampled(low, carry.active)
+        return self.drawn(carry, seen, state, g16)
 
     def remember(
         self, carry: MemoryCarry, seen: Seen, frames: Array, prob: Array

@@ -20,7 +20,7 @@ CONFIG = PersonsRecipe(
     test=dataclasses.replace(TRAIN, split="test", mirror=False),
     weights="dsta-lite0/ucf11",
     loop=LoopConfig(
-        steps=900,
+        steps=2000,
         batch=32,
         frames=5,
         optim=OptimConfig(learning_rate=2e-3, weight_decay=0.05, ema=0.99),

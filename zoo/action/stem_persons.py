@@ -25,7 +25,7 @@ class StemPersonHead(nn.Module):
     fine [M, 2h, 2w, F], coarse [M, h, w, C] -> :class:`~.heads.Persons` of 2h * cells rows.
     """
 
-    width: int = 56
+    width: int = 30
     boxes: int = 16
     threshold: float = 0.3
     cells: int = 2

@@ -12,8 +12,9 @@ demo: $(DEMO)/ready  ## follow persons and cars in a real street video; results 
 test: $(TEST)/ready  ## the whole suite but what is marked slow
 	$(TEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
 
-test-fast: $(TEST)/ready  ## the laws and parities of the layers only
-	$(TEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" tests/layers
+test-fast: $(TEST)/ready  ## the contract kit and the laws of all mixers only
+	$(TEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" \
+	  tests/layers/test_contract.py tests/layers/test_mixers.py tests/test_layout.py
 
 test-slow: $(TEST)/ready  ## the rest, e.g. every kernel compiled for chips that are not here; WHERE=tests/zoo
 	$(TEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m slow $(WHERE)

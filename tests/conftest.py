@@ -7,6 +7,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from .parity.shim import mend_torchvision
@@ -22,6 +23,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 if importlib.util.find_spec("torchvision"):
     mend_torchvision()  # before any test imports transformers, which imports it
+
+# how fast examples are drawn says what machine it is, not whether the code is right
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 FULL = 3 << 30  # bytes that a worker may hold; compiled programs are most of it
 full = FULL  # of this worker: more, once it holds what cannot be forgotten

@@ -114,7 +114,14 @@ def street(path):
         film.mux(stream.encode())
 
 
-@pytest.mark.parametrize("name", [n for n in GIVEN if blocks(ROOT / n)])
+RUN = [  # the newcomer's page is always run
+    pytest.param(n, marks=[pytest.mark.slow] * (n != "README.md"))
+    for n in GIVEN
+    if blocks(ROOT / n)
+]
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_the_python_of_a_page_runs_as_printed(name, tmp_path, monkeypatch):
     """One namespace per page: a later block may use what an earlier one made."""
     monkeypatch.chdir(tmp_path)

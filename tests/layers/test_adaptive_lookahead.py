@@ -39,6 +39,7 @@ def streamed(model, variables, x, cuts):
     return np.concatenate(frames), times
 
 
+@pytest.mark.slow
 def test_a_frame_comes_with_the_last_that_it_sees_and_not_before_those_in_front_of_it():
     model, variables = made(3)
     x = noise(2, 1, 24)
@@ -80,6 +81,7 @@ MARKED = [law if law.__name__ in FAST else pytest.param(law, marks=pytest.mark.s
           for law in LAWS if law is not check_causality]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", MARKED)
 def test_the_kit(law):
     """Causality has its own test above: the kit's wants one latency for all frames."""

@@ -46,6 +46,7 @@ def ring_of(bits, block=BLOCK):
     return init_block_ring(1, SINKS, WINDOW, TOKENS, DIM, jnp.float32, bits=bits, block=block)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bits", "block"), [(2, 16), (4, 8), (8, 8)])
 def test_equals_a_list_of_frames(bits, block):
     """At every frame: sinks exact, keys of full blocks per channel, later ones exact, values of
@@ -78,6 +79,7 @@ def test_the_codes_are_kivis(bits):
     np.testing.assert_allclose(values[0], z[f"v_b{bits}_deq"].reshape(6, 64, 32), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_keys_per_channel_lose_less_than_per_token():
     """Where channels differ, at equal bits; and the carry is smaller than in full precision."""
     _, exact = attended(init_ring(1, SINKS, WINDOW, TOKENS, DIM, jnp.float32), [37])

@@ -56,6 +56,7 @@ MARKED = [law if law.__name__ in FAST else pytest.param(law, marks=pytest.mark.s
           for law in LAWS if law is not check_causality]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", MARKED)
 def test_the_kit(law):
     law(subject(RING, {}, noise))

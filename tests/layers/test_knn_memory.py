@@ -75,6 +75,7 @@ def test_carry_law_while_frames_are_given_up(law):
     getattr(contract, f"check_{law}")(s, **options[law])
 
 
+@pytest.mark.slow
 def test_pages_of_several_frames():
     contract.check_chunking(subject(window=2, nearest=1, capacity=3, page=2), seeds=2)
 

@@ -108,6 +108,7 @@ def teacher(**choice):
     return init_params(TEACHER, **SMALL, **choice)
 
 
+@pytest.mark.slow
 def test_a_teacher_with_as_many_landmarks_as_tokens_is_the_full_one():
     """And with fewer it is not; its clip then costs no attention of 16 x 16."""
     clip = jax.random.normal(jax.random.key(0), (2, 4, 16, 32, 3))

@@ -109,6 +109,7 @@ def test_who_leaves_leaves_nothing():
         assert not np.asarray(leaf).any()
 
 
+@pytest.mark.slow
 def test_the_carry_law():
     module, _ = built()
     subject = Subject(lambda batch: module.init_carry(batch, SLOTS), step, histories, atol=1e-5)

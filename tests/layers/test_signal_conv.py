@@ -160,6 +160,7 @@ def test_counts_are_what_comes(name):
     assert Fraction(net.emitted(4000), 4000) == pytest.approx(net.rate, abs=0.01)
 
 
+@pytest.mark.slow
 def test_gaps_do_not_spread():
     """A stream of which some inputs never came is the stream of those that came, to its end; the
     one beside it is as it was."""

@@ -134,6 +134,7 @@ def test_the_nearest_are_read_and_nothing_reads_as_nothing():
     assert not share(like, jnp.zeros((1, 4), bool), 2).any()
 
 
+@pytest.mark.slow
 def test_counts_of_a_year_stay_exact(monkeypatch):
     """Usage and reads are halved together, so that neither grows beyond what fp32 counts."""
     monkeypatch.setattr(three_store, "MANY", 4)

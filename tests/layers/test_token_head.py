@@ -49,6 +49,7 @@ def learned():
     return variables, run(variables)
 
 
+@pytest.mark.slow
 def test_it_draws_the_mixture_of_each_state():
     first, after = learned()
     for state, (modes, shares) in MODES.items():

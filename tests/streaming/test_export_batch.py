@@ -81,6 +81,7 @@ def test_a_program_of_its_number_of_rows_is_refused(f, words):
         joined(f, (5, 6))
 
 
+@pytest.mark.slow
 def test_a_model_for_any_number_of_streams(tmp_path):
     """Over 30 frames of two streams it is JAX; three streams do not notice each other, and one that
     begins anew is a new one."""
@@ -106,6 +107,7 @@ def test_a_model_for_any_number_of_streams(tmp_path):
         artefact.step(state, both[0][:2])
 
 
+@pytest.mark.slow
 def test_a_state_inside_is_the_explicit_one(tmp_path):
     """Over 30 frames it is JAX; a snapshot goes on in the other form; a start begins anew."""
     pytest.importorskip("openvino", reason="the runtime is an extra")

@@ -191,6 +191,7 @@ def test_slots_that_hold_nothing_stay_zero_and_points_move_as_boxes_do():
     assert told(ActionOutput()).boxes is None
 
 
+@pytest.mark.slow
 def test_a_detector_answers_a_batch_of_shapes_as_a_session_of_one(tmp_path):
     """Persons and cars of a real street, found in the full frame as in one of the picture's shape:
     the network pads with zeros where the second one ends, so scores move a little."""

@@ -284,6 +284,7 @@ def test_wrong_sources_and_models_are_one_line(tmp_path, capsys):
     assert not new.exists()  # the same command with another model is not refused for it
 
 
+@pytest.mark.slow
 def test_a_file_of_streaming_weights_says_words_while_they_are_spoken(listener, tmp_path, capsys):
     weights = small_file(tmp_path)
     clip = write(tmp_path / "a.wav", np.concatenate([AUDIO, np.zeros(RATE), AUDIO[::-1]]))

@@ -66,6 +66,7 @@ def test_moments_near_each_other_are_told_once_and_memory_is_bounded():
     assert Moments(letters).search("abc") == []
 
 
+@pytest.mark.slow
 def test_a_question_is_asked_with_the_moments_that_it_is_about():
     past = Moments(letters)
     talk_ = talking(budget=128, past=past, recall=1)

@@ -118,6 +118,7 @@ def count(path):
     return len(path.read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_do_not_overwrite_each_other(home, tmp_path, capsys):
     """Sources of one name, in one folder: one after the other, and while another runs."""
     clips = [tmp_path / name / "stream1.mp4" for name in ("one", "two")]

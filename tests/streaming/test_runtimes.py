@@ -226,6 +226,7 @@ def test_a_model_without_a_compute_type_says_what_would_do(home):
         Step(Still(), params, tiny.CARD, precision="bf16")
 
 
+@pytest.mark.slow
 def test_the_bench_compares_every_runtime(home, capsys):
     for module in ("onnx", "onnxruntime", "openvino"):
         pytest.importorskip(module, reason="the runtimes are extras")
@@ -287,6 +288,7 @@ def video(path, frames):
     return path
 
 
+@pytest.mark.slow
 def test_a_signal_after_models_are_gone_is_caught(tmp_path):
     """OpenVINO's cores swap the stack that signal handlers run on; the last must not be freed."""
     pytest.importorskip("openvino", reason="the runtime is an extra")

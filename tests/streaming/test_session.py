@@ -49,6 +49,7 @@ def test_a_model_without_a_stream_is_refused_in_a_line():
         Session(Step(zoo.create_model("vjepa2-l16"), None, offline))
 
 
+@pytest.mark.slow
 def test_a_tracking_session_of_a_hub_address(hub):  # noqa: F811
     from ..parity.golden_efficienttam import SPECIAL
 

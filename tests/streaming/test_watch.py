@@ -118,6 +118,7 @@ def test_scores_follow_the_card(step, loaded, multi_label):
     np.testing.assert_allclose(extreme, [0, 0.5, 1] if multi_label else [0, 0, 1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_event_and_anomaly_of_a_live_model_are_written_and_drawn(tmp_path):
     model, params = streamzoo.load("live-mi-lite0/handover")
     card = streamzoo.model_card("live-mi-lite0/handover")

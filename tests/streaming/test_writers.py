@@ -45,6 +45,7 @@ def careless(folder):
     return folder / "own.safetensors"
 
 
+@pytest.mark.slow
 def test_a_fastconformer_is_heard_while_somebody_speaks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("streamzoo.streaming.listening.load", lambda name: (Likely(), {}))
     weights, out = conformer(tmp_path), tmp_path / "a.jsonl"

@@ -48,6 +48,7 @@ def test_the_transducer_is_the_sum_over_all_paths(blank):
         np.testing.assert_allclose(got[b], -total, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_ctc_is_the_sum_over_all_paths():
     steps, labels, counts = [4, 3, 2], [[1, 1], [2, 3], [1, 1]], [2, 2, 2]
     logits = np.random.default_rng(1).normal(size=(3, 4, 4)).astype(np.float32)
@@ -68,6 +69,7 @@ def test_ctc_is_the_sum_over_all_paths():
     assert np.isfinite(grad).all() and not np.asarray(grad)[2].any() and np.asarray(grad)[0].any()
 
 
+@pytest.mark.slow
 def test_what_lies_beyond_an_utterance_is_not_read():
     rng = np.random.default_rng(2)
     labels, counts = jnp.asarray([[1, 2, 4]]), jnp.asarray([2])

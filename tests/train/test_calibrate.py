@@ -105,6 +105,7 @@ def said(path, frames):
     return np.stack(answers)
 
 
+@pytest.mark.slow
 def test_the_report_is_what_the_written_model_does(home, tmp_path, capsys):
     out, seen = tmp_path / "known.safetensors", tmp_path / "seen.npz"
     loud = ["--alarms", "40", "--risk", "1", "--nothing", "walking"]

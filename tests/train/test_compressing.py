@@ -59,6 +59,7 @@ def test_gradients_reach_weights_and_scales(two_bits):
     assert np.abs(flatten(grad["task"])[name]).max() > 0
 
 
+@pytest.mark.slow
 def test_the_file_holds_codes_of_the_weights_that_were_measured(two_bits, tmp_path):
     job, params = two_bits
     moved = {n: a * 1.3 for n, a in params["alpha"].items()}  # scales as training leaves them

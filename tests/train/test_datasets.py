@@ -45,6 +45,7 @@ class Lamps(DataConfig):
 '''
 
 
+@pytest.mark.slow
 def test_a_new_data_set_is_one_file_and_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "lamps.py").write_text(TOY)
     monkeypatch.syspath_prepend(str(tmp_path))

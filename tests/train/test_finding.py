@@ -33,6 +33,7 @@ CONFIG = StudentConfig(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_maps_are_those_that_the_pyramid_put_together():
     stages = tuple(Stage(3, *x) for x in ((1, 4, 1, 1), (1, 6, 2, 2), (1, 8, 2, 2), (1, 10, 2, 2),
                                           (1, 12, 2, 1), (1, 14, 2, 2)))  # fmt: skip

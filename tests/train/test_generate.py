@@ -138,6 +138,7 @@ def test_memory_of_a_training_step_does_not_grow_with_the_rollout():
     assert bytes_of(whole, 16) > 2 * long
 
 
+@pytest.mark.slow
 def test_inference_makes_what_training_makes():
     """The frames of a rollout with the last exit are the generator's, and so is its carry."""
     made, text = generator("longlive"), prompt(0)
@@ -177,6 +178,7 @@ def test_an_oracle_gives_real_context():
     np.testing.assert_array_equal(kept[0, 3:], frames[0, 3:])
 
 
+@pytest.mark.slow
 @needs_goldens
 def test_distribution_matching_gradient_is_the_authors():
     z, weights, _ = golden("dmd_gradient")
@@ -214,6 +216,7 @@ def test_a_critic_teaches_the_student_nothing():
     assert not np.asarray(slope).any()
 
 
+@pytest.mark.slow
 def test_teacher_forcing_is_the_stream_with_real_frames():
     """In one pass over a clip every noisy block sees what it would see in a stream that was fed the
     real frames before it."""

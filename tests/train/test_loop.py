@@ -216,6 +216,7 @@ def test_a_folder_in_use_is_refused_and_one_that_is_taken_over_is_left(tmp_path,
     assert not read_table(tmp_path / "log.csv")  # not one step
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_grow_is_one_line_and_the_same_command_goes_on(tmp_path):
     """A disk that is full, as near as a test may come to it: files of 40 KB at most."""
     wide = ["width=64", "data.size=64", "loop.steps=6", "loop.checkpoint_every=3"]

@@ -136,6 +136,7 @@ QUICK = ("labels", "live")  # the others differ in their models, not in what the
 PARAMS = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARAMS)
 def test_every_task_has_the_whole_steps_loss_and_gradient(name):
     task, batch = CASES[name]()

@@ -34,6 +34,7 @@ def train(config, out, steps, *more):
     return load_file(out / "weights.safetensors")[0]["params"]
 
 
+@pytest.mark.slow
 def test_captions_are_learned_and_evaluated_by_the_commands(config, tmp_path, capsys):
     train(config, tmp_path / "run", 120)
     said = capsys.readouterr().out
@@ -46,6 +47,7 @@ def test_captions_are_learned_and_evaluated_by_the_commands(config, tmp_path, ca
     assert float(after["captions"]) == pytest.approx(float(during[2]), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_captions_that_were_stopped_go_on_to_the_last_bit(config, tmp_path):
     whole = train(config, tmp_path / "whole", 6)
     told = '"""Evaluation runs the model, word by word."""\n'

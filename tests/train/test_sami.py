@@ -154,6 +154,7 @@ def make_batch(seed=0):
     }
 
 
+@pytest.mark.slow
 def test_loss_is_of_the_masked_patches_alone():
     figures = {"mean": np.asarray([1.0, 0, 2], "f4"), "std": np.asarray([2.0, 1, 3], "f4")}
     task = make_task(statistics={"t": {"spatial": figures}})

@@ -53,6 +53,7 @@ def test_a_run_gets_a_name_and_a_card(tmp_path):
     assert bundle(tmp_path, "tsa-mi16/tiny", TINY, tmp_path, overwrite=True)[0].name == card.name
 
 
+@pytest.mark.slow
 def test_a_frozen_stem_is_stored_once(tmp_path):
     variables = finished(tmp_path, "tsa-lite0", image_size=(64, 64))
     path = tmp_path / "tsa-lite0.tiny.safetensors"

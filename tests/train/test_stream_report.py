@@ -255,6 +255,7 @@ def test_one_command_writes_the_report(student, tmp_path, capsys):
     assert 0 <= found["accuracy"]["mAP"] <= 1 and len(found["accuracy"]) > 13
 
 
+@pytest.mark.slow
 def test_nothing_held_is_told_and_streams_can_be_named(student, tmp_path):
     argv = [tiny.NAME, *FAST, "--budget-ms", "0.001", "--streams", "2", "--out", str(tmp_path)]
     assert main(argv) == 0

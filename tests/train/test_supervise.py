@@ -54,6 +54,7 @@ def test_a_student_learns_the_labels_of_known_boxes_in_existing_frames():
     assert run(batch | {"labels": wrong})[0] == loss
 
 
+@pytest.mark.slow
 def test_a_teacher_answers_for_every_tubelet_of_a_clip_at_once():
     teacher, weights = make_teacher()
     batch = make_batch()
@@ -97,6 +98,7 @@ def test_a_teacher_answers_for_every_tubelet_of_a_clip_at_once():
         VideoMAE(mean).apply(weights, x, boxes, there, method="every_tubelet")
 
 
+@pytest.mark.slow
 def test_a_teacher_can_be_taught_through_its_stream(late=2):
     teacher = make_teacher(lookahead=late)
     count = STEPS - late  # all there are: the draw is then no matter

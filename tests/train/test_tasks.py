@@ -69,6 +69,7 @@ def twins(size):
     return (student, variables), (teacher, weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("multi_label", [True, False])
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(multi_label):
     student, teacher = twins((16, 16))
@@ -270,6 +271,7 @@ def test_a_warm_carry_matters(plain):
     assert abs(warm[0] - cold[0]) > 1e-4
 
 
+@pytest.mark.slow
 def test_what_comes_after_a_videos_end_has_no_say():
     config = DistilConfig(person=1.0)
     run = Run(distil(config, make_student(heads=("roi", "person"), max_boxes=BOXES)))

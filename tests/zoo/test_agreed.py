@@ -79,6 +79,7 @@ def test_common():
     assert [common((1, 2), (1, 3)), common((), (1,)), common((1, 2), (1, 2, 3))] == [1, 0, 2]
 
 
+@pytest.mark.slow
 def test_an_offline_encoder_says_the_same_as_the_clip_of_a_stream(made, monkeypatch):
     """All of an utterance again for every text; a MoonshineLive has a clip to compare with."""
     monkeypatch.setattr(Again, "SIZES", (1,))

@@ -72,6 +72,7 @@ def when_of(frame):
     return next(n for n in range(1280 * frame, 10**6) if plain.emitted(n + 1) > frame)
 
 
+@pytest.mark.slow
 def test_words_of_it_are_heard_by_what_hears_a_fastconformer(made):
     model, params = made
     audio = sound(1, 2.0)[0]

@@ -92,6 +92,7 @@ def test_agreed():
     assert agreed([(1,)]) == (1,) and agreed([(), (2,)]) == ()
 
 
+@pytest.mark.slow
 def test_attention_is_brute_force_over_all_texts():
     model, params = small()
     never = np.ones(12, bool)
@@ -141,6 +142,7 @@ def conformer():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["ctc", "transducer"])
 def test_a_beam_of_a_stream_keeps_what_it_said(conformer, head):
     model, params = conformer

@@ -152,6 +152,7 @@ WHOLE = TrackerConfig(
 )
 
 
+@pytest.mark.slow
 def test_the_carry_law_in_short():
     """All of it is slow."""
     s = subject(WHOLE)
@@ -241,6 +242,7 @@ def test_a_lost_track_coasts_at_its_pace_and_no_longer_than_said():
     assert not np.asarray(out.boxes)[0, 20:].any() and not np.asarray(out.ids)[0, 20:].any()
 
 
+@pytest.mark.slow
 def test_a_frame_without_detections_is_not_a_gap():
     """The tracks move on in one, and stand still in the other."""
     boxes, scores, labels, there = film([[(0.1 + 0.02 * t, 0.4)] for t in range(10)])
@@ -260,6 +262,7 @@ def test_a_frame_without_detections_is_not_a_gap():
     jax.tree.map(np.testing.assert_array_equal, held, carry)
 
 
+@pytest.mark.slow
 def test_skipped_frames_are_as_frames_in_which_nothing_was_found():
     """Every fourth frame with ``elapsed`` 4, against all of them with nothing between."""
     places = [[(0.1 + 0.01 * t, 0.4)] for t in range(12)]
@@ -320,6 +323,7 @@ def test_the_label_is_the_one_with_most_of_the_score():
     assert set(np.asarray(out.detection_ids)[0, :, 0]) == {1}
 
 
+@pytest.mark.slow
 def test_appearance_decides_where_overlap_cannot():
     """Two stand nearly on one another and change places while nobody looks."""
     a, b = (0.40, 0.4), (0.43, 0.4)

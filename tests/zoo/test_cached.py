@@ -105,6 +105,7 @@ def test_carry_law_with_fixed_references(law):
     law(cached(False), **FEWER[law])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [Recompute(budget=1.0, period=4), Recompute(0.1, period=1)])
 def test_a_full_budget_is_the_plain_encoder_bit_for_bit(policy):
     live, x = CachedEncoder(CONFIG, policy), frames(0, 2, 3)

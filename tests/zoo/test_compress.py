@@ -57,6 +57,7 @@ def small():
     return tiny("swa", heads=("frame", "roi"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheme",
     [
@@ -98,6 +99,7 @@ def test_a_model_computes_on_the_codes_that_are_in_its_file(small, scheme, tmp_p
 
 # Of w8a8 an activation on the edge between two codes may fall to either side, as sums of floats
 # depend on a chunk's shape in their last digit: equal to a few steps of the quantiser (0.046 seen).
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheme, atol", [pytest.param("w8a8", 0.1, marks=SLOW), ("w4a16-g32", 2e-5)]
 )

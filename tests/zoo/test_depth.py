@@ -76,6 +76,7 @@ def tiny(**more):
     return model, jax.tree_util.tree_map_with_path(lift, variables)
 
 
+@pytest.mark.slow
 def test_frames_of_any_size_give_maps_of_their_size():
     model, variables = tiny()
     frames = jax.random.normal(jax.random.key(1), (1, 2, 33, 50, 3))

@@ -33,6 +33,7 @@ def film(steps, still=False, sky=False):
     return jnp.asarray(preprocess(frames, model_card("depth-nano")))
 
 
+@pytest.mark.slow
 def test_any_size_is_taken():
     model = DepthNano(NanoDepthConfig(trunk=TRUNK, width=8))
     variables = jax.jit(model.init)(jax.random.key(0), (), jnp.zeros((1, 1, 32, 32, 3)))
@@ -42,6 +43,7 @@ def test_any_size_is_taken():
         assert not out.metric.any() and float(out.depth.min()) > 0
 
 
+@pytest.mark.slow
 def test_a_cell_knows_its_scene_and_its_place():
     """Two pictures that differ far away from a cell differ there; one grey has more than one
     depth."""

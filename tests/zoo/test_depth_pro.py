@@ -30,6 +30,7 @@ def test_pieces_that_overlap_make_the_picture_again():
     np.testing.assert_array_equal(joined(whole, 3), picture)
 
 
+@pytest.mark.slow
 def test_the_view_makes_metres_and_frames_of_any_size_are_taken():
     model = DepthPro(TINY)
     frames = jax.random.normal(jax.random.key(0), (1, 1, 128, 128, 3))

@@ -116,6 +116,7 @@ def test_steady_depth_holds_the_law():
         model.apply(variables, model.init_carry(1, shape), jnp.zeros((1, 1, 42, 28, 3)))
 
 
+@pytest.mark.slow
 @needs_goldens
 def test_weights_of_single_frames_are_its_weights():
     z, plan, _, variables = converted("depth_anything_metric")

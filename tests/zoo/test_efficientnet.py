@@ -164,6 +164,7 @@ def test_leading_axes_are_a_batch():
     np.testing.assert_array_equal(got.reshape(want.shape), want)
 
 
+@pytest.mark.slow
 def test_the_bundled_encoder_is_what_its_card_says():
     name = "efficientnet-lite0/imagenet"
     card = zoo.model_card(name)

@@ -47,6 +47,7 @@ def test_the_kit(params, law):
     law(subject(MODEL, params, lambda seed, batch, steps: noise(seed, batch, steps)), steps=1400)
 
 
+@pytest.mark.slow
 def test_a_drawn_token_is_the_heads_and_is_heard(params):
     audio, key = noise(2, 2, 3 * SIZE), jax.random.key(4)
     carry, _ = MODEL.apply(params, MODEL.init_carry(2), audio)

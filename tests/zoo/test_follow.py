@@ -78,6 +78,7 @@ def test_its_parameters_are_those_of_the_detector(loaded):
     assert cards[0].weights == cards[1].weights and cards[0].sha256 == cards[1].sha256
 
 
+@pytest.mark.slow
 def test_the_carry_law(loaded):
     """What of it is not the tracker's own: its tests hold the rest."""
     model, params = loaded
@@ -95,6 +96,7 @@ def test_the_carry_law(loaded):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), got, want)
 
 
+@pytest.mark.slow
 def test_what_each_does_is_what_he_does_alone(loaded):
     """Brute force: the action part on the crops of one track, and on nothing else."""
     follow, params = loaded

@@ -52,6 +52,7 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 def test_peek_changes_nothing_and_a_block_of_a_video_is_as_if_made():
     made, text = generator("longlive"), prompt(0)
     state, blocks = run(made, made.start(), text, 2)
@@ -177,6 +178,7 @@ def test_conditions_and_sources_of_another_shape():
         live.refer(live.start(), np.zeros((1, 2, 4, 4, 4), np.float32), prompt(0))
 
 
+@pytest.mark.slow
 def test_a_source_is_what_its_first_level_leaves_of_it():
     levels = Levels(((500.0, 250.0),), shift=1.0)
     value = Rollout(levels=levels, read=Read(12, positions=Absolute()))

@@ -43,6 +43,7 @@ def test_one_chunk_is_plain_diffusion_of_a_clip():
     np.testing.assert_allclose(got.latents, x, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_chunks_of_one_frame_are_a_diagonal():
     """Frame n enters with step n, goes one level down per step, and sees the others of the window:
     by hand, with the bidirectional network on the frames that are there."""
@@ -190,6 +191,7 @@ class OneLayer:
         self.memory = store(self.memory, keys, values, {"serial": own}, slot)
 
 
+@pytest.mark.slow
 @needs_goldens
 def test_a_reference_ahead_of_a_ring_of_live_avatar():
     """Official multipliers pass through half precision: 1e-3."""

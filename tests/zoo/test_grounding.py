@@ -110,6 +110,7 @@ def test_phrases_of_a_prompt():
     assert np.asarray(phrases.place[0]).tolist() == [0, 0, 1, 2, 0, 1, 0]
 
 
+@pytest.mark.slow
 def test_every_stream_has_its_prompt_which_is_encoded_once():
     model, params, step = small()
     now = frames(0, 2, 2)

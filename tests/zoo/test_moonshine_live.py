@@ -42,6 +42,7 @@ def streamed(model, variables, audio, lengths):
     return np.concatenate([np.asarray(p.x[0])[np.asarray(p.valid[0])] for p in parts])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "looks", [dict(hop=3, ahead=2, past=4), dict(hop=1, ahead=3, past=50), dict(hop=4, ahead=0)]
 )
@@ -66,6 +67,7 @@ def test_a_clip_beside_a_longer_one_is_as_alone():
     assert not np.asarray(both[0, alone.shape[1] :]).any()
 
 
+@pytest.mark.slow
 def test_one_hop_that_sees_all_is_the_offline_encoder_with_its_last_norm():
     """The same parameters; the norm alone differs, and at the last frame it does not."""
     model, variables = made(hop=40, ahead=0)
@@ -83,6 +85,7 @@ def test_one_hop_that_sees_all_is_the_offline_encoder_with_its_last_norm():
     np.testing.assert_allclose(got, want, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_the_running_norm_forgets_nothing_and_gaps_leave_no_trace():
     norm = RunningNorm()
     x = 0.2 * jax.random.normal(jax.random.key(5), (2, 40, 5)) + 3
@@ -111,6 +114,7 @@ def test_names():
     assert model.inputs == ("audio",) and model_card("moonshine-base").streaming is False
 
 
+@pytest.mark.slow
 def test_an_utterance_is_written_as_its_clip():
     """What pads it to the next program's length is not heard."""
     model, variables = made(hop=3, ahead=2)

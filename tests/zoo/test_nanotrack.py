@@ -63,6 +63,7 @@ def test_networks_are_the_published_graphs():
         close("head", first(got), other, 2e-5)
 
 
+@pytest.mark.slow
 @needs_files
 @pytest.mark.parametrize("file", GOLDEN["clips"])
 def test_stream_is_the_authors_tracker(file):
@@ -135,11 +136,13 @@ FAST = (contract.check_slots,)  # the others take long to compile
 LAWS = [pytest.param(law, marks=[pytest.mark.slow] * (law not in FAST)) for law in contract.LAWS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_contract(law):
     verify_contract(subject(), (law,))
 
 
+@pytest.mark.slow
 def test_a_mask_is_its_box_and_points_alone_are_absent():
     module, variables, step = small()
     box = (8, 4, 24, 20)
@@ -158,6 +161,7 @@ def test_a_mask_is_its_box_and_points_alone_are_absent():
     assert not carry.active.any()
 
 
+@pytest.mark.slow
 def test_what_is_lost_is_not_shown_and_boxes_stay_in_the_frame():
     module, variables, step = small()
     strict = NanoTrack(NanoTrackConfig(**vars(SMALL) | {"lost": 1.0}))

@@ -71,6 +71,7 @@ def run():
     return jax.jit(net.apply), jax.jit(lambda v, x: net.apply(v, x, method="find"))
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_published_network():
     """By the runtime of TensorFlow Lite, per anchor; and the palms by a plain walk over them."""
     g = golden()
@@ -110,6 +111,7 @@ def test_a_network_of_another_depth_is_refused():
         convert_checkpoint(full)
 
 
+@pytest.mark.slow
 def test_points_are_fractions_of_the_frame_whatever_its_shape():
     """A frame twice as wide as high fills the upper half of what the network sees."""
     model, params = tiny()
@@ -124,6 +126,7 @@ def test_points_are_fractions_of_the_frame_whatever_its_shape():
     np.testing.assert_allclose(a.boxes[..., 1], (2 * b.boxes[..., 1]).clip(0, 1), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_stem_is_the_surest_palm():
     stem = make_stem("palm-points")
     frames = golden()["frames"].astype(np.float32) / 255

@@ -52,6 +52,7 @@ def by_angle(x, rates, places):
     return np.concatenate([z.real, z.imag], axis=-1)
 
 
+@pytest.mark.slow
 def test_turned_sinks_are_sinks_at_their_new_place():
     """The paper turns the time of sinks' keys by first tail - last sink; here they are read at the
     place to which that leads (arXiv 2512.05081, equations 5 and 6)."""

@@ -39,6 +39,7 @@ def test_pi3_is_its_projects(tmp_path):
     check(row, measure(row, tmp_path))
 
 
+@pytest.mark.slow
 def test_another_order_of_the_views_is_another_order_of_the_answers():
     _, params, both = small()
     frames, order = images(28, 42, batch=1, frames=3), [2, 0, 1]

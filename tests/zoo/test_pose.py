@@ -87,6 +87,7 @@ def test_a_graph_without_all_its_weights_is_refused(tmp_path):
         convert_checkpoint(graph)
 
 
+@pytest.mark.slow
 def test_points_and_boxes_are_fractions_of_the_frame_whatever_its_shape():
     """Below a frame the network sees grey; what it finds is the same part of the frame."""
     frame = golden()["multi_frames"][:1]

@@ -103,6 +103,7 @@ def by_hand(levels, mask):
     return np.stack(found)
 
 
+@pytest.mark.slow
 def test_before_training_and_without_laws_it_is_label_propagation(fresh):
     _, variables, _ = fresh
     module = Propagator(dataclasses.replace(CONFIG, near=0, doubt=False))

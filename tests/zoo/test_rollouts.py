@@ -113,6 +113,7 @@ class Switching(Run):
         self.state = self.generator.switch(state, self.texts[text])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["longlive_recache_global_sink", "longlive_recache_no_global_sink"]
 )
@@ -128,6 +129,7 @@ def test_new_prompts_recache(name):
     assert run.call == len(run.z["call_t"])
 
 
+@pytest.mark.slow
 def test_anchors_and_their_regions():
     run, text = Switching("anchor_forcing_w12_s3", rollout("anchor-forcing")), 0
     for block in range(22):
@@ -223,6 +225,7 @@ def test_rolling_window_fills_runs_and_drains():
     close("latents", np.concatenate(finished, axis=1), last(z["latents"]), 1e-5)
 
 
+@pytest.mark.slow
 def test_pipeline_of_levels():
     z, weights, _ = golden("streamdiffusionv2_stream_rollout")
     generator = Generator(*network(weights), "stream-diffusion-v2")

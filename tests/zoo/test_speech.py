@@ -79,6 +79,7 @@ def test_the_two_files_of_silero_hold_different_weights():
     assert np.abs(want - z["probs"]).max() > 0.1
 
 
+@pytest.mark.slow
 @needs_shared
 def test_gtcrn_is_its_onnx_graph():
     z = golden("gtcrn_stream")
@@ -100,6 +101,7 @@ def test_gtcrn_is_its_onnx_graph():
     np.testing.assert_allclose(np.concatenate(parts), z["spec_out"], atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_shared
 def test_gtcrn_as_audio_is_what_its_frames_add_up_to():
     z = golden("gtcrn_stream")
@@ -119,6 +121,7 @@ def test_gtcrn_as_audio_is_what_its_frames_add_up_to():
     np.testing.assert_allclose(got, z["wave_out"][: len(got)], atol=1e-5)
 
 
+@pytest.mark.slow
 @needs_shared
 def test_dtln_is_its_onnx_graphs():
     z = golden("dtln_stream")
@@ -153,6 +156,7 @@ def moonshine2(folder):
     return z, create_model(plan.model, **plan.overrides), variables
 
 
+@pytest.mark.slow
 @needs_shared
 def test_moonshine2_is_transformers_encoder_and_late_by_what_it_says(tmp_path_factory):
     z, model, variables = moonshine2(tmp_path_factory.mktemp("moonshine2"))
@@ -176,6 +180,7 @@ def test_moonshine2_is_transformers_encoder_and_late_by_what_it_says(tmp_path_fa
     assert np.abs(z["encoder_out_cut20"][10:] - z["encoder_out"][10:20]).max() > 0.01
 
 
+@pytest.mark.slow
 @needs_shared
 def test_moonshine2_beside_a_longer_stream_is_as_alone(tmp_path_factory):
     """Where the reference lets 40 frames of a padded batch see 3 more."""
@@ -285,6 +290,7 @@ def test_cards_of_audio_are_read_back():
     assert json.loads(card.to_json())["sha256"]
 
 
+@pytest.mark.slow
 @needs_shared
 def test_moonshine2_writes_what_transformers_writes(tmp_path_factory):
     z, model, variables = moonshine2(tmp_path_factory.mktemp("moonshine2c"))
@@ -309,6 +315,7 @@ def test_moonshine2_writes_what_transformers_writes(tmp_path_factory):
     assert tokens == want.tolist()
 
 
+@pytest.mark.slow
 @needs_shared
 def test_moonshine2_says_early_what_is_not_final(tmp_path_factory):
     z, model, variables = moonshine2(tmp_path_factory.mktemp("moonshine2d"))

@@ -66,6 +66,7 @@ class Told(Standing):
         return text
 
 
+@pytest.mark.slow
 def test_the_tokens_are_those_of_the_published_law(made, monkeypatch):
     """Live asks token by token over all of the text; its law has the golden of its authors."""
     own, live, lost = standing(made, Told), Live(made[0], made[1], PROMPT, most=60), 0
@@ -80,6 +81,7 @@ def test_the_tokens_are_those_of_the_published_law(made, monkeypatch):
     assert lost > 2 and len(own.last) > 8  # tokens were withdrawn, and others stayed
 
 
+@pytest.mark.slow
 def test_a_text_is_judged_as_token_by_token(made):
     own, live, text = standing(made), Live(made[0], made[1], PROMPT), (1, 4, 0, 3)
     own.push(SOUND)

@@ -57,6 +57,7 @@ def started(model, *given):
     return jax.tree.map(lambda a: a + 0.02, variables)
 
 
+@pytest.mark.slow
 def test_a_student_on_frames_is_a_student_on_features():
     model = CausalViT(
         StudentConfig(**SHAPE, depth=2, heads_per_block=2, temporal=(mix("shift"),), heads=("roi",))
@@ -88,6 +89,7 @@ def test_a_teacher_on_frames_is_a_teacher_on_features():
     np.testing.assert_allclose(*answers, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_learned_stem_learns():
     model = CausalViT(
         StudentConfig(

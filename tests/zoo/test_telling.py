@@ -13,6 +13,7 @@ from streamzoo.zoo.speech.fastconformer.talk import Telling
 from .small_conformer import AUDIO, PIECES, small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["transducer", "ctc"])
 def test_words_stay_however_the_sound_is_cut(head):
     runs, model, params = [], *small()

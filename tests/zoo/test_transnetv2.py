@@ -45,6 +45,7 @@ def test_latency_adds_up():
     assert TransNetV2Config().latency == 3 * 2 * 8 + 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [4, 13])
 def test_a_stream_and_its_flush_are_the_clip(steps):
     x, s = frames(0, 2, steps), subject()

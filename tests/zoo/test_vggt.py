@@ -133,6 +133,7 @@ def stream(window):
     return model, variables, np.concatenate([frames, more], axis=1)
 
 
+@pytest.mark.slow
 @needs_goldens
 def test_a_stream_of_one_view_is_vggt():
     model, variables, frames = stream(3)
@@ -144,6 +145,7 @@ def test_a_stream_of_one_view_is_vggt():
         close(name, getattr(out, name), getattr(want, name), 1e-5)
 
 
+@pytest.mark.slow
 @needs_goldens
 def test_a_stream_sees_the_first_frame_and_the_newest_ones():
     """What a frame's answer depends on, by changing one earlier frame at a time."""
@@ -164,6 +166,7 @@ def test_a_stream_sees_the_first_frame_and_the_newest_ones():
             assert (apart > 1e-5).all(), "the first frame is in every answer"
 
 
+@pytest.mark.slow
 @needs_goldens
 def test_one_pair_reaches_back_by_its_window_only():
     z, plan, variables, _ = tiny()

@@ -35,6 +35,7 @@ def streamed(model, params, audio, cuts):
     return np.concatenate(got), np.asarray(rest.x[0])[np.asarray(rest.valid[0])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cuts", [(), (1, 1279, 1281, 4000)])
 def test_features_are_the_offline_encoders_of_the_window_that_ends_there(made, cuts):
     model, params = made

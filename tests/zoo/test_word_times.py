@@ -51,6 +51,7 @@ def test_the_median_of_neighbours():
     assert smooth(x, 3)[0].tolist() == [0, 0, 0, 0, 5, 5, 5, 0, 0]
 
 
+@pytest.mark.slow
 def test_looks_are_the_attention_that_the_decoder_has():
     """Weights times values are what its attention gives."""
     model, params = small()

@@ -186,6 +186,7 @@ def test_reading_and_writing_in_rotated_channels_changes_nothing():
     assert np.abs(turned[0] - value).max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_tsa_in_rotated_channels_is_the_same_function():
     """Through three blocks and frames, LayerNorm, layer scale and the shift included."""
     config = transformer.BlockConfig(dim=48, heads=4, layer_scale=0.3)

@@ -25,6 +25,7 @@ def official(z):
     return {"params": {"body": convs, "weights": z["w:weights"].reshape(-1), "padding": padding}}
 
 
+@pytest.mark.slow
 @needs_goldens
 def test_the_encoder_is_the_official_one():
     z = golden("liveavatar_audio_hooks")

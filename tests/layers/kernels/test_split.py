@@ -119,6 +119,7 @@ def small_step(where):
     return model, (place(params), place(carry, "data"), place(frames, "data"))
 
 
+@pytest.mark.slow
 def test_what_explain_says_of_a_slice_is_in_its_program():
     """Eight chips of a v5e: the kernels that are told are those of the lowered program, by name."""
     mesh = AbstractMesh((4, 2), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)

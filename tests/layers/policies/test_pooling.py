@@ -104,6 +104,7 @@ def test_merged_clips_are_videochat_flashs():
         np.testing.assert_allclose(out, z[f"out_{name}"], atol=2e-6)
 
 
+@pytest.mark.slow
 @needs_goldens
 @pytest.mark.parametrize("ranks", ["uniform", "attention", "uniform0_attention"])
 def test_tokens_leave_between_layers_as_in_videochat_flash(ranks):

@@ -99,6 +99,7 @@ def test_carry_law(law):
     law(Subject.of(net, variables, tokens))
 
 
+@pytest.mark.slow
 def test_a_question_leaves_no_trace_and_its_answer_is_a_cold_prefill():
     """All frames chosen: the answer is that of a model that reads what was kept as one text."""
     net, variables = model()

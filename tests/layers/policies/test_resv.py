@@ -11,6 +11,7 @@ from streamzoo.layers.policies.resv import KeyClusters
 from ...zoo.language import tiny, tokens
 
 
+@pytest.mark.slow
 def test_all_of_the_mass_is_full_attention_and_less_is_not():
     """Also once rows leave, and with more keys than clusters."""
     ids = tokens(0, 2, 21)

@@ -177,6 +177,7 @@ def test_a_reply_that_ended_at_its_limit_loses_no_word():
         assert after.notes["segment"][0, kept[0]] == vlm.PAST
 
 
+@pytest.mark.slow
 def test_attention_that_has_nowhere_to_go():
     """A zero sink is softmax off by one, in float64; a learned one is a first token like others."""
     rng = np.random.default_rng(0)

@@ -85,6 +85,30 @@ def axial_rope(
     return jnp.cos(angle), jnp.sin(angle)
 
 
+def grid_rope(
+    height: int, width: int, head: int, *, prefix: int = 0, base: float = 1e4, step: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rotary angles by cell number: the first half of the pairs turns with x, the other with y.
+
+    ``prefix`` tokens in front have no place and are not turned; a cell is ``step`` from the next.
+    Returns cos, sin [prefix + h * w, head / 2], for :func:`rotate_halves`.
+    """
+    rate = base ** (-np.arange(0, head // 2, 2) / (head // 2)) * step
+    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+    angle = np.concatenate([x.reshape(-1, 1) * rate, y.reshape(-1, 1) * rate], axis=1)
+    angle = np.concatenate([np.zeros((prefix, head // 2)), angle])
+    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+
+
+def waves(x: Array, width: int, temperature: float = 10_000.0) -> Array:
+    """Sines and cosines of numbers: x [...] -> [..., width], the two alternating; 1 is a turn of
+    2 pi at the fastest (Carion et al., DETR, arXiv 2005.12872)."""
+    at = np.arange(width).reshape(*(1,) * x.ndim, width)
+    rate = (temperature ** (2 * (at // 2) / width)).astype(np.float32)
+    angle = x[..., None].astype(jnp.float32) * (2 * np.pi) / rate
+    return jnp.where(at % 2 == 0, jnp.sin(angle), jnp.cos(angle))
+
+
 def rotate_halves(x: Array, cos: Array, sin: Array) -> Array:
     """Rotary embedding: pair i is channels i and i + D / 2. x [..., D], cos and sin broadcastable
     to [..., D / 2], or to [..., D] where the channels of a pair have angles of their own (V-JEPA 2)

@@ -31,7 +31,8 @@ def options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--prompt",
         metavar="TEXT",
-        help='what a model such as groundingdino-t is to find, in English: "person. red bag."',
+        help='what a model such as groundingdino-t or sam3-l14 is to find, in English: "person. '
+        'red bag."',
     )
     p.add_argument("--retries", metavar="N", type=option(Whole), help=watching.RETRIES)
     p.add_argument(
@@ -106,13 +107,13 @@ def run(args: argparse.Namespace) -> None:
             say(session.told())
 
     sinks = functools.partial(_sinks, args) if zones or lines else None
-    asked = functools.partial(_asked, getattr(args, "prompt", None))
+    asked = functools.partial(_asked, getattr(args, "prompt", None), weights=name)
     watching.run(args, name, session, check=regions, after=after, open_sinks=sinks, asked=asked)
 
 
-def _asked(prompt: str | None, model: Any, card: Any) -> tuple[Any, Any]:
+def _asked(prompt: str | None, model: Any, card: Any, weights: str = "") -> tuple[Any, Any]:
     """The model and its card, with what it is to find where it finds what it is told."""
-    from ...zoo.detect.grounding.asking import ask_for, takes_prompt
+    from ...zoo.asking import ask_for, takes_prompt
     from ...zoo.errors import WeightsError
 
     if prompt is None:
@@ -120,7 +121,7 @@ def _asked(prompt: str | None, model: Any, card: Any) -> tuple[Any, Any]:
             raise CliError(f'{card.name} finds what it is told to: --prompt "person. red bag."')
         return model, card
     try:
-        return ask_for(model, card, prompt.strip().rstrip(".").split("."))
+        return ask_for(model, card, prompt.strip().rstrip(".").split("."), weights=weights)
     except (ValueError, WeightsError) as error:
         raise CliError(f"--prompt: {error}") from None
 

@@ -13,7 +13,7 @@ from streamzoo.layers.contract import Subject
 from streamzoo.streaming.commands.common import CliError
 from streamzoo.streaming.commands.watch import _asked
 from streamzoo.zoo import WeightsError, create_model, model_card
-from streamzoo.zoo.detect.grounding.asking import ask_for
+from streamzoo.zoo.asking import ask_for
 from streamzoo.zoo.detect.grounding.config import GroundingConfig
 from streamzoo.zoo.detect.grounding.model import Found
 from streamzoo.zoo.detect.grounding.phrases import prompt_tokens, read_phrases
@@ -160,10 +160,8 @@ def test_bad_prompts_and_configs():
 
 def _tokenizer() -> Tokenizer:
     pytest.importorskip("tokenizers")
-    from streamzoo.zoo.detect.grounding import asking
-
     try:
-        return asking._installed()
+        return small()[0].own_tokenizer("")
     except WeightsError as why:
         pytest.skip(str(why))
 

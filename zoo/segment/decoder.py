@@ -119,15 +119,22 @@ class CrossAttention(nn.Module):
         self.q, self.k, self.v = (nn.Dense(self.inner, dtype=self.dtype) for _ in range(3))
         self.out = nn.Dense(self.dim, dtype=self.dtype)
 
-    def __call__(self, q: Array, k: Array, v: Array, valid: Array | None = None) -> Array:
+    def __call__(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        valid: Array | None = None,
+        bias: Array | None = None,
+    ) -> Array:
         """q [M, Nq, D], k and v [M, Nk, D], valid [M, Nk] of the keys or [M, Nq, Nk] of what each
-        query sees -> [M, Nq, D]."""
+        query sees, bias [M, H, Nq, Nk] of the logits -> [M, Nq, D]."""
         head = self.inner // self.heads
         q, k, v = (
             x.reshape(*x.shape[:2], self.heads, head) for x in (self.q(q), self.k(k), self.v(v))
         )
         seen = valid if valid is None or valid.ndim == 3 else valid[:, None]
-        y = attention(q, k, v, mask=None if seen is None else seen[:, None])
+        y = attention(q, k, v, mask=None if seen is None else seen[:, None], bias=bias)
         return self.out(y.reshape(*y.shape[:2], self.inner))
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from ...layers.conv2d import Depthwise
 from ...layers.kernels.attention import attention
-from ...layers.positions import rotate_halves
+from ...layers.positions import grid_rope, rotate_halves
 from ...layers.ranks import to_rank
 from ...layers.streaming import DType, Fields
 from ...layers.transformer import Mlp, gelu, layer_norm
@@ -46,19 +46,6 @@ def sine_offsets(offset: Array, dim: int) -> Array:
     angle = offset[..., None]
     angle = angle / to_rank(jnp.asarray(rate, jnp.float32), angle)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-
-
-def grid_rope(height: int, width: int, head: int, *, prefix: int = 0, base: float = 1e4) -> Rope:
-    """Rotary angles by cell number: the first half of the pairs turns with x, the other with y.
-
-    ``prefix`` tokens in front have no place and are not turned. Returns cos, sin
-    [prefix + h * w, head / 2], for :func:`~streamzoo.layers.positions.rotate_halves`.
-    """
-    rate = base ** (-np.arange(0, head // 2, 2) / (head // 2))
-    y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    angle = np.concatenate([x.reshape(-1, 1) * rate, y.reshape(-1, 1) * rate], axis=1)
-    angle = np.concatenate([np.zeros((prefix, head // 2)), angle])
-    return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
 def _turn(x: Array, rope: Rope) -> Array:

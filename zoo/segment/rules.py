@@ -10,7 +10,7 @@ transformers writes, ``META`` is that of the original repositories (SAM, SAM 2, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,6 +86,16 @@ META = Layout(
 def transposed2x2(x: np.ndarray) -> np.ndarray:
     """torch.nn.ConvTranspose2d weight [I, O, 2, 2] -> kernel [I, 2, 2, O]."""
     return x.transpose(0, 2, 3, 1)
+
+
+def halves_first(heads: int) -> Callable[[np.ndarray], np.ndarray]:
+    """[O, ...] of ``heads`` heads whose channels are pairs -> first members, then second ones."""
+
+    def apply(x: np.ndarray) -> np.ndarray:
+        split = x.reshape(heads, -1, 2, *x.shape[1:])
+        return split.swapaxes(1, 2).reshape(x.shape)
+
+    return apply
 
 
 def map_of_channels(x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """A plain vision transformer for large frames: windows in most blocks, the whole map in a few.
 
-One body serves SAM (decomposed relative positions), EfficientSAM (no windows) and EfficientTAM
-(windows, no relative positions); what differs is data in :class:`WindowVitConfig`.
+One body serves SAM (decomposed relative positions), EfficientSAM (no windows), EfficientTAM
+(windows, no relative positions) and SAM 3 (windows, rotary angles); what differs is data in
+:class:`WindowVitConfig`.
 
 The pattern of windowed and global blocks repeats in every published size, so equal blocks are
 stacked and scanned over depth; a pattern that does not repeat is one period.
@@ -20,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...layers.kernels.attention import attention
-from ...layers.positions import resize_cubic
+from ...layers.positions import grid_rope, resize_cubic
 from ...layers.ranks import to_rank
 from ...layers.streaming import DType
-from ...layers.transformer import Mlp, layer_norm
+from ...layers.transformer import Mlp, layer_norm, rotate
 from .neck import ConvNeck, from_windows, to_windows
 
 Array = jax.Array
@@ -37,7 +38,12 @@ class WindowVitConfig:
     window:        side of a window in patches, 0 for none
     global_blocks: indices of the blocks without windows
     relative:      learned relative positions, per block, axis and head channel
-    position_grid: grid of the learned absolute positions, resized to that of the frames
+    rope_base:     of rotary angles by row and column, in units of which a window has ``window`` in
+                   a window and over the whole map alike; 0 for none
+    position_grid: grid of the learned absolute positions
+    tiled:         they are repeated over the grid of the frames, and not resized to it
+    pre_norm:      a norm before the first block
+    patch_bias:    the patch projection has a bias
     """
 
     dim: int = 768
@@ -52,10 +58,19 @@ class WindowVitConfig:
     position_grid: tuple[int, int] = (64, 64)
     activation: str = "gelu"
     eps: float = 1e-6
+    rope_base: float = 0.0
+    tiled: bool = False
+    pre_norm: bool = False
+    patch_bias: bool = True
 
     def __post_init__(self) -> None:
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
+        if self.rope_base and (self.rope_base < 0 or self.dim // self.heads % 4):
+            raise ValueError(
+                f"rope_base {self.rope_base} with heads of {self.dim // self.heads}: 0, or above 0"
+                " with a multiple of 4"
+            )
         if any(side % self.patch for side in self.image_size):
             raise ValueError(f"image_size {self.image_size}: not multiples of patch {self.patch}")
         if any(not 0 <= i < self.depth for i in self.global_blocks):
@@ -76,7 +91,8 @@ class WindowVitConfig:
 
 
 class MapAttention(nn.Module):
-    """Self-attention among the cells of a map, with decomposed relative positions if ``sizes``.
+    """Self-attention among the cells of a map, with decomposed relative positions if ``sizes`` and
+    rotary angles of base ``rope_base``, if any, where a cell is ``step`` from the next.
 
     Parameters are a fused ``qkv`` [D, 3D], ``out`` [D, D] and, for relative positions within maps
     of ``sizes`` (h, w), ``relative_rows`` [2h - 1, Dh] and ``relative_cols`` [2w - 1, Dh].
@@ -86,6 +102,8 @@ class MapAttention(nn.Module):
     heads: int
     sizes: tuple[int, int] | None
     dtype: DType = jnp.float32
+    rope_base: float = 0.0
+    step: float = 1.0
 
     def setup(self):
         self.qkv = nn.Dense(3 * self.dim, dtype=self.dtype)
@@ -103,6 +121,11 @@ class MapAttention(nn.Module):
             a.reshape(x.shape[0], rows * cols, self.heads, -1)
             for a in jnp.split(self.qkv(x), 3, axis=-1)
         )
+        if self.rope_base:
+            head = self.dim // self.heads
+            angles = grid_rope(rows, cols, head, base=self.rope_base, step=self.step)
+            rope = jnp.asarray(angles[0]), jnp.asarray(angles[1])
+            q, k = rotate(q, *rope), rotate(k, *rope)
         bias = None if self.sizes is None else self._relative(q, (rows, cols))
         y = attention(q, k, v, bias=bias)
         return self.out(y.reshape(x.shape))
@@ -135,7 +158,9 @@ class WindowBlock(nn.Module):
         c = self.config
         sizes = (self.window, self.window) if self.window else c.grid
         self.norm1, self.norm2 = (layer_norm(c.eps, self.dtype) for _ in range(2))
-        self.attn = MapAttention(c.dim, c.heads, sizes if c.relative else None, self.dtype)
+        step = c.window / c.grid[1] if c.window and not self.window else 1.0
+        relative = sizes if c.relative else None
+        self.attn = MapAttention(c.dim, c.heads, relative, self.dtype, c.rope_base, step)
         self.mlp = Mlp(c.dim, int(c.dim * c.mlp_ratio), c.activation, self.dtype)
 
     def __call__(self, x: Array) -> Array:
@@ -176,7 +201,11 @@ class WindowVit(nn.Module):
     def setup(self):
         c = self.config
         side = (c.patch, c.patch)
-        self.patch_embed = nn.Conv(c.dim, side, strides=side, padding="VALID", dtype=self.dtype)
+        self.patch_embed = nn.Conv(
+            c.dim, side, strides=side, padding="VALID", use_bias=c.patch_bias, dtype=self.dtype
+        )
+        if c.pre_norm:
+            self.norm_pre = layer_norm(c.eps, self.dtype)
         init = nn.initializers.normal(0.02)
         self.positions = self.param("positions", init, (*c.position_grid, c.dim))
         self.blocks = _Period(c, self.dtype)
@@ -186,7 +215,8 @@ class WindowVit(nn.Module):
         [L, B, h, w, D] if ``hidden``)."""
         c = self.config
         x = self.patch_embed(frames.astype(self.dtype))
-        x = x + to_rank(resize_cubic(self.positions, x.shape[1:3]).astype(self.dtype), x)
+        x = x + to_rank(self._places((x.shape[1], x.shape[2])).astype(self.dtype), x)
+        x = self.norm_pre(x) if c.pre_norm else x
 
         def body(period, x, _):
             return period(x, hidden)
@@ -197,6 +227,15 @@ class WindowVit(nn.Module):
         )
         x, found = scan(self.blocks, x, None)
         return x, found.reshape(c.depth, *x.shape) if found is not None else None
+
+    def _places(self, size: tuple[int, int]) -> Array:
+        """The learned positions of a map of ``size`` (h, w): [h, w, D]."""
+        if not self.config.tiled:
+            return resize_cubic(self.positions, size)
+        rows, cols = (
+            np.arange(n) % own for n, own in zip(size, self.config.position_grid, strict=True)
+        )
+        return self.positions[rows[:, None], cols[None]]
 
 
 class MapEncoder(nn.Module):

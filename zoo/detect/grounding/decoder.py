@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from ....layers.deformable import Deformable, Sizes
+from ....layers.positions import waves
 from ....layers.transformer import Mlp, layer_norm
 from ...segment.decoder import CrossAttention
 from .config import GroundingConfig
-from .encoder import waves
 
 Array = jax.Array
 

@@ -13,21 +13,13 @@ import numpy as np
 
 from ....layers.deformable import Deformable, Sizes
 from ....layers.kernels.attention import attention
+from ....layers.positions import waves
 from ....layers.transformer import LayerScale, Mlp, layer_norm
 from ...segment.decoder import CrossAttention
 from .config import GroundingConfig
 from .phrases import Phrases
 
 Array = jax.Array
-
-
-def waves(x: Array, width: int, temperature: float = 10_000.0) -> Array:
-    """Sines and cosines of numbers: x [...] -> [..., width], the two alternating; 1 is a turn of
-    2 pi at the fastest."""
-    at = np.arange(width).reshape(*(1,) * x.ndim, width)
-    rate = (temperature ** (2 * (at // 2) / width)).astype(np.float32)
-    angle = x[..., None].astype(jnp.float32) * (2 * np.pi) / rate
-    return jnp.where(at % 2 == 0, jnp.sin(angle), jnp.cos(angle))
 
 
 def centres(sizes: Sizes) -> np.ndarray:

@@ -11,6 +11,8 @@ another for every stream and at any time.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,18 +24,23 @@ from ....layers.deformable import Sizes
 from ....layers.exportable import exportable
 from ....layers.gaps import hold, zero_invalid
 from ....layers.transformer import layer_norm
+from ...asking import Asked
 from ...checks import check_carry, check_frames
+from ...packages import installed
 from ...preprocess import fitted
+from ...registry import model_card
 from ...segment.neck import sine_positions
 from ...text.sentence.model import SentenceEncoder
+from ...text.tokenizer import Tokenizer
 from ..outputs import Detections
 from .config import GroundingConfig
 from .decoder import Decoder, Head
 from .encoder import FusedBlock, centres
-from .phrases import Phrases, read_phrases
+from .phrases import Phrases, prompt_tokens, read_phrases
 from .swin import Swin
 
 Array = jax.Array
+VOCABULARY = "minilm-l6/sentence"  # whose package has BERT's uncased tokenizer
 NOWHERE = 1e4  # logit of a place that is no proposal: its box becomes all of the frame
 
 
@@ -53,7 +60,7 @@ class Found(NamedTuple):
     boxes: Array  # [M, Q, 4] middle x, y, width and height as fractions of the frame
 
 
-class GroundingDINO(nn.Module):
+class GroundingDINO(nn.Module, Asked):
     """Objects that prompts name. Latency 0; of earlier frames nothing is kept."""
 
     config: GroundingConfig
@@ -106,6 +113,23 @@ class GroundingDINO(nn.Module):
         tokens = jnp.pad(tokens.astype(jnp.int32), ((0, 0), (0, c.length - tokens.shape[1])))
         text = jnp.zeros((*tokens.shape, c.dim), c.dtype)
         return Prompted(tokens, text, jnp.zeros(tokens.shape[:1], bool))
+
+    @nn.nowrap
+    def with_phrases(self, phrases: Sequence[str], tokenizer: Tokenizer) -> GroundingDINO:
+        """The model whose fresh carry asks for these phrases.
+
+        Raises:
+          ValueError: phrases that :func:`~.phrases.prompt_tokens` refuses.
+        """
+        tokens = prompt_tokens(phrases, tokenizer, self.config.length)
+        prompt = tuple(int(t) for t in tokens if t)
+        return self.clone(config=dataclasses.replace(self.config, prompt=prompt))
+
+    @nn.nowrap
+    def own_tokenizer(self, weights: str) -> Tokenizer:
+        """BERT's, uncased, of the installed ``minilm-l6/sentence``."""
+        del weights
+        return Tokenizer.read(Path(installed(model_card(VOCABULARY).source)).parent)
 
     def __call__(
         self, carry: Prompted, frames: Array, valid: Array | None = None

@@ -87,6 +87,17 @@ class TextTower(nn.Module):
           ValueError: not integers [B, N], more tokens than positions, unknown taps.
         """
         cfg = self.config
+        x, found = self.encode(tokens, taps)
+        if cfg.end_token is None:
+            vector = x[:, -1]
+        else:
+            ends = tokens if cfg.end_token < 0 else tokens == cfg.end_token
+            vector = x[jnp.arange(tokens.shape[0]), jnp.argmax(ends, axis=1)]
+        return EncoderOutput(features=x, pooled=self.projection(vector), taps=found or None)
+
+    def encode(self, tokens: Array, taps: Taps = ()) -> tuple[Array, dict[str, Array]]:
+        """The features [B, N, D] alone, without the vector of the text, and the taps."""
+        cfg = self.config
         check_taps(taps, TAPS)
         if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(
@@ -96,13 +107,7 @@ class TextTower(nn.Module):
             raise ValueError(f"{tokens.shape[1]} tokens, there are positions for {cfg.length}")
         x = self.tokens[tokens] + self.positions[None, : tokens.shape[1]]
         x, found = through(self.blocks, x.astype(cfg.dtype), taps)
-        x = self.norm(x)
-        if cfg.end_token is None:
-            vector = x[:, -1]
-        else:
-            ends = tokens if cfg.end_token < 0 else tokens == cfg.end_token
-            vector = x[jnp.arange(tokens.shape[0]), jnp.argmax(ends, axis=1)]
-        return EncoderOutput(features=x, pooled=self.projection(vector), taps=found or None)
+        return self.norm(x), found
 
 
 @dataclasses.dataclass(frozen=True)

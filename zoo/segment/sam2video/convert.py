@@ -25,20 +25,10 @@ from ...convert import (
     register_converter,
 )
 from ..checkpoint import depth_of, need
-from ..rules import conv, dense, flat, head, norm, weighted
+from ..rules import conv, dense, flat, halves_first, head, norm, weighted
 from ..sam2.convert import hiera_overrides, sam2_overrides, sam2_rules, sam2_size
 
 Tensors = Mapping[str, np.ndarray]
-
-
-def halves_first(heads: int) -> Callable[[np.ndarray], np.ndarray]:
-    """[O, ...] of ``heads`` heads whose channels are pairs -> first members, then second ones."""
-
-    def apply(x: np.ndarray) -> np.ndarray:
-        split = x.reshape(heads, -1, 2, *x.shape[1:])
-        return split.swapaxes(1, 2).reshape(x.shape)
-
-    return apply
 
 
 def dense_1x1(x: np.ndarray) -> np.ndarray:

@@ -15,13 +15,23 @@ from streamzoo.zoo.files import read_tensors
 from streamzoo.zoo.published import PREPROCESSORS
 from streamzoo.zoo.resolve import _known, find
 
-from ..parity import rows_conv, rows_depth, rows_detect, rows_encode, rows_segment, rows_track
+from ..parity import (
+    rows_concepts,
+    rows_conv,
+    rows_depth,
+    rows_detect,
+    rows_encode,
+    rows_segment,
+    rows_track,
+)
 from .loopback import Hub
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-ROOMS = (rows_encode, rows_conv, rows_segment, rows_track, rows_depth, rows_detect)
+ROOMS = (
+    rows_encode, rows_conv, rows_segment, rows_track, rows_depth, rows_detect, rows_concepts,
+)  # fmt: skip
 ROWS = {row.name: row for room in ROOMS for row in room.ROWS if "transformers" in row.reference}
 # one row for each table; names by which the layout of a hub repository is found
 FAMILIES = {
@@ -31,7 +41,7 @@ FAMILIES = {
     "siglip2-dual": "siglip2-dual-b16", "radio": "radio-h16", "vjepa2": "vjepa2-l16",
     "videoprism": "videoprism-b18", "depthanything": "depthanything-s14",
     "temporaldepth": "depthanything-s14", "dpt": "dpt-l16", "depthpro": "depthpro-l16",
-    "groundingdino": "groundingdino-t",
+    "groundingdino": "groundingdino-t", "sam3": "sam3-l14",
 }  # fmt: skip
 OTHERS = ["sam-b16", "sam2-t", "sam2.1video", "edgetam-m1", "dinov3-convnext-t", "videomae"]
 # the numbers of each config that a last layer, or a width, would change
@@ -167,6 +177,11 @@ NUMERICS = {
     "groundingdino-t": {
         "layer_norm_eps": "eps", "positional_embedding_temperature": "temperature",
         "backbone_config.layer_norm_eps": "trunk.eps", "text_config.layer_norm_eps": "text.eps",
+    },
+    "sam3-l14": {
+        f"vision_config.backbone_config.{told}": f"trunk.{ours}" for told, ours in ENCODER.items()
+    } | {f"text_config.{told}": f"text.{ours}" for told, ours in ENCODER.items()} | {
+        "vision_config.backbone_config.rope_parameters.rope_theta": "trunk.rope_base",
     },
     "depthpro-l16": {},  # its encoders have to be alike, so that none changes alone
     "sam2-t": SAM2, "sam2.1video": SAM2 | MEMORY, "edgetam-m1": SEGMENT | MEMORY,

@@ -1,0 +1,31 @@
+"""Concepts as tokens, each a short noun phrase such as "red bag"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...text.tokenizer import Tokenizer
+
+NONE = -1  # where there is no token: 0 is one of CLIP's words
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def concept_tokens(
+    phrases: Sequence[str], tokenizer: Tokenizer, length: int
+) -> tuple[tuple[int, ...], ...]:
+    """The tokens of each phrase, with the marks of beginning and end.
+
+    Raises:
+      ValueError: no phrase, or one that is empty, a tokenizer that is not CLIP's, or more tokens
+        than ``length``.
+    """
+    said = [phrase.strip() for phrase in phrases]
+    if not said or not all(said):
+        raise ValueError(f"phrases {list(phrases)}: give at least one, and none that is empty")
+    begin, end = (tokenizer.inner.token_to_id(mark) for mark in (BEGIN, END))
+    if begin is None or end is None:
+        raise ValueError(f"this tokenizer is not CLIP's: it has no {BEGIN} or {END}")
+    found = tuple((begin, *tokenizer.words(phrase), end) for phrase in said)
+    if (longest := max(map(len, found))) > length:
+        raise ValueError(f"a concept of {longest} tokens, there is room for {length}")
+    return found

@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..layers.geometry import pose_code
 from ..layers.geometry.pinhole import unproject
 from ..layers.geometry.window_align import AlignState, Window, init_state, join
+from ..zoo.depth.outputs import Geometry
 
 Model = Callable[[np.ndarray], tuple[Window, np.ndarray]]
 
@@ -47,6 +49,9 @@ class WindowAlign:
             for placed in align.push(frame):
                 ...
         rest = align.flush()
+
+    A model of pairs, such as DUSt3R, has windows of 2 frames of which 1 is shared: the frame before
+    and the one that came. :func:`window_of` reads what VGGT, Pi3 and DUSt3R say.
 
     Args:
       model: frames [T, H, W, 3] -> (their :class:`Window`, focal lengths [2] in pixels of its
@@ -113,6 +118,16 @@ class WindowAlign:
         self._next += len(placed)
         self._frames = deque(list(self._frames)[-self.overlap :])
         return placed
+
+
+def window_of(out: Geometry) -> tuple[Window, np.ndarray]:
+    """What a model said of one clip [1, T, ...], as :class:`WindowAlign` wants it."""
+    size = out.depth.shape[-2], out.depth.shape[-1]
+    extrinsic, focal = (np.asarray(a[0]) for a in pose_code.decode(out.camera, size))
+    turn = extrinsic[:, :, :3].swapaxes(1, 2)
+    poses = np.broadcast_to(np.eye(4, dtype=np.float32), (len(turn), 4, 4)).copy()
+    poses[:, :3, :3], poses[:, :3, 3] = turn, -np.einsum("tij,tj->ti", turn, extrinsic[:, :, 3])
+    return Window(np.asarray(out.depth[0]), np.asarray(out.certainty[0]), poses), focal[0]
 
 
 def to_world(placed: Placed, step: int = 1) -> np.ndarray:

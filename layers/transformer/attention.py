@@ -196,6 +196,7 @@ class CrossAttention(nn.Module):
 
     Parameters: ``query``, ``key``, ``value``, ``out``, and the scales of ``query_norm`` and
     ``key_norm`` as in :class:`Attention`. ``mask`` [M, K] bool: which of the context is there.
+    ``rope`` and ``context_rope`` turn the queries and the keys.
     """
 
     config: BlockConfig
@@ -214,10 +215,19 @@ class CrossAttention(nn.Module):
         self.out = nn.Dense(c.dim, use_bias=c.out_bias, dtype=c.dtype)
         self.query_norm, self.key_norm = (_norm(c), _norm(c)) if c.qk_norm else (None, None)
 
-    def __call__(self, x: Array, context: Array, mask: Array | None = None) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        context: Array,
+        mask: Array | None = None,
+        rope: Rope | None = None,
+        context_rope: Rope | None = None,
+    ) -> Array:
         c = self.config
         q = _heads(self.query(x), c, self.query_norm)
         k = _heads(self.key(context), c, self.key_norm)
+        q = q if rope is None else rotate(q, *rope)
+        k = k if context_rope is None else rotate(k, *context_rope)
         v = _heads(self.value(context), c, None)
         seen = None if mask is None else mask[:, None, None]
         y = attention(q, k, v, mask=seen, softcap=c.softcap)

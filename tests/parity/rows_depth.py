@@ -119,6 +119,33 @@ def compare_pi3(stored: Any, module: Any, variables: Any) -> dict:
     }
 
 
+def dust3r(stored: str, name: str, reference: str) -> Row:
+    """Two views by a network whose answers are stored: what is said of the pixels of both."""
+
+    def save(read_: Any, folder: Path) -> None:
+        import json
+
+        from safetensors.numpy import save_file
+
+        from .golden_dust3r import SPECIAL, config
+
+        save_file(draw(read_[0], SPECIAL), folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps(config(stored)), encoding="utf-8")
+
+    def compare_pair(read_: Any, module: Any, variables: Any) -> dict:
+        from .golden_dust3r import SIZE, descriptors
+
+        frames, found = images(*SIZE[stored], batch=1, frames=2), {}
+        for k, maps in enumerate(run(module, variables, frames, method="pair")):
+            found |= {f"points{k}": maps.points, f"sure{k}": maps.sure}
+            if maps.descriptors is not None:
+                found[f"descriptors{k}"] = descriptors(maps.descriptors)
+                found[f"descriptors_sure{k}"] = maps.descriptors_sure
+        return {key: (found[key], want) for key, want in read_[1].items()}
+
+    return Row(name, reference, lambda: read(stored), compare_pair, save=save, frames=2)
+
+
 ROWS = [
     Row(
         "depthanything-s14",
@@ -133,6 +160,9 @@ ROWS = [
         lambda: pro(False, last=20),
         compare_pro,
     ),
+    dust3r("dust3r", "dust3r-l", "official DUSt3R (stored numbers)"),
+    dust3r("dust3r_linear", "dust3r-l", "official DUSt3R with linear heads (stored numbers)"),
+    dust3r("mast3r", "mast3r-l", "official MASt3R (stored numbers)"),
     # transformers' class takes square frames only
     Row("dpt-l16", "transformers DPTForDepthEstimation", dpt, compare((64, 64), (96, 96))),
     Row(

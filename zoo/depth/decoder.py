@@ -120,6 +120,7 @@ class Neck(nn.Module):
       widths: channels of each layer's map.
       fused: channels of the answer.
       doubles: enlarge by 2 at each step (DPT); otherwise to the sides of the next map.
+      crops: of what was doubled keep the sides of the next map, from the first corner on (DUSt3R).
       rectified: see :class:`ResidualUnit`.
     """
 
@@ -128,6 +129,7 @@ class Neck(nn.Module):
     doubles: bool = False
     rectified: bool = False
     dtype: DType = jnp.float32
+    crops: bool = False
 
     def setup(self):
         kind: Fields = {"dtype": self.dtype}
@@ -167,4 +169,6 @@ class Neck(nn.Module):
             after = found[i + 1].shape[1:3] if i + 1 < len(found) else None
             size = None if self.doubles else after
             x = getattr(self, f"fuse{i}")(x, fine if i else None, size)
+            if self.crops and after is not None:
+                x = x[:, : after[0], : after[1]]
         return x

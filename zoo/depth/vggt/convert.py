@@ -14,7 +14,7 @@ from ..rules import conv_rules, enlarging, pointwise
 from .config import LARGE
 
 
-def _turned(x: np.ndarray, axis: int = 0) -> np.ndarray:
+def turned(x: np.ndarray, axis: int = 0) -> np.ndarray:
     """A head's channels [rows' first halves, rows' second halves, columns' first, columns' second]
     -> first halves, then second ones: the published code turns each half of a head by itself."""
     a, b, c, d = np.split(x, 4, axis=axis)
@@ -24,8 +24,7 @@ def _turned(x: np.ndarray, axis: int = 0) -> np.ndarray:
 def _fused(x: np.ndarray, heads: int) -> np.ndarray:
     """qkv weight [3 D, ...] or bias, queries and keys turned, [..., 3 D] as a dense kernel."""
     parts = x.reshape(3, heads, -1, *x.shape[1:])
-    turned = np.stack([_turned(parts[0], 1), _turned(parts[1], 1), parts[2]]).reshape(x.shape)
-    return turned.T
+    return np.stack([turned(parts[0], 1), turned(parts[1], 1), parts[2]]).reshape(x.shape).T
 
 
 def block_rules(
@@ -44,7 +43,7 @@ def block_rules(
     ):
         for part, leaf in (("weight", "scale"), ("bias", "bias")):
             source = layer + rf"attn\.{name}\.{part}"
-            rules.append(Rule(source, f"{target}attn/{ours}/{leaf}", _turned, stack=depth))
+            rules.append(Rule(source, f"{target}attn/{ours}/{leaf}", turned, stack=depth))
     rules += dense_rules(layer + r"attn\.proj", target + "attn/out", depth)
     for k, name in ((1, "up"), (2, "down")):
         rules += norm_rules(layer + f"norm{k}", f"{target}norm{k}", depth)

@@ -46,6 +46,9 @@ class OptimConfig(Checked):
       ema: share kept by the average of the weights at each step, reached slowly; 0: no averaging.
       betas: Adam's; also of Muon's AdamW part.
       momentum: Muon's.
+      sphere: after every step each vector of a block's matrices that reads or writes the tokens has
+        length 1 again (nGPT, arXiv 2410.01131; Nemotron-Flash, arXiv 2511.18890, section 4): set
+        ``weight_decay=0`` with it.
     """
 
     name: str = "adamw"
@@ -58,6 +61,7 @@ class OptimConfig(Checked):
     ema: BelowOne = 0.998
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     momentum: BelowOne = 0.95
+    sphere: bool = False
 
     def __post_init__(self):
         if self.clip == -1:
@@ -177,6 +181,7 @@ def make_optimiser(
         optax.add_decayed_weights(config.weight_decay, _map_names(is_matrix, params)),
         scale_each(scale) if scale is not None else None,
         optax.scale_by_learning_rate(schedule(config, steps)),
+        onto_sphere() if config.sphere else None,
     ]
     return optax.chain(*[part for part in parts if part is not None])
 
@@ -193,6 +198,28 @@ def scale_each(scale: Params | None) -> optax.GradientTransformation:
         return optax.EmptyState()
 
     return optax.GradientTransformation(init, update)
+
+
+def unit_vectors(path: str, leaf: Array) -> Array:
+    """A block's matrix [L, in, out] with vectors of length 1 along the axis of the tokens: what
+    comes in, but what goes out where a branch ends (``out``, ``down``). Other leaves, and vectors
+    of zeros, stay as they are."""
+    if not (BLOCK.match(path) and leaf.ndim == 3 and is_matrix(path, leaf)):
+        return leaf
+    axis = -1 if path.rpartition("/")[0].endswith(("/out", "/down")) else -2
+    length = jnp.linalg.norm(leaf, axis=axis, keepdims=True)
+    return leaf / jnp.where(length > 0, length, 1.0)
+
+
+def onto_sphere() -> optax.GradientTransformation:
+    """Changes an update so that the weights after it are :func:`unit_vectors`."""
+
+    def update(updates: Any, state: Carry, params: Any = None) -> tuple[Any, Any]:
+        after = jax.tree.map(jnp.add, params, updates)
+        wanted = _map_names(unit_vectors, after)
+        return jax.tree.map(jnp.subtract, wanted, params), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
 def averaged(average: Tree, params: Tree, step: Array, ema: float) -> Tree:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import zoo
+from ..layers.hybrid import pattern
 from ..layers.mixers import mix
 from ..layers.streaming import Fields, Params
 from ..zoo.action.student.from_teacher import student_from_teacher
@@ -56,6 +57,7 @@ class Model(Checked):
       window: frames of a teacher's window, 0 for the architecture's own.
       lookahead: frames that a teacher sees after the one it answers for.
       person: give a student the head that finds persons.
+      temporal: a student's mixers, a letter per block (``layers.hybrid``); "" for its own.
     """
 
     name: str = "dsta-lite0"
@@ -65,6 +67,7 @@ class Model(Checked):
     window: Whole = 0
     lookahead: Whole = 0
     person: bool = False
+    temporal: str = ""
 
     def overrides(self, source: Source, classes: int, dtype: str) -> Fields:
         config = zoo.model_config(self.name)
@@ -79,6 +82,9 @@ class Model(Checked):
             fields["frame_box"] = not source.multi_label or not source.classes
             if self.shift:
                 fields["temporal"] = (mix("shift", fraction=self.shift),)
+            if self.temporal:
+                fields["temporal"] = pattern(self.temporal)
+                fields.setdefault("depth", len(self.temporal))
         else:
             fields["lookahead"] = self.lookahead
             if self.window:

@@ -78,7 +78,6 @@ def verdict(report: Report, what: str, times: dict[str, list[float]]) -> None:
 
 def encoder(report: Report, args: argparse.Namespace) -> None:
     """DINOv3 ViT S/16 at 224 px, one frame."""
-    import jax
     import torch
     import transformers
 
@@ -89,36 +88,102 @@ def encoder(report: Report, args: argparse.Namespace) -> None:
         num_hidden_layers=depth, num_attention_heads=dim // 64,
     )  # fmt: skip
     reference = transformers.DINOv3ViTModel(config).eval()
-    module, variables = convert(reference)
     frame = np.random.default_rng(0).normal(size=(1, side, side, 3)).astype(np.float32)
+    skip = 1 + config.num_register_tokens
+    per_frame(
+        report, f"DINOv3 ViT S/16, {side} px", args.turns["encoder"], reference, frame,
+        theirs=lambda model, x: model(x).last_hidden_state[:, skip:],
+        ours=lambda module, v, x: module.apply(v, x).features,
+    )  # fmt: skip
+
+
+def per_frame(
+    report: Report, what: str, turns: tuple[int, int], reference: Any, frame: np.ndarray,
+    theirs: Callable[[Any, Any], Any], ours: Callable[[Any, Any, Any], Any],
+) -> None:  # fmt: skip
+    """Races a model of single frames; ``theirs`` and ``ours`` say what of an answer is compared."""
+    import copy
+
+    import jax
+    import torch
+
+    module, variables = convert(reference)
     runs: dict[str, Callable[[], Any]] = {}
     answers: dict[str, np.ndarray] = {}
     for dtype in ("float32", "bfloat16"):
-        theirs = transformers.DINOv3ViTModel(config).eval()
-        theirs.load_state_dict(reference.state_dict())
-        theirs = theirs.to(getattr(torch, dtype))
-        given = torch.from_numpy(frame.transpose(0, 3, 1, 2).copy()).to(getattr(torch, dtype))
+        kind = getattr(torch, dtype)
+        model = copy.deepcopy(reference).to(kind)
+        given = torch.from_numpy(frame.transpose(0, 3, 1, 2).copy()).to(kind)
 
-        def run_torch(model: Any = theirs, x: Any = given) -> np.ndarray:
+        def run_torch(model: Any = model, x: Any = given) -> np.ndarray:
             with torch.inference_mode():
-                return model(x).last_hidden_state.float().numpy()
+                return theirs(model, x).float().numpy()
 
-        ours = module.clone(config=dataclasses.replace(module.config, dtype=dtype))
+        own = module.clone(config=in_dtype(module.config, dtype))
         weights = cast(variables, dtype)
         start = time.perf_counter()
-        step = jax.jit(lambda v, x, m=ours: m.apply(v, x).features).lower(weights, frame).compile()
+        step = jax.jit(lambda v, x, m=own: ours(m, v, x)).lower(weights, frame).compile()
         report.note(f"ours {dtype}: compiled in {time.perf_counter() - start:.1f} s")
 
         def run_ours(step: Any = step, weights: Any = weights) -> np.ndarray:
             return np.asarray(step(weights, frame), np.float32)
 
         runs |= {f"torch {dtype}": run_torch, f"ours {dtype}": run_ours}
-        skip = 1 + config.num_register_tokens
-        answers[f"torch {dtype}"] = run_torch()[:, skip:].ravel()
+        answers[f"torch {dtype}"] = run_torch().ravel()
         answers[f"ours {dtype}"] = run_ours().ravel()
         gap = np.abs(answers[f"torch {dtype}"] - answers[f"ours {dtype}"]).max()
-        report.note(f"{dtype}: answers differ by {gap:.1e} at most")
-    verdict(report, f"DINOv3 ViT S/16, {side} px", race(runs, *args.turns["encoder"]))
+        size = np.abs(answers["torch float32"]).std()
+        report.note(f"{dtype}: answers differ by {gap:.1e} at most, their spread is {size:.1e}")
+    verdict(report, what, race(runs, *turns))
+
+
+def in_dtype(config: Any, dtype: str) -> Any:
+    """A config that computes in a type, and so does each encoder inside it."""
+    inside = {
+        f.name: in_dtype(getattr(config, f.name), dtype)
+        for f in dataclasses.fields(config)
+        if f.name == "encoder"
+    }
+    return dataclasses.replace(config, dtype=dtype, **inside)
+
+
+def depth(report: Report, args: argparse.Namespace) -> None:
+    """Depth Anything V2 S at 518 px and DPT-L at 384 px, one frame."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    side, dim, blocks = (70, 48, 4) if args.quick else (518, 384, 12)
+    taps = [blocks // 4 * k for k in (1, 2, 3, 4)]
+    backbone = transformers.Dinov2Config(
+        hidden_size=dim, num_hidden_layers=blocks, num_attention_heads=3 if args.quick else 6,
+        image_size=side, patch_size=14, out_indices=taps, reshape_hidden_states=False,
+    )  # fmt: skip
+    anything = transformers.DepthAnythingForDepthEstimation(
+        transformers.DepthAnythingConfig(
+            backbone_config=backbone, reassemble_hidden_size=dim, head_hidden_size=32,
+            neck_hidden_sizes=[48, 96, 192, 384], fusion_hidden_size=64,
+        )
+    )  # fmt: skip
+    small = dict(
+        hidden_size=48, num_hidden_layers=4, num_attention_heads=3, intermediate_size=96,
+        image_size=64, backbone_out_indices=[0, 1, 2, 3],
+    )  # fmt: skip
+    dpt = transformers.DPTForDepthEstimation(
+        transformers.DPTConfig(is_hybrid=False, **(small if args.quick else {}))
+    )
+    last = {"Depth Anything V2 S": anything.head.conv3, "DPT-L": dpt.head.head[4]}
+    for name, model, pixels in (
+        ("Depth Anything V2 S", anything, side),
+        ("DPT-L", dpt, 64 if args.quick else 384),
+    ):
+        last[name].bias.data += 1.0  # else the last rectifier lets nothing through
+        frame = np.random.default_rng(0).normal(size=(1, pixels, pixels, 3)).astype(np.float32)
+        per_frame(
+            report, f"{name}, {pixels} px", args.turns["depth"], model.eval(), frame,
+            theirs=lambda model, x: model(x).predicted_depth,
+            ours=lambda module, v, x: module.apply(v, x, method="find").depth,
+        )  # fmt: skip
 
 
 def tracker(report: Report, args: argparse.Namespace) -> None:
@@ -251,7 +316,7 @@ def edgetam_config(quick: bool) -> Any:
     )
 
 
-SECTIONS = {"encoder": encoder, "tracker": tracker}
+SECTIONS = {"encoder": encoder, "tracker": tracker, "depth": depth}
 
 
 def main() -> None:
@@ -272,9 +337,9 @@ def main() -> None:
 
     torch.set_num_threads(args.cores)
     args.turns = (
-        {"encoder": (2, 2), "tracker": (1, 1)}
+        {"encoder": (2, 2), "tracker": (1, 1), "depth": (1, 1)}
         if args.quick
-        else {"encoder": (10, 5), "tracker": (4, 2)}
+        else {"encoder": (10, 5), "tracker": (4, 2), "depth": (5, 2)}
     )
     report, about = Report(args.quick), surroundings(sys.argv[1:])
     about["command"] = about["command"].replace("spine.py", "encoders.py")

@@ -39,6 +39,7 @@ SMALL = {
     "egogestar": ["data.sessions=A,", "test.sessions=B,", "data.copies=1", "supervise.windows=1"],
     "davis": ["size=32,32", "sequences=bear,", "held_out=car,"],
     "worlds": ["size=32,64", "worlds=2", "each=1", "held_out=1", "frames=2"],
+    "films": ["films=2", "each=4", "held_out=1", "frames=2", "loop.frames=2"],
 }
 # config -> the data it wants. A new page or config has to be added here, and so be walked.
 WALKED = {
@@ -48,7 +49,7 @@ WALKED = {
     "encoder_proxy": "encoder", "encoder_student": "encoder", "encoder_pyramid": "encoder",
     "own_videos": "folder", "live_hrm": "live", "davis_tracker": "davis",
     "egogestar_teacher": "egogestar", "egogestar_student": "egogestar",
-    "depth_worlds": "worlds",
+    "depth_worlds": "worlds", "geometry_worlds": "films",
     "moonshine_live": "",  # its teacher is large: test_hearing.py learns from a small one
     "ucf11_persons": "",  # of bundled weights, which are not small: test_finding.py runs it
 }  # fmt: skip
@@ -166,7 +167,7 @@ CHAINS = [  # configs that need one another's weights, in the order of their pag
     ("ucf11_teacher", "ucf11_student"), ("folder_student",),
     ("ucf11_teacher", "encoder_proxy", "encoder_student", "encoder_pyramid"),
     ("ut_teacher", "ut_student", "adapt_unlabelled"),
-    ("live_hrm",), ("davis_tracker",), ("depth_worlds",),
+    ("live_hrm",), ("davis_tracker",), ("depth_worlds",), ("geometry_worlds",),
     ("egogestar_teacher", "egogestar_student"),
 ]  # fmt: skip
 

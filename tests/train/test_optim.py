@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 
 import jax
@@ -145,3 +147,34 @@ def test_muon_orthogonalises_the_blocks_matrices_only():
 def test_unknown_optimiser():
     with pytest.raises(ValueError, match="adamw, muon"):
         OptimConfig("sgd")
+
+
+def test_weights_stay_on_the_sphere_along_the_tokens_axis():
+    """Every vector that reads the tokens, and every one that writes them, has length 1 after a
+    step; what is no block's matrix moves as it would."""
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params())
+    blocks = weights["student"]["blocks"]
+    for layer in blocks.values():
+        layer["mlp"] = {**layer["mlp"], "down": {"kernel": jnp.asarray(rng.normal(size=(3, 5, 4)))}}
+    slope = jax.tree.map(jnp.sin, weights)
+    plain = OptimConfig(learning_rate=0.1, warmup=1, weight_decay=0.0)
+    change = {
+        sphere: second_change(
+            optim.make_optimiser(dataclasses.replace(plain, sphere=sphere), 10, weights),
+            slope, weights,
+        )
+        for sphere in (False, True)
+    }  # fmt: skip
+    after = jax.tree.map(jnp.add, weights, change[True])
+    mlp = after["student"]["blocks"]["layer1"]["mlp"]
+    np.testing.assert_allclose(jnp.linalg.norm(mlp["up"]["kernel"], axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(mlp["down"]["kernel"], axis=2), 1, rtol=1e-5)
+    for path in (("head", "kernel"), ("patch_embed", "kernel"), ("pos_embed",)):
+        pick = lambda tree, path=path: functools.reduce(lambda t, k: t[k], path, tree["student"])
+        np.testing.assert_allclose(pick(change[True]), pick(change[False]), atol=1e-6)
+    free = jax.tree.map(jnp.add, weights, change[False])["student"]["blocks"]["layer1"]["mlp"]
+    want = free["up"]["kernel"] / jnp.linalg.norm(free["up"]["kernel"], axis=1, keepdims=True)
+    np.testing.assert_allclose(mlp["up"]["kernel"], want, rtol=1e-4, atol=1e-6)
+    zeros = jnp.zeros((2, 3, 3))
+    assert not optim.unit_vectors("blocks/layer0/attention/q/kernel", zeros).any()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ APART = 0.4  # pictures per second of a world
 VERSION = 1  # of how worlds are drawn: what is kept of another one is not read
 
 
-def drawn(seed: int, size: tuple[int, int]) -> World:
-    """The world of a seed, pictures of (height, width)."""
+def drawn(seed: int, size: tuple[int, int], skies: float = 0.4) -> World:
+    """The world of a seed, pictures of (height, width); ``skies`` of all have one."""
     rng = np.random.default_rng((7, seed))
-    sky = bool(rng.random() < 0.4)
+    sky = bool(rng.random() < skies)
     high = float(rng.uniform(1.2, 2.0) if sky else rng.uniform(1.2, 3.0))
     room = (12.0, high, 25.0) if sky else (rng.uniform(3.5, 8), high, rng.uniform(6, 14))
     boxes = int(rng.integers(4, 13))
@@ -37,6 +38,24 @@ def pictures(seed: int, size: tuple[int, int], count: int) -> tuple[np.ndarray, 
     """(frames uint8 [count, H, W, 3], inverse depth float16 [count, H, W]) of a world."""
     shot = drawn(seed, size).shoot(count, rate=APART)
     return shot.frames, (1 / shot.depth).astype(np.float16)
+
+
+def kept(
+    cache: str, kind: str, of: tuple, number: int, make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Arrays by name: read from the folder ``cache`` if they are there, else made and kept in it
+    under all that they depend on; "": made every time."""
+    if not cache:
+        return make()
+    key = hashlib.sha256(repr(of).encode()).hexdigest()[:12]
+    path = Path(cache) / kind / key / f"{number}.npz"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part.npz")
+        np.savez(part, **make())  # pyright: ignore[reportArgumentType]
+        part.replace(path)  # whole or not at all
+    with np.load(path) as file:
+        return dict(file)
 
 
 @dataclasses.dataclass
@@ -70,18 +89,11 @@ class Worlds:
         return self._read[number]
 
     def _kept(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        if not self.cache:
-            return pictures(number, self.size, self.each)
-        key = hashlib.sha256(repr((VERSION, self.size, self.each)).encode()).hexdigest()[:12]
-        path = Path(self.cache) / "worlds" / key / f"{number}.npz"
-        if not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            frames, inverse = pictures(number, self.size, self.each)
-            part = path.with_suffix(".part.npz")
-            np.savez(part, frames=frames, inverse=inverse)
-            part.replace(path)  # whole or not at all
-        with np.load(path) as kept:
-            return kept["frames"], kept["inverse"]
+        make = lambda: dict(
+            zip(("frames", "inverse"), pictures(number, self.size, self.each), strict=True)
+        )
+        found = kept(self.cache, "worlds", (VERSION, self.size, self.each), number, make)
+        return found["frames"], found["inverse"]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """frames uint8 [B, 1, H, W, 3] and inverse depth float32 [B, 1, H, W]."""

@@ -23,12 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from streamzoo import zoo
-from streamzoo.layers.geometry import pose_code
 from streamzoo.layers.geometry.window_align import Window
-from streamzoo.streaming.windowed import WindowAlign
+from streamzoo.streaming.windowed import WindowAlign, window_of
 from streamzoo.train.data.world import Shot
 from streamzoo.train.depth.films import RATE, room
-from streamzoo.train.depth.geometry_measure import answers, in_metres, jumps, poses_of
+from streamzoo.train.depth.geometry_measure import answers, in_metres, jumps
 from streamzoo.train.depth.recipe import HELD_OUT
 from streamzoo.train.metrics import depth_error, trajectory_error
 from streamzoo.train.tasks import prepared
@@ -53,16 +52,11 @@ class Offline:
     """All views of a window at once, with the stream's weights."""
 
     def __init__(self, model: Any, variables: Any):
-        self.size = model.config.image_size
         card, offline = zoo.model_card(NAME), VGGT(model.config)
         self.apply = jax.jit(lambda x: offline.apply(variables, prepared(x, card)))
 
     def __call__(self, frames: np.ndarray) -> tuple[Window, np.ndarray]:
-        out = self.apply(jnp.asarray(frames[None]))
-        codes = np.asarray(out.camera[0])
-        focal = pose_code.decode(jnp.asarray(codes[0]), self.size)[1]
-        depth, sure = np.asarray(out.depth[0]), np.asarray(out.certainty[0])
-        return Window(depth, sure, poses_of(codes, self.size)), np.asarray(focal)
+        return window_of(self.apply(jnp.asarray(frames[None])))
 
 
 def methods(model: Any, variables: Any, offline: Offline, film: Shot) -> dict[str, Row]:

@@ -25,13 +25,14 @@ from ...layers.positions import grid_rope, resize_cubic
 from ...layers.ranks import to_rank
 from ...layers.streaming import DType
 from ...layers.transformer import Mlp, layer_norm, rotate
+from ..ranges import Checked, Count, Positive, Size, Weight, Whole
 from .neck import ConvNeck, from_windows, to_windows
 
 Array = jax.Array
 
 
 @dataclass(frozen=True)
-class WindowVitConfig:
+class WindowVitConfig(Checked):
     """Shapes of a trunk; the defaults are SAM's base size.
 
     image_size:    (height, width) of the frames
@@ -46,30 +47,31 @@ class WindowVitConfig:
     patch_bias:    the patch projection has a bias
     """
 
-    dim: int = 768
-    depth: int = 12
-    heads: int = 12
-    mlp_ratio: float = 4.0
-    patch: int = 16
-    image_size: tuple[int, int] = (1024, 1024)
-    window: int = 14
-    global_blocks: tuple[int, ...] = (2, 5, 8, 11)
+    dim: Count = 768
+    depth: Count = 12
+    heads: Count = 12
+    mlp_ratio: Positive = 4.0
+    patch: Count = 16
+    image_size: Size = (1024, 1024)
+    window: Whole = 14
+    global_blocks: tuple[Whole, ...] = (2, 5, 8, 11)
     relative: bool = True
-    position_grid: tuple[int, int] = (64, 64)
+    position_grid: Size = (64, 64)
     activation: str = "gelu"
-    eps: float = 1e-6
-    rope_base: float = 0.0
+    eps: Positive = 1e-6
+    rope_base: Weight = 0.0
     tiled: bool = False
     pre_norm: bool = False
     patch_bias: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
-        if self.rope_base and (self.rope_base < 0 or self.dim // self.heads % 4):
+        if self.rope_base and self.dim // self.heads % 4:
             raise ValueError(
-                f"rope_base {self.rope_base} with heads of {self.dim // self.heads}: 0, or above 0"
-                " with a multiple of 4"
+                f"rope_base {self.rope_base} with heads of {self.dim // self.heads}: not a"
+                " multiple of 4"
             )
         if any(side % self.patch for side in self.image_size):
             raise ValueError(f"image_size {self.image_size}: not multiples of patch {self.patch}")

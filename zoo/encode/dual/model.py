@@ -7,6 +7,7 @@ as token numbers; tokenizers are not part of this library.
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from ....layers.streaming import DType
 from ....layers.transformer import BlockConfig, BlockStack, Taps, layer_norm
 from ...checks import check_taps
+from ...ranges import Checked, Count, Positive, Range
 from ..outputs import EncoderOutput, through
 from ..vit import TAPS, ImageViT, ImageViTConfig
 
@@ -22,7 +24,7 @@ Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
-class TextTowerConfig:
+class TextTowerConfig(Checked):
     """Shapes of a text tower.
 
     Attributes:
@@ -34,22 +36,23 @@ class TextTowerConfig:
       projection: width of that vector; ``projection_bias``: the map to it has a bias.
     """
 
-    vocabulary: int = 49408
-    length: int = 77
-    dim: int = 512
-    depth: int = 12
-    heads: int = 8
-    mlp_ratio: float = 4.0
+    vocabulary: Count = 49408
+    length: Count = 77
+    dim: Count = 512
+    depth: Count = 12
+    heads: Count = 8
+    mlp_ratio: Positive = 4.0
     activation: str = "quick_gelu"
-    eps: float = 1e-5
+    eps: Positive = 1e-5
     causal: bool = True
-    end_token: int | None = -1
-    projection: int = 512
+    end_token: Annotated[int, Range(-1)] | None = -1
+    projection: Count = 512
     projection_bias: bool = False
     dtype: DType = "float32"
-    unroll: int = 1
+    unroll: Count = 1
 
     def __post_init__(self):
+        super().__post_init__()
         if self.dim % self.heads:
             raise ValueError(f"dim {self.dim} is not divisible by heads {self.heads}")
 

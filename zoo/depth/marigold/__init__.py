@@ -1,0 +1,3 @@
+"""Marigold's path: depth is drawn in the latents of an autoencoder of pictures."""
+
+NAMES = ("marigold-*",)

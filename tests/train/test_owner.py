@@ -58,7 +58,8 @@ def test_a_second_run_is_told_who_has_the_folder(holder, tmp_path):
 
 def test_who_was_killed_here_loses_the_folder_at_once(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
-    time.sleep(0.2)  # not waited for: a process that is dead and still listed
+    # dead, and still listed: it is not reaped
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
     began = time.monotonic()
     with Owner(tmp_path, silent=600):
         found = owner.read(tmp_path / FILE)

@@ -67,6 +67,7 @@ def test_it_draws_the_mixture_of_each_state():
         assert np.linalg.norm(x.mean(0) - np.asarray(modes), axis=-1).min() > 0.8
 
 
+@pytest.mark.slow
 def test_a_chain_of_tokens_goes_on_as_it_learned():
     """Autoregressive: the state is the mode of the token before; 0 goes on from the right mode."""
     _, after = learned()

@@ -47,6 +47,7 @@ def streamed(model, params, audio, cuts):
     return np.concatenate([*got, np.asarray(rest.x[0])[np.asarray(rest.valid[0])]]), when
 
 
+@pytest.mark.slow
 def test_a_stream_is_its_clip_and_frames_come_when_what_they_see_has(made):
     model, params = made
     audio = sound(0)

@@ -160,6 +160,7 @@ def test_a_beam_of_a_stream_keeps_what_it_said(conformer, head):
     assert runs[0] == runs[1] and len(runs[0])
 
 
+@pytest.mark.slow
 def test_a_stream_of_sure_symbols_is_greedy(conformer):
     """Where one symbol has all of each frame's probability no other text is left."""
     model, params = conformer

@@ -56,6 +56,7 @@ def test_a_stream_is_its_clip(looks):
     np.testing.assert_allclose(got, want[0], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_clip_beside_a_longer_one_is_as_alone():
     model, variables = made(hop=3, ahead=2)
     audio = sound(2, 2, 7000)

@@ -135,6 +135,7 @@ def test_memory_is_compressed_when_it_is_full_and_only_then():
     assert np.abs(keys(after(2, 9)) - keys(after(2, 8))).max() > 0
 
 
+@pytest.mark.slow
 def test_the_tokens_with_most_attention_stay_each_in_its_own_cell():
     """Against a read of those tokens that is written out by hand."""
     made, state = generator(2), after(2, 6)

@@ -63,6 +63,7 @@ def reference():
     return rows_concepts.concepts(), kind.__new__(kind)
 
 
+@pytest.mark.slow
 def test_it_is_transformers(tmp_path):
     pytest.importorskip("torch")
     row = rows_concepts.ROWS[0]
@@ -151,6 +152,7 @@ def test_every_stream_has_its_prompt_which_is_encoded_once():
     assert np.abs(mixed.scores[1] - out.scores[1]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_exemplars_are_of_the_first_frame_that_comes():
     model, params, step = small()
     now, carry = frames(1, 2, 2), model.ask(PROMPTS, BOXES)
@@ -175,6 +177,7 @@ def test_exemplars_are_of_the_first_frame_that_comes():
     np.testing.assert_allclose(none.masks, want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_concepts_at_once_are_each_alone():
     model, params, step = small(concepts=3)
     single, _, one = small()

@@ -333,6 +333,7 @@ def test_moonshine2_says_early_what_is_not_final(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 @needs_shared
 def test_moonshine2s_encoder_alone_is_read(tmp_path):
     z = golden("moonshine_v2_streaming")

@@ -128,6 +128,7 @@ def test_a_student_born_from_its_teacher_sees_a_still_tubelet_as_it_does():
     np.testing.assert_allclose(out.taps["hidden"][:, :, 0], want, atol=1e-4 * np.abs(want).max())
 
 
+@pytest.mark.slow
 def test_blocks_are_chosen_and_the_pattern_is_filled_in_order():
     big, big_params = teacher("none")
     small, params = student(depth=4, temporal=(mix("none"), mix("lstm")))

@@ -14,7 +14,7 @@ test: $(TEST)/ready  ## the whole suite but what is marked slow
 
 test-fast: $(TEST)/ready  ## the contract kit and the laws of all mixers only
 	$(TEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" \
-	  tests/layers/test_contract.py tests/layers/test_mixers.py tests/test_layout.py
+	  tests/layers/test_contract.py tests/layers/test_mixers.py
 
 test-slow: $(TEST)/ready  ## the rest, e.g. every kernel compiled for chips that are not here; WHERE=tests/zoo
 	$(TEST)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal -m slow $(WHERE)

@@ -219,7 +219,11 @@ def onto_sphere() -> optax.GradientTransformation:
         wanted = _map_names(unit_vectors, after)
         return jax.tree.map(jnp.subtract, wanted, params), state
 
-    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+    def init(params: Any) -> optax.EmptyState:
+        del params
+        return optax.EmptyState()
+
+    return optax.GradientTransformation(init, update)
 
 
 def averaged(average: Tree, params: Tree, step: Array, ema: float) -> Tree:

@@ -155,17 +155,18 @@ def depth(report: Report, args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     side, dim, blocks = (70, 48, 4) if args.quick else (518, 384, 12)
     taps = [blocks // 4 * k for k in (1, 2, 3, 4)]
-    backbone = transformers.Dinov2Config(
+    shape: dict[str, Any] = dict(
         hidden_size=dim, num_hidden_layers=blocks, num_attention_heads=3 if args.quick else 6,
         image_size=side, patch_size=14, out_indices=taps, reshape_hidden_states=False,
     )  # fmt: skip
+    backbone = transformers.Dinov2Config(**shape)
     anything = transformers.DepthAnythingForDepthEstimation(
         transformers.DepthAnythingConfig(
             backbone_config=backbone, reassemble_hidden_size=dim, head_hidden_size=32,
             neck_hidden_sizes=[48, 96, 192, 384], fusion_hidden_size=64,
         )
     )  # fmt: skip
-    small = dict(
+    small: dict[str, Any] = dict(
         hidden_size=48, num_hidden_layers=4, num_attention_heads=3, intermediate_size=96,
         image_size=64, backbone_out_indices=[0, 1, 2, 3],
     )  # fmt: skip

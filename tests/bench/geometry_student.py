@@ -117,7 +117,8 @@ def main() -> None:
         print(file, json.dumps(rows[-1]), flush=True)
     kept = {"films": FILMS, "frames": FRAMES, "seeds": rows, "long": long_run(model, variables)}
     OUT.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
-    text = ["# A causal VGGT, learned from drawn rooms", "", *__doc__.split("\n\n")[2].splitlines(),
+    about = (__doc__ or "").split("\n\n")[2].splitlines()
+    text = ["# A causal VGGT, learned from drawn rooms", "", *about,
             "", f"Means over {FILMS} films; lowest and highest of {len(rows)} training seeds.", "",
             "| method | AbsRel | jumps | ATE, m |", "|---|---|---|---|"]  # fmt: skip
     for name in rows[0]:

@@ -81,7 +81,7 @@ def main(source: str) -> None:
             )
             found[f"depth_{count}_{reduction}"] = depth[0, 0].numpy()
             found[f"doubt_{count}_{reduction}"] = doubt[0, 0].numpy()
-    np.savez_compressed(DATA / "marigold.npz", **found)
+    np.savez_compressed(DATA / "marigold.npz", **found)  # pyright: ignore[reportArgumentType]
 
 
 if __name__ == "__main__":

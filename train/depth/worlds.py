@@ -89,7 +89,7 @@ class Worlds:
         return self._read[number]
 
     def _kept(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        make = lambda: dict(
+        make = lambda: dict[str, np.ndarray](
             zip(("frames", "inverse"), pictures(number, self.size, self.each), strict=True)
         )
         found = kept(self.cache, "worlds", (VERSION, self.size, self.each), number, make)

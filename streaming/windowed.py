@@ -14,6 +14,7 @@ import numpy as np
 
 from ..layers.geometry import pose_code
 from ..layers.geometry.pinhole import unproject
+from ..layers.geometry.sim3 import rigid_inverse
 from ..layers.geometry.window_align import AlignState, Window, init_state, join
 from ..zoo.depth.outputs import Geometry
 
@@ -123,11 +124,11 @@ class WindowAlign:
 def window_of(out: Geometry) -> tuple[Window, np.ndarray]:
     """What a model said of one clip [1, T, ...], as :class:`WindowAlign` wants it."""
     size = out.depth.shape[-2], out.depth.shape[-1]
-    extrinsic, focal = (np.asarray(a[0]) for a in pose_code.decode(out.camera, size))
-    turn = extrinsic[:, :, :3].swapaxes(1, 2)
-    poses = np.broadcast_to(np.eye(4, dtype=np.float32), (len(turn), 4, 4)).copy()
-    poses[:, :3, :3], poses[:, :3, 3] = turn, -np.einsum("tij,tj->ti", turn, extrinsic[:, :, 3])
-    return Window(np.asarray(out.depth[0]), np.asarray(out.certainty[0]), poses), focal[0]
+    extrinsic, focal = pose_code.decode(out.camera[0], size)
+    poses = np.asarray(rigid_inverse(extrinsic))
+    return Window(np.asarray(out.depth[0]), np.asarray(out.certainty[0]), poses), np.asarray(
+        focal[0]
+    )
 
 
 def to_world(placed: Placed, step: int = 1) -> np.ndarray:

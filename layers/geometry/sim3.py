@@ -119,3 +119,12 @@ def register_points(
         scale = (w * moved * b).sum(axis=(-1, -2)) / size
     middle = jnp.einsum("...ij,...j->...i", turn, a0, precision=EXACT)
     return Sim3(scale, turn, b0 - scale[..., None] * middle)
+
+
+def rigid_inverse(pose: Array) -> Array:
+    """Of rotations and shifts [..., 3 or 4, 4]: [..., 4, 4]. Camera to world and back."""
+    turn = pose[..., :3, :3].swapaxes(-1, -2)
+    shift = -jnp.matmul(turn, pose[..., :3, 3:], precision=EXACT)
+    row = jnp.asarray([0, 0, 0, 1], pose.dtype).reshape(*(1,) * (pose.ndim - 1), 4)
+    row = jnp.broadcast_to(row, (*pose.shape[:-2], 1, 4))
+    return jnp.concatenate([jnp.concatenate([turn, shift], axis=-1), row], axis=-2)

@@ -21,6 +21,7 @@ import numpy as np
 from streamzoo.layers.geometry.window_align import Window
 from streamzoo.streaming.windowed import WindowAlign
 from streamzoo.train.data.world import Shot, World
+from streamzoo.train.depth.geometry_measure import in_metres, jumps
 from streamzoo.train.metrics import depth_error, trajectory_error
 from streamzoo.zoo.depth.temporal.model import TemporalDepth, TemporalDepthConfig, blurred, steady
 
@@ -84,17 +85,9 @@ def windows(shot: Shot, seed: int, layers: int, join: bool = True):
     return np.stack([p.depth for p in out]), np.stack([p.pose[:3, 3] for p in out])
 
 
-def jumps(depth: np.ndarray, truth: np.ndarray) -> float:
-    """How much the error of a frame changes to the next one: mean |change of log (depth / truth)|
-    of the frame's median, which no noise of pixels and no moving camera changes."""
-    ratio = np.log(np.median((depth / truth).reshape(len(depth), -1), axis=1))
-    return float(np.abs(np.diff(ratio)).mean())
-
-
 def row(depth: np.ndarray, shot: Shot, centres: np.ndarray | None) -> tuple[float, float, float]:
     """(AbsRel after one scale for the whole video, jumps, trajectory error in metres)."""
-    scale = np.median(shot.depth / depth)
-    error = depth_error(np.maximum(scale * depth, 1e-3), shot.depth).abs_rel
+    error = depth_error(np.maximum(in_metres(depth, shot.depth), 1e-3), shot.depth).abs_rel
     path = np.nan if centres is None else trajectory_error(centres, shot.poses[:, :3, 3])
     return error, jumps(depth, shot.depth), path
 

@@ -100,16 +100,15 @@ def measure(student: Student, still: bool, seed: int) -> tuple[Rows, tuple[float
     return rows, (error["abs_rel"], error["d1"])
 
 
-def long_run(student: Student) -> tuple[int, int, float]:
-    """(bytes of the carry, the same after 5,000 frames, MB that the process grew by meanwhile,
-    after the first tenth)."""
-    size = (96, 128)
-    frames = World(SEEDS, size).shoot(16).frames
-    carry = student.model.init_carry(1, size)
+def long_run(
+    step: Callable[[Any, jax.Array], tuple[Any, Any]], carry: Any, frames: np.ndarray
+) -> tuple[int, int, float]:
+    """Of 5,000 frames, those of a film again and again: (bytes of the carry, the same after them,
+    MB that the process grew by meanwhile, after the first tenth)."""
     count = lambda c: sum(a.nbytes for a in jax.tree.leaves(c))
     first, before, sound = count(carry), 0, jnp.asarray(True)
     for n in range(LONG):
-        carry, out = student.step(student.variables, carry, jnp.asarray(frames[None, n % 16, None]))
+        carry, out = step(carry, jnp.asarray(frames[None, n % len(frames), None]))
         sound &= jnp.isfinite(out.depth).all()
         if n == LONG // 10:
             sound.block_until_ready()
@@ -132,7 +131,10 @@ def page(table: Callable[[list[Rows]], list[str]]) -> list[str]:
             f"Each map with the best scale and shift of its inverse: AbsRel {low[0]:.1%} to "
             f"{high[0]:.1%}, within a factor of 1.25 {low[1]:.1%} to {high[1]:.1%} of the pixels."
         )
-    first, last, grew = long_run(student)
+    size = (96, 128)
+    film = World(SEEDS, size).shoot(16).frames
+    step = lambda carry, x: student.step(student.variables, carry, x)
+    first, last, grew = long_run(step, student.model.init_carry(1, size), film)
     text += ["", f"Over {LONG} frames of 96 x 128 the carry has {first} bytes, then {last}; the "
              f"process grew by {grew:.1f} MB after the first tenth."]  # fmt: skip
     return text

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +26,17 @@ from streamzoo.layers.geometry.window_align import Window
 from streamzoo.streaming.windowed import WindowAlign, window_of
 from streamzoo.train.data.world import Shot
 from streamzoo.train.depth.films import RATE, room
-from streamzoo.train.depth.geometry_measure import answers, in_metres, jumps
+from streamzoo.train.depth.geometry_measure import answers
 from streamzoo.train.depth.recipe import HELD_OUT
-from streamzoo.train.metrics import depth_error, trajectory_error
 from streamzoo.train.tasks import prepared
 from streamzoo.zoo.depth.vggt.model import VGGT
 
-from .drift import temporal
+from .drift import row, table, temporal
+from .drift_student import LONG, long_run
 
-NAME, FILMS, FRAMES, SIZE, OVERLAP, LONG = "vggtstream-nano", 6, 120, 8, 3, 5000
+NAME, FILMS, FRAMES, SIZE, OVERLAP = "vggtstream-nano", 6, 120, 8, 3
 OUT = Path(__file__).parent / "results" / "geometry_student"
 Row = tuple[float, float, float]  # AbsRel, jumps, ATE
-
-
-def row(depth: np.ndarray, poses: np.ndarray | None, film: Shot) -> Row:
-    error = depth_error(in_metres(depth, film.depth), film.depth).abs_rel
-    path = np.nan
-    if poses is not None:
-        path = trajectory_error(poses[:, :3, 3], film.poses[:, :3, 3])
-    return error, jumps(depth, film.depth), path
 
 
 class Offline:
@@ -65,41 +56,27 @@ def methods(model: Any, variables: Any, offline: Offline, film: Shot) -> dict[st
     align = WindowAlign(offline, SIZE, OVERLAP, 8)
     placed = [p for frame in film.frames for p in align.push(frame)] + align.flush()
     stream = answers(model, variables, card, film.frames)
-    still = np.broadcast_to(np.eye(4), film.poses.shape)
+    path, last = stream.poses[:, :3, 3], slice(-FRAMES // 4, None)
+    late = film._replace(depth=film.depth[last], poses=film.poses[last])
     return {
-        "the truth's mean depth, a camera that stays": row(np.ones_like(film.depth), still, film),
-        "every frame alone": row(alone, None, film),
-        "temporal": row(temporal(film, alone), None, film),
+        "one depth everywhere, a camera that stays": row(
+            np.ones_like(film.depth), film, np.zeros_like(path)
+        ),
+        "every frame alone": row(alone, film, None),
+        "temporal": row(temporal(film, alone), film, None),
         "windows joined": row(
-            np.stack([p.depth for p in placed]), np.stack([p.pose for p in placed]), film
+            np.stack([p.depth for p in placed]), film, np.stack([p.pose[:3, 3] for p in placed])
         ),
-        "the stream": row(stream.depth, stream.poses, film),
-        "the stream, last quarter": row(
-            stream.depth[-FRAMES // 4 :],
-            stream.poses[-FRAMES // 4 :],
-            Shot(*(getattr(film, f)[-FRAMES // 4 :] if f != "focal" else film.focal
-                   for f in Shot._fields)),
-        ),
-    }  # fmt: skip
+        "the stream": row(stream.depth, film, path),
+        "the stream, last quarter": row(stream.depth[last], late, path[last]),
+    }
 
 
-def long_run(model: Any, variables: Any) -> dict[str, float]:
-    """Bytes of the carry before and after 5,000 frames, and MB that the process grew by after the
-    first tenth."""
-    card, frames = zoo.model_card(NAME), room(HELD_OUT, model.config.image_size).shoot(16).frames
+def remembered(model: Any, variables: Any) -> tuple[int, int, float]:
+    """See :func:`.drift_student.long_run`."""
+    card, size = zoo.model_card(NAME), model.config.image_size
     step = jax.jit(lambda c, x: model.apply(variables, c, prepared(x, card)), donate_argnums=0)
-    carry = model.init_carry(1, frames.shape[1:3])
-    count = lambda c: sum(a.nbytes for a in jax.tree.leaves(c))
-    first, before, sound = count(carry), 0, jnp.asarray(True)
-    for n in range(LONG):
-        carry, out = step(carry, jnp.asarray(frames[None, n % 16, None]))
-        sound &= jnp.isfinite(out.depth).all() & jnp.isfinite(out.camera).all()
-        if n == LONG // 10:
-            sound.block_until_ready()
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert bool(sound)
-    grew = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    return {"first": first, "last": count(carry), "grew_mb": grew / 1024}
+    return long_run(step, model.init_carry(1, size), room(HELD_OUT, size).shoot(16).frames)
 
 
 def main() -> None:
@@ -113,23 +90,18 @@ def main() -> None:
         variables = zoo.load_weights(file)
         offline = Offline(model, variables)
         found = [methods(model, variables, offline, film) for film in films]
-        rows.append({k: np.nanmean([f[k] for f in found], axis=0).tolist() for k in found[0]})
+        rows.append({k: np.mean([f[k] for f in found], axis=0).tolist() for k in found[0]})
         print(file, json.dumps(rows[-1]), flush=True)
-    kept = {"films": FILMS, "frames": FRAMES, "seeds": rows, "long": long_run(model, variables)}
+    first, end, grew = remembered(model, variables)
+    long = {"first": first, "last": end, "grew_mb": grew}
+    kept = {"films": FILMS, "frames": FRAMES, "seeds": rows, "long": long}
     OUT.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n")
     about = (__doc__ or "").split("\n\n")[2].splitlines()
-    text = ["# A causal VGGT, learned from drawn rooms", "", *about,
-            "", f"Means over {FILMS} films; lowest and highest of {len(rows)} training seeds.", "",
-            "| method | AbsRel | jumps | ATE, m |", "|---|---|---|---|"]  # fmt: skip
-    for name in rows[0]:
-        columns = list(zip(*(r[name] for r in rows), strict=True))
-        cells = [f"{min(c):.1%} to {max(c):.1%}" for c in columns[:2]]
-        cells.append("-" if np.isnan(columns[2]).any() else
-                     f"{min(columns[2]):.3f} to {max(columns[2]):.3f}")  # fmt: skip
-        text.append(f"| {name} | {' | '.join(cells)} |")
-    long = kept["long"]
-    text += ["", f"Over {LONG} frames the carry has {long['first']} bytes, then {long['last']}; the"
-             f" process grew by {long['grew_mb']:.1f} MB after the first tenth."]  # fmt: skip
+    text = ["# A causal VGGT, learned from drawn rooms", "", *about, "",
+            f"Means over {FILMS} films; lowest and highest of {len(rows)} training seeds. ATE in"
+            " metres.", "", *table(rows), "",
+            f"Over {LONG} frames the carry has {first} bytes, then {end}; the process grew by"
+            f" {grew:.1f} MB after the first tenth."]  # fmt: skip
     OUT.with_suffix(".md").write_text("\n".join(text) + "\n")
     print("\n".join(text))
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...layers.geometry import pose_code
+from ...layers.geometry.sim3 import rigid_inverse
 from ...layers.streaming import Params
 from ...zoo.registry import Card
 from ..data.world import Shot
@@ -29,9 +30,7 @@ class Found(NamedTuple):
 
 def poses_of(codes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Camera to world, [T, 4, 4], of codes [T, 9]."""
-    extrinsic = np.asarray(pose_code.decode(jnp.asarray(codes), size)[0], float)
-    whole = np.concatenate([extrinsic, np.tile([[[0, 0, 0, 1.0]]], (len(codes), 1, 1))], axis=1)
-    return np.linalg.inv(whole).astype(np.float32)
+    return np.asarray(rigid_inverse(pose_code.decode(jnp.asarray(codes), size)[0]))
 
 
 def answers(

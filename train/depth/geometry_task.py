@@ -16,6 +16,7 @@ import optax
 
 from ...layers.geometry import pose_code
 from ...layers.geometry.pinhole import unproject
+from ...layers.geometry.sim3 import rigid_inverse
 from ...layers.streaming import AnyArray, Carry, Params
 from ...zoo.ranges import Checked, Weight
 from ..base import ModelTask
@@ -57,12 +58,11 @@ def in_first_frame(depth: AnyArray, poses: AnyArray, focal: AnyArray) -> Truth:
     own = unproject(depth, focal[:, None])
     unit = jnp.linalg.norm(own[:, 0], axis=-1).mean(axis=(1, 2))
     wide = lambda n: unit.reshape(-1, *(1,) * n)
-    here = jnp.linalg.inv(poses[:, :1]) @ poses
+    here = rigid_inverse(poses[:, :1]) @ poses
     turn, place = here[..., :3, :3], here[..., :3, 3]
     points = jnp.einsum("btij,bthwj->bthwi", turn, own) + place[:, :, None, None]
-    back = turn.swapaxes(-1, -2)  # world to camera
-    shift = -jnp.einsum("btij,btj->bti", back, place) / wide(2)
-    extrinsic = jnp.concatenate([back, shift[..., None]], axis=-1)
+    extrinsic = rigid_inverse(here)[..., :3, :]  # world to camera
+    extrinsic = extrinsic.at[..., 3].divide(wide(2))
     lens = jnp.broadcast_to(focal[:, None], (*depth.shape[:2], 2))
     camera = pose_code.encode(extrinsic, lens, (depth.shape[2], depth.shape[3]))
     return Truth(depth / wide(3), points / wide(4), camera)

@@ -24,7 +24,7 @@ from ...convert import (
 )
 from ...rules import dense_rules, depth_of, nearest_plan, need, norm_rules, patch_kernel
 from ..rules import conv_rules, enlarging, pointwise
-from ..vggt.convert import block_rules, turned
+from ..vggt.convert import block_rules, fuse_rules, turned
 
 Tensors = Mapping[str, np.ndarray]
 FAMILY = "DUSt3R"
@@ -75,13 +75,7 @@ def _dpt(source: str, target: str, second: bool) -> list[Rule]:
         if second:
             name = source + rf"scratch\.layer_rn\.{i}"
         rules += conv_rules(name, f"{target}neck/narrow{i}", bias=False)
-        # the published decoder counts from the finest map, ours from the deepest
-        net, fuse = source + rf"scratch\.refinenet{4 - i}\.", f"{target}neck/fuse{i}/"
-        rules += conv_rules(net + "out_conv", fuse + "out", pointwise)
-        for unit in (1, 2) if i else (2,):
-            for conv in (1, 2):
-                name = net + rf"resConfUnit{unit}\.conv{conv}"
-                rules += conv_rules(name, f"{fuse}unit{unit}/conv{conv}")
+        rules += fuse_rules(source, target, i)
     rules += conv_rules(source + r"head\.0", target + "head/conv1")
     rules += conv_rules(source + r"head\.2", target + "head/conv2")
     return rules + conv_rules(source + r"head\.4", target + "head/conv3", pointwise)

@@ -18,6 +18,7 @@ import numpy as np
 
 from ....layers.geometry import pose_code
 from ....layers.geometry.pinhole import focal_by_weiszfeld
+from ....layers.geometry.sim3 import rigid_inverse
 from ....layers.geometry.view_graph import Pairs, align_views
 from ....layers.transformer import BlockStack, layer_norm
 from ....layers.transformer.attention import Attention, CrossAttention, Rope
@@ -156,9 +157,7 @@ class DUSt3R(nn.Module):
         size = frames.shape[2], frames.shape[3]
         pairs = self.couples(frames)
         views = jax.vmap(align_views)(pairs)
-        turn, place = views.poses[..., :3, :3], views.poses[..., :3, 3]
-        back = turn.swapaxes(-1, -2)
-        extrinsic = jnp.concatenate([back, -(back @ place[..., None])], axis=-1)
+        extrinsic = rigid_inverse(views.poses)[..., :3, :]
         partner = views.partner[:, :, None, None, None, None]
         focal = focal_by_weiszfeld(jnp.take_along_axis(pairs.own, partner, axis=2)[:, :, 0])
         camera = pose_code.encode(extrinsic, jnp.stack([focal, focal], axis=-1), size)

@@ -53,6 +53,18 @@ def block_rules(
     return rules
 
 
+def fuse_rules(source: str, target: str, i: int) -> list[Rule]:
+    """Step ``i`` of a DPT neck. The published ones count from the finest map, ours from the
+    deepest, which has nothing to be merged with."""
+    net, fuse = source + rf"scratch\.refinenet{4 - i}\.", f"{target}neck/fuse{i}/"
+    rules = conv_rules(net + "out_conv", fuse + "out", pointwise)
+    for unit in (1, 2) if i else (2,):
+        for conv in (1, 2):
+            name = net + rf"resConfUnit{unit}\.conv{conv}"
+            rules += conv_rules(name, f"{fuse}unit{unit}/conv{conv}")
+    return rules
+
+
 def _map_rules(source: str, target: str) -> list[Rule]:
     """A DPT head."""
     rules = norm_rules(source + "norm", target + "norm")
@@ -60,13 +72,7 @@ def _map_rules(source: str, target: str) -> list[Rule]:
         rules += conv_rules(source + rf"projects\.{i}", f"{target}neck/project{i}", pointwise)
         narrow = source + rf"scratch\.layer{i + 1}_rn"
         rules += conv_rules(narrow, f"{target}neck/narrow{i}", bias=False)
-        # the published decoder counts from the finest map, ours from the deepest
-        net, fuse = source + rf"scratch\.refinenet{4 - i}\.", f"{target}neck/fuse{i}/"
-        rules += conv_rules(net + "out_conv", fuse + "out", pointwise)
-        for unit in (1, 2) if i else (2,):
-            for conv in (1, 2):
-                name = net + rf"resConfUnit{unit}\.conv{conv}"
-                rules += conv_rules(name, f"{fuse}unit{unit}/conv{conv}")
+        rules += fuse_rules(source, target, i)
     for i in (0, 1):
         name = source + rf"resize_layers\.{i}"
         rules += conv_rules(name, f"{target}neck/resize{i}", enlarging)

@@ -58,17 +58,29 @@ def ask_for(
         raise ValueError(
             f"{card.name} finds classes of its own and takes no prompt; groundingdino-t takes one"
         )
+    classes = named(phrases)  # before a tokenizer is looked for
     tokenizer = tokenizer or model.own_tokenizer(weights or card.name)
-    classes = tuple(phrase.strip() for phrase in phrases)
     return model.with_phrases(phrases, tokenizer), dataclasses.replace(card, classes=classes)
+
+
+def named(phrases: Sequence[str]) -> tuple[str, ...]:
+    """The phrases, without spaces around them. Raises ValueError: none, or one that is empty."""
+    said = tuple(phrase.strip() for phrase in phrases)
+    if not said or not all(said):
+        raise ValueError(f"phrases {list(phrases)}: give at least one, and none that is empty")
+    return said
 
 
 def beside(weights: str) -> Tokenizer:
     """The tokenizer that is published beside weights. Raises WeightsError where there is none."""
     try:
         found = find(weights)
-    except UnknownModelError as error:
-        raise WeightsError(str(error)) from None
+    except UnknownModelError:
+        raise WeightsError(
+            f"{weights}: a prompt is read by the tokenizer that is published beside the weights,"
+            " and this is an architecture without weights; give a file of them, or a name that"
+            " has some"
+        ) from None
     file = found.path.with_name(FILE)
     if found.source is not None:
         file = hub.download_config(found.source, FILE) or file

@@ -90,7 +90,7 @@ def main() -> None:
         variables = zoo.load_weights(file)
         offline = Offline(model, variables)
         found = [methods(model, variables, offline, film) for film in films]
-        rows.append({k: np.mean([f[k] for f in found], axis=0).tolist() for k in found[0]})
+        rows.append({k: np.asarray([f[k] for f in found]).mean(axis=0).tolist() for k in found[0]})
         print(file, json.dumps(rows[-1]), flush=True)
     first, end, grew = remembered(model, variables)
     long = {"first": first, "last": end, "grew_mb": grew}

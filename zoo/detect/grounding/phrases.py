@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...asking import named
 from ...text.tokenizer import Tokenizer
 
 Array = jax.Array
@@ -58,9 +59,7 @@ def prompt_tokens(phrases: Sequence[str], tokenizer: Tokenizer, length: int) -> 
       ValueError: no phrase, one that is empty or has a full stop or question mark inside, a
         tokenizer of another vocabulary, or more tokens than ``length``.
     """
-    said = [phrase.strip().lower() for phrase in phrases]
-    if not said or not all(said):
-        raise ValueError(f"phrases {list(phrases)}: give at least one, and none that is empty")
+    said = [phrase.lower() for phrase in named(phrases)]
     if bad := [p for p in said if "." in p or "?" in p]:
         raise ValueError(f"phrase {bad[0]!r}: a full stop or question mark ends a phrase")
     marks = [tokenizer.tokens(mark) for mark in (".", "?")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...asking import named
 from ...text.tokenizer import Tokenizer
 
 NONE = -1  # where there is no token: 0 is one of CLIP's words
@@ -19,9 +20,7 @@ def concept_tokens(
       ValueError: no phrase, or one that is empty, a tokenizer that is not CLIP's, or more tokens
         than ``length``.
     """
-    said = [phrase.strip() for phrase in phrases]
-    if not said or not all(said):
-        raise ValueError(f"phrases {list(phrases)}: give at least one, and none that is empty")
+    said = named(phrases)
     begin, end = (tokenizer.inner.token_to_id(mark) for mark in (BEGIN, END))
     if begin is None or end is None:
         raise ValueError(f"this tokenizer is not CLIP's: it has no {BEGIN} or {END}")
